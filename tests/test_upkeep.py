@@ -1,0 +1,128 @@
+"""The house keeps its own rules: import directions, recipes that parse, README commands that exist, clean style."""
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("data", "models", "training")
+SOURCES = sorted(p for folder in (".", *PACKAGES, "models/convert") for p in (ROOT / folder).glob("*.py"))
+ROOT_SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
+RECIPES = sorted((ROOT / "scripts").glob("*.sh"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of every module that the file imports, wherever the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add("." * node.level + (node.module or ""))
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_keep_their_direction(path):
+    room = path.relative_to(ROOT).parts[0]
+    roots = {name.split(".")[0] for name in imported_modules(path) if not name.startswith(".")}
+    assert not roots & set(ROOT_SCRIPTS), "no module or script imports a script"
+    if room in PACKAGES:
+        assert not roots & (set(PACKAGES) - {room}), f"{room}/ must not import its sibling packages"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.py")), ids=lambda p: p.name)
+def test_model_files_can_travel_with_a_checkpoint(path):
+    if path.name == "__init__.py":
+        return
+    relative = {name for name in imported_modules(path) if name.startswith(".")}
+    assert all(re.fullmatch(r"\.\w+", name) for name in relative), "flat siblings only: save_pretrained copies them"
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `python X.py ...` or `torchrun ... X.py ...` of a shell text, backslash continuations joined, as words."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        line = line.strip()
+        if re.match(r'^(\w+=\S* )*(exec )?("?\$\{?python\}?"?|python3?|torchrun|bash)\s', line):
+            found.append(shlex.split(line.split(" | ")[0], comments=True))
+    return found
+
+
+def script_and_flags(words: list[str]) -> tuple[str, list[str]] | None:
+    for position, word in enumerate(words):
+        if re.search(r"\w+\.(py|sh)$", word):
+            return word, [w.split("=")[0] for w in words[position + 1 :] if w.startswith("--")]
+    return None
+
+
+def help_text(script: Path) -> str:
+    """The script's own --help, run in this process."""
+    spec = importlib.util.spec_from_file_location(f"upkeep_{script.stem}", script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    import contextlib
+    import io
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
+        module.main(["--help"])
+    return text.getvalue()
+
+
+_help_texts: dict[Path, str] = {}
+
+
+def assert_flags_exist(script: Path, flags: list[str]) -> None:
+    if script.suffix != ".py" or script.parts[-2] == "benchmarks":
+        return
+    known = _help_texts.setdefault(script, help_text(script))
+    for flag in flags:
+        assert re.search(rf"{re.escape(flag)}\b", known), f"{script.name} has no {flag}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.name)
+def test_recipes_parse_with_the_script_they_call(recipe):
+    assert subprocess.run(["bash", "-n", recipe], capture_output=True).returncode == 0
+    for words in commands(recipe.read_text(encoding="utf-8")):
+        call = script_and_flags(words)
+        if call and "setup_env" not in call[0]:
+            script = ROOT / call[0].replace("$root/", "").replace("../", "")
+            if not script.exists():
+                script = ROOT / "data" / script.name
+            assert script.exists(), f"{recipe.name} calls {call[0]}, which is not there"
+            assert_flags_exist(script, call[1])
+
+
+def test_readme_commands_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks, "README.md shows its commands in bash blocks"
+    for block in blocks:
+        for words in commands(block):
+            call = script_and_flags(words)
+            if call:
+                script = ROOT / call[0]
+                if not script.exists():
+                    script = ROOT / "data" / script.name
+                assert script.exists(), f"README.md names {call[0]}, which is not there"
+                assert_flags_exist(script, call[1])
+
+
+def test_readme_links_and_pictures_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
+        assert (ROOT / target).exists(), f"README.md links to {target}, which is not there"
+
+
+def test_ruff_is_content():
+    for mode in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *mode, str(ROOT)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
