@@ -1,0 +1,92 @@
+"""JSON lines as every data script reads and writes them: which files, which text, and outputs that appear whole.
+
+Lines end at b"\\n" and nowhere else: str.splitlines and text mode also split at U+2028, U+0085 or a lone carriage
+return, all of which occur inside real documents.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message starts with file:line."""
+
+
+def input_files(path: str | Path, flag: str, suffix: str = ".jsonl") -> list[Path]:
+    """Return the regular files that `path` stands for.
+
+    A file stands for itself, whatever its name. A folder stands for every file below it whose name ends in `suffix`
+    ("" for all), sorted by the parts of their paths, so that the order does not depend on the file system. Folders
+    behind symbolic links are not entered. ValueError naming `flag` when there is no such file.
+    """
+    root = Path(path)
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise ValueError(f"{flag} must name an existing file or folder, got {str(path)!r}; check the path")
+    found = [Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(suffix)]
+    files = sorted((file for file in found if file.is_file()), key=lambda file: file.parts)
+    if not files:
+        what = f"a file ending in {suffix!r}" if suffix else "a file"
+        raise ValueError(f"{flag} must hold at least {what}, got the folder {str(path)!r}; check the path")
+    return files
+
+
+def parse_text(line: bytes, key: str, where: str) -> str:
+    """Return the text under `key` of one JSON line. DataError starting with `where` ("file:line") when there is none.
+
+    A byte order mark before the object is skipped. A lone surrogate escape is an error: no UTF-8 can hold it.
+    """
+    try:
+        record = json.loads((line.removeprefix(_BOM)).decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: must be UTF-8, got {error}; convert the file") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: must be one JSON object, got {line[:60]!r} ({error}); mend the line") from None
+    if not isinstance(record, dict) or key not in record:
+        got = f"the keys {sorted(record)[:8]}" if isinstance(record, dict) else f"a {type(record).__name__}"
+        raise DataError(f"{where}: must be a JSON object with the key {key!r}, got {got}; name the right key")
+    text = record[key]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the value of {key!r} must be a string, got {type(text).__name__}; mend the line")
+    if b"\\u" in line:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: must be valid Unicode, got {error}; mend the line") from None
+    return text
+
+
+@contextmanager
+def atomic_output(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
+
+    The caller writes a file (or makes a folder, where `path` is absent or an empty folder) there. The temporary name
+    depends on `path` alone, so what a killed process left behind is replaced by the next try.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
+    try:
+        yield partial
+        if partial.is_file():  # the data must reach the disk before the name does
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
