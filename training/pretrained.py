@@ -104,7 +104,7 @@ def load_tokenizer(name: str, flag: str):
     vocabulary_file = Path(resolved) / "vocab.txt"
     if vocabulary_file.is_file():
         entries = vocabulary_file.read_bytes().decode("utf-8").rstrip("\n").split("\n")
-        missing = {entry.rstrip("\r") for entry in entries} - tokenizer.get_vocab().keys()
+        missing = {entry.rstrip() for entry in entries} - tokenizer.get_vocab().keys()  # as the library reads them
         if missing:
             raise ArgumentError(
                 f"{flag} {name} must give all {len(entries)} entries of its vocab.txt, got {len(tokenizer)} "
