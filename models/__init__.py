@@ -1,0 +1,75 @@
+"""Encoders of this repository; importing the package registers them with transformers' Auto classes."""
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, BertTokenizer
+
+from . import flash, gau
+from .flash import (
+    FLASHConfig,
+    FLASHForMaskedLM,
+    FLASHForMultipleChoice,
+    FLASHForQuestionAnswering,
+    FLASHForSequenceClassification,
+    FLASHForTokenClassification,
+    FLASHModel,
+)
+from .gau import (
+    FLASHQuadConfig,
+    FLASHQuadForMaskedLM,
+    FLASHQuadForMultipleChoice,
+    FLASHQuadForQuestionAnswering,
+    FLASHQuadForSequenceClassification,
+    FLASHQuadForTokenClassification,
+    FLASHQuadModel,
+    GAUAlphaConfig,
+    GAUAlphaForMaskedLM,
+    GAUAlphaForMultipleChoice,
+    GAUAlphaForQuestionAnswering,
+    GAUAlphaForSequenceClassification,
+    GAUAlphaForTokenClassification,
+    GAUAlphaModel,
+    GAUAlphaTokenizer,
+)
+
+__all__ = [
+    "FLASHConfig",
+    "FLASHForMaskedLM",
+    "FLASHForMultipleChoice",
+    "FLASHForQuestionAnswering",
+    "FLASHForSequenceClassification",
+    "FLASHForTokenClassification",
+    "FLASHModel",
+    "FLASHQuadConfig",
+    "FLASHQuadForMaskedLM",
+    "FLASHQuadForMultipleChoice",
+    "FLASHQuadForQuestionAnswering",
+    "FLASHQuadForSequenceClassification",
+    "FLASHQuadForTokenClassification",
+    "FLASHQuadModel",
+    "GAUAlphaConfig",
+    "GAUAlphaForMaskedLM",
+    "GAUAlphaForMultipleChoice",
+    "GAUAlphaForQuestionAnswering",
+    "GAUAlphaForSequenceClassification",
+    "GAUAlphaForTokenClassification",
+    "GAUAlphaModel",
+    "GAUAlphaTokenizer",
+]
+
+
+def _register(module, family, tokenizer_class) -> None:
+    """Makes the family known to the Auto classes, and its code part of every folder that save_pretrained writes."""
+    config_class = family.config_class
+    AutoConfig.register(config_class.model_type, config_class)
+    AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class)
+    for auto_name, class_name in family.auto_classes.items():
+        if auto_name != "AutoConfig":
+            model_class = getattr(module, class_name)
+            getattr(transformers, auto_name).register(config_class, model_class)
+            model_class.register_for_auto_class(auto_name)
+
+
+_register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
+_register(gau, gau.FLASHQuadPreTrainedModel, BertTokenizer)
+_register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
+GAUAlphaTokenizer.register_for_auto_class("AutoTokenizer")

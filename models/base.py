@@ -1,0 +1,88 @@
+"""What every model of this repository shares: strict loading, complete auto_map, the loop over layers.
+
+transformers warns about a missing or unexpected tensor and goes on with random weights; here it is an error. Letters:
+B batch, T tokens, H hidden_size.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+TASK_HEADS = ("classifier.", "qa_outputs.")  # made anew for each task, so they may be absent from a checkpoint
+ALL_HEADS = ("cls.", *TASK_HEADS)
+
+
+class StrictPreTrainedModel(PreTrainedModel):
+    """PreTrainedModel whose from_pretrained raises unless every tensor found its place.
+
+    A family's own base class sets `config_class`, `base_model_prefix`, `_no_split_modules` and `auto_classes`, the map
+    from Auto class name to class name that goes into config.json.
+    """
+
+    supports_gradient_checkpointing = True
+    auto_classes: dict[str, str] = {}
+    _keys_to_ignore_on_load_unexpected = (r"(^|\.)position_ids$",)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """As transformers does it, but a missing, mis-shaped or unexpected tensor raises ValueError.
+
+        Free are: a new task head (`classifier`, `qa_outputs`), heads of another class, tables that older code saved,
+        and second copies of tied tensors, which must be equal.
+        """
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        own_heads = {f"{name}." for name, _ in model.named_children()}
+        other_heads = tuple(head for head in ALL_HEADS if head not in own_heads)
+        problems = [f"{key} is missing" for key in info["missing_keys"] if not key.startswith(TASK_HEADS)]
+        problems += [f"{key} is unexpected" for key in info["unexpected_keys"] if not key.startswith(other_heads)]
+        problems += [
+            f"{key} has shape {tuple(found)} for {tuple(wanted)}"
+            for key, found, wanted in info["mismatched_keys"]
+            if not key.startswith(TASK_HEADS)
+        ]
+        untied = model.get_expanded_tied_weights_keys(all_submodels=True).items() - model.all_tied_weights_keys.items()
+        problems += [f"{target} differs from {source}, to which it is tied" for target, source in untied]
+        if problems:
+            shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+            raise ValueError(
+                f"{pretrained_model_name_or_path} must hold exactly the tensors of {cls.__name__}, got: {shown}; "
+                "check its config.json, or rewrite foreign names with convert_checkpoint.py"
+            )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As transformers does it; config.json names the code of every head, not of the saved class alone."""
+        module = type(self).__module__.rsplit(".", 1)[-1]
+        self.config.auto_map = {auto: f"{module}.{name}" for auto, name in self.auto_classes.items()}
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def run_layers(
+    layers: nn.ModuleList,
+    hidden: torch.Tensor,
+    layer_inputs: tuple,
+    output_attentions: bool | None,
+    output_hidden_states: bool | None,
+) -> BaseModelOutput:
+    """Sends hidden [B, T, H] through layers that return (hidden, attention or None) and collects what is asked for."""
+    all_hidden, all_attentions = [hidden], []
+    for layer in layers:
+        hidden, attention = layer(hidden, *layer_inputs, bool(output_attentions))
+        if output_hidden_states:
+            all_hidden.append(hidden)
+        if output_attentions:
+            all_attentions.append(attention)
+    return BaseModelOutput(
+        last_hidden_state=hidden,
+        hidden_states=tuple(all_hidden) if output_hidden_states else None,
+        attentions=tuple(all_attentions) if output_attentions else None,
+    )
+
+
+def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError, naming the config field, when value is not one of the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"config field {field} must be one of {', '.join(choices)}, got {value!r}; correct config.json"
+        )

@@ -1,0 +1,312 @@
+"""FLASH: gated units with squared-ReLU attention inside groups of tokens and linear attention across them.
+
+Source: FLASH (Hua et al. 2022, arXiv 2202.10447, section 4; lucidrains/FLASH-pytorch 0.1.9, JunnYu/FLASHQuad_pytorch).
+Parameters keep the published checkpoints' names. We differ in: any length, `linear_divisor`, first-token pooling,
+groups never longer than the row. Letters: B batch, T tokens, N groups, G group_size, H hidden_size, E expanded width,
+D query/key width.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .base import StrictPreTrainedModel, check_choice, run_layers
+from .heads import (
+    MaskedLMHead,
+    MultipleChoiceHead,
+    QuestionAnsweringHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
+)
+from .layers import ClampedScaleNorm, affine_heads, dropout, rotary_tables, rotate, sinusoid_table, toeplitz
+
+ROTARY_WIDTH = 32  # channels that turn with position; the others pass through
+BIAS_BUCKETS = 32
+BIAS_MAX_DISTANCE = 128
+
+
+class FLASHConfig(PreTrainedConfig):
+    """Shape of FLASH; defaults are those of junnyu/flash_small_wwm_cluecorpussmall.
+
+    linear_divisor says what the linear attention's sum over keys is divided by: `length` (the padded T, so that
+    padding changes the result: the original), `max_position` (max_position_embeddings, which is what a published
+    checkpoint gives when padded to 512) or `valid` (the number of valid keys: what new models should use).
+    causal, shift_tokens, laplace_attn_fn and reduce_group_non_causal_attn are lucidrains' options.
+    """
+
+    model_type = "flash"
+
+    vocab_size: int = 12000
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    max_position_embeddings: int = 512
+    group_size: int = 256
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int | None = 0
+    expansion_factor: int | float = 2
+    query_key_dim: int = 128
+    norm_type: str = "scalenorm"
+    dropout: float | int = 0.0
+    classifier_dropout: float | int = 0.1
+    linear_divisor: str = "length"
+    causal: bool = False
+    shift_tokens: bool = False
+    laplace_attn_fn: bool = False
+    reduce_group_non_causal_attn: bool = True
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_choice("norm_type", self.norm_type, ("scalenorm", "layernorm"))
+        check_choice("linear_divisor", self.linear_divisor, ("length", "max_position", "valid"))
+
+
+def distance_buckets(offsets: torch.Tensor, causal: bool) -> torch.Tensor:
+    """T5's bucket of each offset j - i (key minus query): exact when near, logarithmic up to BIAS_MAX_DISTANCE."""
+    buckets = BIAS_BUCKETS if causal else BIAS_BUCKETS // 2
+    distances = (-offsets).clamp(min=0) if causal else offsets.abs()
+    exact = buckets // 2
+    far = (distances.clamp(min=1).float() / exact).log() / math.log(BIAS_MAX_DISTANCE / exact) * (buckets - exact)
+    result = torch.where(distances < exact, distances, (exact + far.long()).clamp(max=buckets - 1))
+    return result if causal else result + buckets * (offsets > 0)
+
+
+def laplace(scores: torch.Tensor) -> torch.Tensor:
+    """MEGA's smooth stand-in for squared ReLU (Ma et al. 2022, arXiv 2209.10655, equation 17)."""
+    mean, deviation = math.sqrt(0.5), math.sqrt(0.25 / math.pi)
+    return 0.5 * (1 + torch.erf((scores - mean) / (deviation * math.sqrt(2))))
+
+
+class RelativeBias(nn.Module):
+    """T5 bias inside a group, times sqrt(D); one head, table of the published name."""
+
+    def __init__(self, config: FLASHConfig):
+        super().__init__()
+        self.causal = config.causal
+        self.scale = math.sqrt(config.query_key_dim)
+        self.relative_attention_bias = nn.Embedding(BIAS_BUCKETS, 1)
+
+    def forward(self, length: int) -> torch.Tensor:
+        """[G, G] with the weights' dtype."""
+        table = self.relative_attention_bias.weight
+        buckets = distance_buckets(torch.arange(1 - length, length, device=table.device), self.causal)
+        return toeplitz(table.squeeze(-1).index_select(0, buckets) * self.scale)
+
+
+class OffsetScale(nn.Module):
+    """Scales and offsets of the four heads: quadratic query, linear query, quadratic key, linear key."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(4, width))
+        self.bias = nn.Parameter(torch.zeros(4, width))
+
+
+class FLASHEmbeddings(nn.Module):
+    """Word plus scaled sinusoid."""
+
+    def __init__(self, config: FLASHConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs_embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        table = sinusoid_table(positions, inputs_embeds.shape[-1]) * self.scale.float()
+        return (inputs_embeds + table).to(inputs_embeds.dtype)
+
+
+class FLASHLayer(GradientCheckpointingLayer):
+    """Pre-norm residual around one gated unit of mixed chunk attention (spec 2.3)."""
+
+    def __init__(self, config: FLASHConfig):
+        super().__init__()
+        self.config = config
+        expanded = int(config.hidden_size * config.expansion_factor)
+        self.norm = nn.LayerNorm(config.hidden_size) if config.norm_type == "layernorm" else ClampedScaleNorm()
+        # nn.Sequential only for the published names to_hidden.0 and to_qk.0.
+        self.to_hidden = nn.Sequential(nn.Linear(config.hidden_size, 2 * expanded), nn.SiLU())
+        self.to_qk = nn.Sequential(nn.Linear(config.hidden_size, config.query_key_dim), nn.SiLU())
+        self.qk_offset_scale = OffsetScale(config.query_key_dim)
+        self.rel_pos_bias = RelativeBias(config)
+        self.to_out = nn.Linear(expanded, config.hidden_size)
+
+    def quadratic(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, valid: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """query, key [B, N, g, D], value [B, N, g, E], valid [B, N, 1, g] -> A v and A [B, N, g, g]."""
+        batch, groups, length, _ = query.shape
+        bias = self.rel_pos_bias(length).to(query.dtype)
+        flat_query, flat_key = query.flatten(0, 1), key.flatten(0, 1)
+        scores = torch.baddbmm(bias, flat_query, flat_key.transpose(-1, -2)).view(batch, groups, length, length)
+        attention = laplace(scores) if self.config.laplace_attn_fn else F.relu_(scores).square()
+        attention = dropout(attention, self.config.dropout, self.training)
+        if valid is not None:
+            attention = attention * valid
+        if self.config.causal:
+            attention = attention.tril()
+        return attention @ value, attention
+
+    def linear(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """query, key [B, N, g, D] (key already divided), value [B, N, g, E] -> [B, N, g, E]."""
+        if self.config.causal:
+            sums = key.transpose(-1, -2) @ value  # [B, N, D, E]
+            before = F.pad(sums.cumsum(1)[:, :-1], (0, 0, 0, 0, 1, 0))  # a token sees strictly earlier groups
+            return query @ before.to(query.dtype)
+        if self.config.reduce_group_non_causal_attn:
+            sums = key.flatten(1, 2).transpose(-1, -2) @ value.flatten(1, 2)  # [B, D, E]
+            return (query.flatten(1, 2) @ sums).view(*query.shape[:3], -1)
+        return query @ (key.transpose(-1, -2) @ value)
+
+    def forward(self, hidden, valid, key_scale, tables, output_attentions: bool):
+        length = hidden.shape[1]
+        x = self.norm(hidden)
+        if self.config.shift_tokens:
+            shifted, kept = x.chunk(2, dim=-1)
+            x = torch.cat((F.pad(shifted, (0, 0, 1, -1)), kept), dim=-1)
+        value, gate = self.to_hidden(x).chunk(2, dim=-1)
+        base = self.to_qk(x)
+        heads = affine_heads(base, self.qk_offset_scale.weight, self.qk_offset_scale.bias)
+        quad_q, lin_q, quad_k, lin_k = rotate(heads, tables, interleaved=True).unbind(-2)
+        tensors = (quad_q / self.config.group_size, lin_q, quad_k, lin_k * key_scale, value)
+        size = min(self.config.group_size, length)  # a short row is one group of its own length
+        padding = -length % size
+        grouped = [F.pad(t.to(base.dtype), (0, 0, 0, padding)).unflatten(1, (-1, size)) for t in tensors]
+        quad_q, lin_q, quad_k, lin_k, value = grouped
+        if valid is not None:
+            valid = F.pad(valid, (0, padding)).unflatten(1, (-1, 1, size))
+        mixed, attention = self.quadratic(quad_q, quad_k, value, valid)
+        mixed = (mixed + self.linear(lin_q, lin_k, value)).flatten(1, 2)[:, :length]
+        return hidden + self.to_out(gate * mixed), attention if output_attentions else None
+
+
+class LayerList(nn.Module):
+    """Holds the layers under the published name `encoder.layers`."""
+
+    def __init__(self, layers: list[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+class FLASHPreTrainedModel(StrictPreTrainedModel):
+    config_class = FLASHConfig
+    base_model_prefix = "flash"
+    _no_split_modules = ("FLASHLayer",)
+    _keys_to_ignore_on_load_unexpected = (r"(^|\.)position_ids$", r"(^|\.)rotary_pos_emb\.freqs$")
+    auto_classes = {
+        "AutoConfig": "FLASHConfig",
+        "AutoModel": "FLASHModel",
+        "AutoModelForMaskedLM": "FLASHForMaskedLM",
+        "AutoModelForSequenceClassification": "FLASHForSequenceClassification",
+        "AutoModelForTokenClassification": "FLASHForTokenClassification",
+        "AutoModelForMultipleChoice": "FLASHForMultipleChoice",
+        "AutoModelForQuestionAnswering": "FLASHForQuestionAnswering",
+    }
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ClampedScaleNorm):
+            init.ones_(module.g)
+        elif isinstance(module, FLASHEmbeddings):
+            init.ones_(module.scale)
+        elif isinstance(module, OffsetScale):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+
+
+class FLASHModel(FLASHPreTrainedModel):
+    """The encoder: ids [B, T] -> hidden states [B, T, H]; no final norm."""
+
+    def __init__(self, config: FLASHConfig):
+        super().__init__(config)
+        self.embeddings = FLASHEmbeddings(config)
+        self.encoder = LayerList([FLASHLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    def linear_key_scale(self, valid: torch.Tensor | None, embeds: torch.Tensor) -> torch.Tensor:
+        """What a linear key is multiplied with, [B or 1, T or 1, 1] fp32: 0 at padding, else 1 over the divisor."""
+        config, length = self.config, embeds.shape[1]
+        divisor = torch.full((1, 1), length, dtype=torch.float32, device=embeds.device)
+        if config.causal:
+            divisor = torch.full_like(divisor, config.group_size)
+        elif config.linear_divisor == "max_position":
+            divisor = torch.full_like(divisor, config.max_position_embeddings)
+        elif config.linear_divisor == "valid" and valid is not None:
+            divisor = valid.sum(-1, keepdim=True).clamp(min=1).float()
+        return ((1 if valid is None else valid) / divisor).unsqueeze(-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput:
+        """attention_mask [B, T]; None masks nothing, pad ids included, as in the original.
+
+        token_type_ids are taken, since BERT tokenizers give them, and unused: the model has no token types.
+        position_ids [B, T] move the sinusoid only. Returned attentions [B, N, G, G] are the quadratic part.
+        """
+        embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        positions = torch.arange(embeds.shape[1], device=embeds.device)
+        hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
+        valid = None if attention_mask is None else attention_mask.bool()
+        tables = rotary_tables(positions, min(ROTARY_WIDTH, self.config.query_key_dim))
+        layer_inputs = (valid, self.linear_key_scale(valid, embeds), tables)
+        return run_layers(self.encoder.layers, hidden, layer_inputs, output_attentions, output_hidden_states)
+
+
+class FLASHPredictions(nn.Module):
+    """Layer norm, tied word matrix, bias."""
+
+    def __init__(self, config: FLASHConfig):
+        super().__init__()
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.LayerNorm(hidden))
+
+
+class FLASHForMaskedLM(MaskedLMHead, FLASHPreTrainedModel):
+    _tied_weights_keys = {"cls.predictions.decoder.weight": "flash.embeddings.word_embeddings.weight"}
+
+    def __init__(self, config: FLASHConfig):
+        super().__init__(config)
+        self.flash = FLASHModel(config)
+        self.cls = nn.ModuleDict({"predictions": FLASHPredictions(config)})
+        self.post_init()
+
+
+class FLASHForSequenceClassification(SequenceClassificationHead, FLASHPreTrainedModel):
+    base_class = FLASHModel
+
+
+class FLASHForTokenClassification(TokenClassificationHead, FLASHPreTrainedModel):
+    base_class = FLASHModel
+
+
+class FLASHForMultipleChoice(MultipleChoiceHead, FLASHPreTrainedModel):
+    base_class = FLASHModel
+
+
+class FLASHForQuestionAnswering(QuestionAnsweringHead, FLASHPreTrainedModel):
+    base_class = FLASHModel

@@ -1,0 +1,511 @@
+"""GAU-alpha and FLASHQuad: encoders of gated attention units over the whole n x n score matrix.
+
+Sources: GAU-alpha (Su 2022; ZhuiyiTechnology/GAU-alpha, JunnYu/GAU-alpha-pytorch), FLASH-Quad (Hua et al. 2022,
+arXiv 2202.10447, section 3; JunnYu/FLASHQuad_pytorch). Parameters keep the published checkpoints' names, so these load
+as they are and our folders load in the original code. We differ in: any length, no dead parameters a and b, first-token
+pooling, FLASHQuad's 3-D masks. Letters: B batch, T tokens, H hidden_size, E expanded width, D query/key width,
+M max_position_embeddings.
+"""
+
+import math
+
+import torch
+from tokenizers import processors
+from torch import nn
+from torch.nn import functional as F
+from transformers import BertTokenizer, PreTrainedConfig
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .base import StrictPreTrainedModel, check_choice, run_layers
+from .heads import (
+    MaskedLMHead,
+    MultipleChoiceHead,
+    QuestionAnsweringHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
+)
+from .layers import (
+    ScaleNorm,
+    affine_heads,
+    dropout,
+    masked_softmax,
+    rms_norm,
+    rotary_tables,
+    rotate,
+    sinusoid_table,
+    toeplitz,
+)
+
+
+class GAUAlphaConfig(PreTrainedConfig):
+    """Shape of GAU-alpha; defaults are those of junnyu/chinese_GAU-alpha-char_L-24_H-768."""
+
+    model_type = "gau_alpha"
+
+    vocab_size: int = 12000
+    hidden_size: int = 768
+    intermediate_size: int = 1536
+    num_hidden_layers: int = 24
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    attention_key_size: int = 128
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    hidden_act: str = "swish"
+    classifier_dropout: float | int = 0.1
+    use_bias: bool = False
+    normalization: str = "softmax_plus"
+    attention_scale: bool = True
+    embedding_size: int | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_choice("normalization", self.normalization, ("softmax_plus", "softmax", "squared_relu"))
+        if self.embedding_size not in (None, self.hidden_size):
+            raise ValueError(
+                f"config field embedding_size must equal hidden_size {self.hidden_size}, got {self.embedding_size}; "
+                "leave it out"
+            )
+
+
+class FLASHQuadConfig(PreTrainedConfig):
+    """Shape of FLASHQuad; junnyu/flashquad_small_wwm_cluecorpussmall differs by num_hidden_layers 12 only."""
+
+    model_type = "flash_quad"
+
+    vocab_size: int = 12000
+    hidden_size: int = 768
+    num_hidden_layers: int = 24
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int | None = 0
+    expansion_factor: int | float = 2
+    s: int = 128
+    norm_type: str = "scale_norm"
+    dropout: float | int = 0.0
+    hidden_act: str = "silu"
+    classifier_dropout: float | int = 0.1
+    tie_word_embeddings: bool = True
+
+
+def attention_mask_or_pads(
+    attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, embeds: torch.Tensor, pad_token_id: int | None
+) -> torch.Tensor:
+    """Boolean mask [B, T] or [B, T, T] (query, key): as given, else where ids are not padding, else all true."""
+    if attention_mask is not None:
+        if attention_mask.dim() not in (2, 3):
+            raise ValueError(
+                f"attention_mask must have shape [B, T] or [B, T, T], got {tuple(attention_mask.shape)}; "
+                "pass 1 where a key may be seen"
+            )
+        return attention_mask.bool()
+    if input_ids is not None and pad_token_id is not None:
+        return input_ids != pad_token_id
+    return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+
+
+def positions_of(hidden: torch.Tensor) -> torch.Tensor:
+    """0 .. T-1 for hidden [B, T, H]."""
+    return torch.arange(hidden.shape[1], device=hidden.device)
+
+
+class ScaleOffset(nn.Module):
+    """A learned scale per channel, published as `q_scaleoffset` and `k_scaleoffset`; with a bias only if use_bias."""
+
+    def __init__(self, width: int, use_bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if use_bias else None
+
+
+class GAUAlphaEmbeddings(nn.Module):
+    """Word plus token type, normed, dropped out."""
+
+    def __init__(self, config: GAUAlphaConfig):
+        super().__init__()
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+
+    def forward(self, inputs_embeds: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
+        types = self.token_type_embeddings.weight[0] if token_type_ids is None else None
+        hidden = inputs_embeds + (self.token_type_embeddings(token_type_ids) if types is None else types)
+        hidden = rms_norm(hidden, self.config.layer_norm_eps)
+        return dropout(hidden, self.config.hidden_dropout_prob, self.training)
+
+
+class GatedAttentionUnit(nn.Module):
+    """o_dense(u * A v), where A attends from and to one shared base of width D (spec: GAU-alpha, section 2.1)."""
+
+    def __init__(self, config: GAUAlphaConfig):
+        super().__init__()
+        self.config = config
+        self.widths = (config.intermediate_size, config.intermediate_size, config.attention_key_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.i_dense = nn.Linear(config.hidden_size, sum(self.widths), bias=config.use_bias)
+        self.o_dense = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.q_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
+        self.k_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
+
+    def queries_and_keys(
+        self, base: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], query_scale: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """base [B, T, D] -> q, k [B, T, D]; q carries every factor of the scores, so that none is [T, T]."""
+        query, key = self.q_scaleoffset, self.k_scaleoffset
+        biases = None if query.bias is None else torch.stack((query.bias, key.bias))
+        heads = rotate(affine_heads(base, torch.stack((query.weight, key.weight)), biases), tables, interleaved=True)
+        return (heads[..., 0, :] * query_scale).to(base.dtype), heads[..., 1, :].to(base.dtype)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        valid: torch.Tensor,
+        counts: torch.Tensor,
+        query_scale: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        u, v, base = self.act(self.i_dense(hidden)).split(self.widths, dim=-1)
+        query, key = self.queries_and_keys(base, tables, query_scale)
+        scores = query @ key.transpose(-1, -2)  # [B, T, T]
+        if self.config.normalization == "squared_relu":
+            scores = F.relu_(scores.masked_fill_(~valid, 0))
+            attention = scores.square() / counts.to(scores.dtype)
+        else:
+            attention = masked_softmax(scores, valid)
+        attention = dropout(attention, self.config.attention_probs_dropout_prob, self.training)
+        return self.o_dense(u * (attention @ v)), attention
+
+
+class GAUAlphaLayer(GradientCheckpointingLayer):
+    """Post-norm residual around one gated attention unit."""
+
+    def __init__(self, config: GAUAlphaConfig):
+        super().__init__()
+        self.config = config
+        self.gau = GatedAttentionUnit(config)
+
+    def forward(self, hidden, valid, counts, query_scale, tables, output_attentions: bool):
+        output, attention = self.gau(hidden, valid, counts, query_scale, tables)
+        output = dropout(output, self.config.hidden_dropout_prob, self.training)
+        return rms_norm(hidden + output, self.config.layer_norm_eps), attention if output_attentions else None
+
+
+class LayerStack(nn.Module):
+    """Holds the layers under the published name `encoder.layer`."""
+
+    def __init__(self, layers: list[nn.Module]):
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
+
+
+class GAUAlphaPreTrainedModel(StrictPreTrainedModel):
+    config_class = GAUAlphaConfig
+    base_model_prefix = "gau_alpha"
+    _no_split_modules = ("GAUAlphaLayer",)
+    auto_classes = {
+        "AutoConfig": "GAUAlphaConfig",
+        "AutoModel": "GAUAlphaModel",
+        "AutoModelForMaskedLM": "GAUAlphaForMaskedLM",
+        "AutoModelForSequenceClassification": "GAUAlphaForSequenceClassification",
+        "AutoModelForTokenClassification": "GAUAlphaForTokenClassification",
+        "AutoModelForMultipleChoice": "GAUAlphaForMultipleChoice",
+        "AutoModelForQuestionAnswering": "GAUAlphaForQuestionAnswering",
+    }
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ScaleOffset):
+            init.ones_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+
+class GAUAlphaModel(GAUAlphaPreTrainedModel):
+    """The encoder: ids [B, T] -> hidden states [B, T, H]."""
+
+    def __init__(self, config: GAUAlphaConfig):
+        super().__init__(config)
+        self.embeddings = GAUAlphaEmbeddings(config)
+        self.encoder = LayerStack([GAUAlphaLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput:
+        """attention_mask [B, T], or [B, T, T] for any pattern of query and key; default: where ids are not padding.
+
+        position_ids [B, T] turn the rotary embedding; only their differences matter.
+        """
+        embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.embeddings(embeds, token_type_ids)
+        valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
+        valid = valid if valid.dim() == 3 else valid.unsqueeze(1)  # [B, 1 or T, T]
+        # A row without a valid key counts as one, so that its logarithm and its quotient stay finite.
+        counts = valid.sum(-1, keepdim=True).clamp(min=1).float()
+        query_scale = torch.ones_like(counts)
+        if self.config.attention_scale:
+            query_scale = query_scale / math.sqrt(self.config.attention_key_size)
+        if self.config.normalization == "softmax_plus":
+            query_scale = query_scale * counts.log() / math.log(512)  # 512 is the method's constant, not M
+        positions = positions_of(hidden) if position_ids is None else position_ids
+        tables = rotary_tables(positions, self.config.attention_key_size)
+        layer_inputs = (valid, counts, query_scale, tables)
+        return run_layers(self.encoder.layer, hidden, layer_inputs, output_attentions, output_hidden_states)
+
+
+class GAUAlphaPredictions(nn.Module):
+    """The tied word matrix alone: no bias, no transform."""
+
+    def __init__(self, config: GAUAlphaConfig):
+        super().__init__()
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.decoder(hidden)
+
+
+class GAUAlphaForMaskedLM(MaskedLMHead, GAUAlphaPreTrainedModel):
+    _tied_weights_keys = {"cls.predictions.decoder.weight": "gau_alpha.embeddings.word_embeddings.weight"}
+
+    def __init__(self, config: GAUAlphaConfig):
+        super().__init__(config)
+        self.gau_alpha = GAUAlphaModel(config)
+        self.cls = nn.ModuleDict({"predictions": GAUAlphaPredictions(config)})
+        self.post_init()
+
+
+class GAUAlphaForSequenceClassification(SequenceClassificationHead, GAUAlphaPreTrainedModel):
+    base_class = GAUAlphaModel
+
+
+class GAUAlphaForTokenClassification(TokenClassificationHead, GAUAlphaPreTrainedModel):
+    base_class = GAUAlphaModel
+
+
+class GAUAlphaForMultipleChoice(MultipleChoiceHead, GAUAlphaPreTrainedModel):
+    base_class = GAUAlphaModel
+
+
+class GAUAlphaForQuestionAnswering(QuestionAnsweringHead, GAUAlphaPreTrainedModel):
+    base_class = GAUAlphaModel
+
+
+class GAUAlphaTokenizer(BertTokenizer):
+    """BertTokenizer whose token types are 0 for the second text too: the model never saw type 1."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        cls, sep = str(self.cls_token), str(self.sep_token)
+        self._tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{cls}:0 $A:0 {sep}:0",
+            pair=f"{cls}:0 $A:0 {sep}:0 $B:0 {sep}:0",
+            special_tokens=[(cls, self.cls_token_id), (sep, self.sep_token_id)],
+        )
+
+
+def flash_quad_norm(config: FLASHQuadConfig) -> nn.Module:
+    """Any norm_type but "layer_norm" is ScaleNorm, as in the original."""
+    if config.norm_type == "layer_norm":
+        return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    return ScaleNorm(config.layer_norm_eps)
+
+
+class FLASHQuadEmbeddings(nn.Module):
+    """Word plus token type plus scaled sinusoid, normed, dropped out."""
+
+    def __init__(self, config: FLASHQuadConfig):
+        super().__init__()
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.scaledsin_scalar = nn.Parameter(torch.full((1,), config.hidden_size**-0.5))
+        self.LayerNorm = flash_quad_norm(config)
+
+    def forward(
+        self, inputs_embeds: torch.Tensor, token_type_ids: torch.Tensor | None, positions: torch.Tensor
+    ) -> torch.Tensor:
+        table = sinusoid_table(positions, self.config.hidden_size) * self.scaledsin_scalar.float()
+        types = self.token_type_embeddings.weight[0] if token_type_ids is None else None
+        hidden = inputs_embeds + (self.token_type_embeddings(token_type_ids) if types is None else types)
+        hidden = self.LayerNorm((hidden + table).to(hidden.dtype))
+        return dropout(hidden, self.config.dropout, self.training)
+
+
+class FLASHQuadLayer(GradientCheckpointingLayer):
+    """Pre-norm gated unit with A = relu(q k / M + Toeplitz bias)^2, divided by M and never by T (spec 2.2)."""
+
+    def __init__(self, config: FLASHQuadConfig):
+        super().__init__()
+        self.max_positions = config.max_position_embeddings
+        expanded = int(config.hidden_size * config.expansion_factor)
+        self.widths = (expanded, expanded, config.s)
+        self.weight = nn.Parameter(torch.empty(2, config.s))
+        self.bias = nn.Parameter(torch.zeros(2, config.s))
+        self.w = nn.Parameter(torch.empty(2 * self.max_positions - 1))
+        self.uv = nn.Linear(config.hidden_size, sum(self.widths))
+        self.o = nn.Linear(expanded, config.hidden_size)
+        self.LayerNorm = flash_quad_norm(config)
+
+    def relative_bias(self, length: int) -> torch.Tensor:
+        """[T, T]; beyond the table of 2M-1 distances its end entries go on."""
+        offsets = torch.arange(1 - length, length, device=self.w.device) + self.max_positions - 1
+        return toeplitz(self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1)))
+
+    def forward(self, hidden, valid, tables, output_attentions: bool):
+        u, v, base = F.silu(self.uv(self.LayerNorm(hidden))).split(self.widths, dim=-1)
+        heads = rotate(affine_heads(base, self.weight, self.bias), tables, interleaved=False)
+        query = (heads[..., 0, :] / self.max_positions).to(base.dtype)
+        key = heads[..., 1, :].to(base.dtype)
+        bias = self.relative_bias(hidden.shape[1]).to(base.dtype)
+        scores = torch.baddbmm(bias, query, key.transpose(-1, -2))  # [B, T, T]
+        attention = F.relu_(scores.masked_fill_(~valid, 0)).square()
+        return hidden + self.o(u * (attention @ v)), attention if output_attentions else None
+
+
+class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
+    config_class = FLASHQuadConfig
+    base_model_prefix = "flash_quad"
+    _no_split_modules = ("FLASHQuadLayer",)
+    # Tables that we compute, and a, b: used only by the original's branch for M > 512, which crashes.
+    _keys_to_ignore_on_load_unexpected = (
+        r"(^|\.)position_ids$",
+        r"(^|\.)scaledsin_embeddings$",
+        r"(^|\.)encoder\.layer\.\d+\.[ab]$",
+    )
+    auto_classes = {
+        auto: name.replace("GAUAlpha", "FLASHQuad") for auto, name in GAUAlphaPreTrainedModel.auto_classes.items()
+    }
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ScaleNorm):
+            init.ones_(module.scala)
+        elif isinstance(module, FLASHQuadEmbeddings):
+            init.constant_(module.scaledsin_scalar, self.config.hidden_size**-0.5)
+        elif isinstance(module, FLASHQuadLayer):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.normal_(module.w, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+        elif isinstance(module, FLASHQuadPredictions) and module.bias is not None:
+            init.zeros_(module.bias)
+
+
+class FLASHQuadModel(FLASHQuadPreTrainedModel):
+    """The encoder: ids [B, T] -> hidden states [B, T, H]; no final norm."""
+
+    def __init__(self, config: FLASHQuadConfig):
+        super().__init__(config)
+        self.embeddings = FLASHQuadEmbeddings(config)
+        self.encoder = LayerStack([FLASHQuadLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput:
+        """attention_mask [B, T] or [B, T, T] (query, key); default: where ids are not padding.
+
+        position_ids [B, T] move the sinusoid only, as in the original: rotary embedding and bias are relative.
+        """
+        embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        positions = positions_of(embeds)
+        hidden = self.embeddings(embeds, token_type_ids, positions if position_ids is None else position_ids)
+        valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
+        if valid.dim() == 2:  # padding neither sees nor is seen
+            valid = valid.unsqueeze(1) & valid.unsqueeze(2)
+        tables = rotary_tables(positions, self.config.s)
+        return run_layers(self.encoder.layer, hidden, (valid, tables), output_attentions, output_hidden_states)
+
+
+class FLASHQuadTransform(nn.Module):
+    """Dense, activation, norm, under the published name `transform`."""
+
+    def __init__(self, config: FLASHQuadConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.LayerNorm = flash_quad_norm(config)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.act(self.dense(hidden)))
+
+
+class FLASHQuadPredictions(nn.Module):
+    """Transform, tied word matrix, bias; `bias` is the published second name of `decoder.bias`, absent when untied."""
+
+    def __init__(self, config: FLASHQuadConfig):
+        super().__init__()
+        self.transform = FLASHQuadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.transform(hidden))
+
+
+class FLASHQuadForMaskedLM(MaskedLMHead, FLASHQuadPreTrainedModel):
+    _tied_weights_keys = {
+        "cls.predictions.decoder.weight": "flash_quad.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def __init__(self, config: FLASHQuadConfig):
+        super().__init__(config)
+        self.flash_quad = FLASHQuadModel(config)
+        self.cls = nn.ModuleDict({"predictions": FLASHQuadPredictions(config)})
+        self.post_init()
+
+
+class FLASHQuadForSequenceClassification(SequenceClassificationHead, FLASHQuadPreTrainedModel):
+    base_class = FLASHQuadModel
+
+
+class FLASHQuadForTokenClassification(TokenClassificationHead, FLASHQuadPreTrainedModel):
+    base_class = FLASHQuadModel
+
+
+class FLASHQuadForMultipleChoice(MultipleChoiceHead, FLASHQuadPreTrainedModel):
+    base_class = FLASHQuadModel
+
+
+class FLASHQuadForQuestionAnswering(QuestionAnsweringHead, FLASHQuadPreTrainedModel):
+    base_class = FLASHQuadModel
