@@ -1,0 +1,170 @@
+"""Read raw text in parallel: documents that can be read, are long enough and repeat no evaluation text go to buckets.
+
+Each process reads units of work (byte ranges) and writes bucket files of its own; nothing here depends on which
+process reads what.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from json import JSONEncoder
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.documents import Layout, Unit
+from data.external_sort import RECORD, Buckets, content_keys, position_keys, random_keys, sorted_indices
+from data.jsonl import DataError
+from data.overlap import Overlap
+
+_SEARCHED_CHARACTERS = 1 << 18  # documents are compared with evaluation texts in batches of about this size
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a reading process must know. `bucket_count` buckets in `folder`; `total` bytes in all inputs."""
+
+    layout: Layout
+    key: str
+    min_length: int
+    skip_errors: bool
+    dedup: bool
+    shuffle: bool
+    seed: int
+    overlap: Path | None
+    folder: Path
+    bucket_count: int
+    total: int
+
+
+@dataclass
+class Counts:
+    """Documents not written, by reason, and what --exclude found: documents per file, numbers of lines repeated."""
+
+    short: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+    excluded: int = 0
+    per_file: np.ndarray | int = 0
+    lines: set[int] = field(default_factory=set)
+
+    def add(self, other: "Counts") -> None:
+        """Add what another unit of work counted."""
+        for name in ("short", "skipped", "duplicates", "excluded", "per_file"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.lines |= other.lines
+
+
+def _documents(job: Job, unit: Unit, counts: Counts) -> Iterator[tuple[int, str]]:
+    """Yield (position in all inputs, text) of the documents of `unit` that can be read and are long enough."""
+    for offset, raw in job.layout.raw_documents(unit):
+        try:
+            text = job.layout.text(raw, unit.path, offset)
+        except DataError:
+            if not job.skip_errors:
+                raise
+            counts.skipped += 1
+            continue
+        if len(text) > job.min_length:
+            yield unit.base + offset, text
+        else:
+            counts.short += 1
+
+
+def _without_overlap(
+    documents: Iterator[tuple[int, str]], overlap: Overlap, counts: Counts
+) -> Iterator[tuple[int, str]]:
+    """Drop and count the documents that repeat a text of the evaluation files."""
+    file_count = len(overlap.first_lines) - 1
+    counts.per_file = np.zeros(file_count, np.int64)
+    for batch in _batches(documents):
+        repeating, lines = overlap.find([text for _, text in batch])
+        files = np.searchsorted(overlap.first_lines, lines, side="right") - 1
+        counts.per_file += np.bincount(np.unique(np.stack((repeating, files)), axis=1)[1], minlength=file_count)
+        counts.lines.update(lines.tolist())
+        dropped = set(repeating.tolist())
+        counts.excluded += len(dropped)
+        yield from (document for i, document in enumerate(batch) if i not in dropped)
+
+
+def _batches(documents: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document[1])
+        if characters >= _SEARCHED_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def distribute(job: Job, overlap: Overlap | None, unit: Unit) -> Counts:
+    """Read one unit of work and add its documents, ready to be written, to the buckets."""
+    counts, encode = Counts(), JSONEncoder(ensure_ascii=False).encode
+    documents = _documents(job, unit, counts)
+    if overlap is not None:
+        documents = _without_overlap(documents, overlap, counts)
+    positions, characters, payloads = [], [], []
+    for position, text in documents:
+        positions.append(position)
+        characters.append(len(text))
+        payloads.append(f"{encode({job.key: text})}\n".encode())
+    records = np.zeros(len(payloads), RECORD)
+    records["position"], records["characters"] = positions, characters
+    if job.dedup:
+        content_keys(records, payloads, job.seed)
+        first = np.sort(sorted_indices(records, distinct=True))  # fewer copies on disk of what is repeated often
+        counts.duplicates += len(records) - len(first)
+        records, payloads = records[first], [payloads[i] for i in first.tolist()]
+    elif job.shuffle:
+        random_keys(records, job.seed)
+    else:
+        position_keys(records, job.total)
+    Buckets(job.folder, job.bucket_count).add(records, payloads)
+    return counts
+
+
+_work: Callable[[Unit], Counts]  # of a reading process
+
+
+def _start_worker(job: Job) -> None:
+    """Prepare a reading process: it leaves Ctrl-C to its parent and ends when the parent does, however that ends."""
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    _work = _worker(job)
+
+
+def _worker(job: Job) -> Callable[[Unit], Counts]:
+    overlap = Overlap.load(job.overlap) if job.overlap else None
+    return lambda unit: distribute(job, overlap, unit)
+
+
+def _run_worker(unit: Unit) -> Counts:
+    return _work(unit)
+
+
+def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> Counts:
+    """Distribute all units, in `workers` processes; the first error in the order of the units is raised."""
+    counts, pool = Counts(), None
+    if workers > 1 and len(units) > 1:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(workers, len(units)), context, _start_worker, (job,))
+    bar = tqdm(total=job.total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval)
+    try:
+        results = pool.map(_run_worker, units) if pool else map(_worker(job), units)
+        for unit, result in zip(units, results, strict=True):
+            counts.add(result)
+            bar.update(unit.end - unit.start)
+    finally:
+        bar.close()
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    return counts

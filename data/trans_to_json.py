@@ -1,0 +1,208 @@
+"""Turn a folder or file of text into one shuffled JSONL file: --input_path corpus/ --output_path corpus.jsonl
+
+Every file below the folder is read, in sorted order. Documents are separated by blank lines (--doc_spliter) or stand
+in JSON lines (--json_field), and are written as {"text": ...}, one a line. The order depends on the documents' places
+and on --seed alone. Memory does not grow with the corpus: sorting is done in a temporary folder beside the output,
+which takes as much disk space as the output. The output appears when it is complete, and not before.
+Source: the pipeline of PaddleNLP's trans_to_json.py, whose flags it keeps; it never writes beside the inputs.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+from tqdm import tqdm
+
+from data.documents import Layout, split_units
+from data.external_sort import BUCKET_BYTES, Buckets, position_keys
+from data.ingest import Counts, Job, read_all
+from data.jsonl import input_files
+from data.overlap import Overlap
+
+_PART = re.compile(r"part-\d+\.jsonl")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--input_path", required=True, help="file, or folder of which every file is read")
+    add("--output_path", required=True, help="JSONL file to write (.jsonl is appended), or folder with --no-merge")
+    add("--json_key", default="text", help="key to write each document under")
+    add("--doc_spliter", default="", help="line that ends a document, default blank; 'line': each line is a document")
+    add("--json_field", help="inputs are JSON lines: the key to read documents from")
+    add("--min_doc_length", type=int, default=10, help="drop documents of this many characters or fewer")
+    add("--workers", type=int, default=1, help="processes that read")
+    add("--log_interval", type=float, default=1, help="seconds between updates of the progress bar")
+    add("--no-merge", action="store_true", help="write a folder of parts, each of about 32 MB")
+    add("--no-shuffle", action="store_true", help="keep the order of the inputs")
+    add("--seed", type=int, default=1234, help="seed of the shuffle")
+    add("--encoding", default="utf-8", help="encoding of the inputs; the output is UTF-8")
+    add("--on_error", choices=("fail", "skip"), default="fail", help="for bytes or JSON that cannot be read")
+    add("--dedup", action="store_true", help="of equal documents keep the first")
+    add("--exclude", help="evaluation files, comma separated: drop documents that repeat their texts")
+    return parser
+
+
+def write(buckets: Buckets, job: Job, target: Path, merge: bool, log_interval: float) -> tuple[int, int]:
+    """Empty the buckets into the file `target`, or a part each into the folder; return documents and characters."""
+    if not merge:
+        target.mkdir()
+    documents = characters = 0
+    with tqdm(desc="writing", unit="B", unit_scale=True, mininterval=log_interval) as bar:
+        for number, (records, payloads) in enumerate(buckets.take(distinct=job.dedup)):
+            with (target if merge else target / f"part-{number:05d}.jsonl").open("ab") as file:
+                file.writelines(payloads)
+                file.flush()
+                os.fsync(file.fileno())
+            documents += len(records)
+            characters += int(records["characters"].sum())
+            bar.update(int(records["length"].sum()))
+    return documents, characters
+
+
+def in_input_order(buckets: Buckets, job: Job) -> Buckets:
+    """Move documents, without duplicates, from buckets by content to buckets by position."""
+    ordered = Buckets(buckets.folder.with_name("ordered"), buckets.count)
+    for records, payloads in buckets.take(distinct=True):
+        position_keys(records, job.total)
+        ordered.add(records, list(payloads))
+    return ordered
+
+
+def check_output(args: argparse.Namespace) -> Path:
+    """Return the path that --output_path stands for; ValueError where something that is not ours is in the way."""
+    path = args.output_path
+    if not args.no_merge:
+        output = Path(path if path.endswith(".jsonl") else f"{path}.jsonl")
+        if output.is_dir():
+            raise ValueError(f"--output_path must name a file, got the folder {path!r}; add a name or --no-merge")
+        return output
+    output = Path(path)
+    if output.exists() and not (output.is_dir() and all(_PART.fullmatch(name) for name in os.listdir(output))):
+        raise ValueError(
+            "--output_path must, with --no-merge, name a new folder or one that holds nothing but parts, "
+            f"got {path!r}; choose another name"
+        )
+    return output
+
+
+def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
+    """Return the input files: in a folder, all but what this script has written there, now or in an earlier run."""
+    files = input_files(args.input_path, "--input_path", suffix="")
+    own = output.resolve()
+    if files == [Path(args.input_path)]:
+        if files[0].resolve() == own:
+            raise ValueError(f"--output_path must differ from --input_path, got {args.output_path!r} for both")
+        return files
+    kept = []
+    for file in files:
+        path = file.resolve()
+        if path == own or own in path.parents or any(part.endswith(".partial") for part in path.parts):
+            continue
+        if file.suffix == ".jsonl" and args.json_field is None:
+            print(f"left out: {file} (read JSON lines with --json_field)", file=sys.stderr)
+            continue
+        kept.append(file)
+    if not kept:
+        raise ValueError(f"--input_path must hold at least one text file, got {args.input_path!r}; check the path")
+    return kept
+
+
+@contextmanager
+def workspace(output: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `output`; clear what a killed run left there, remove the folder at the end."""
+    place = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    # A second run with this output clears the place too: this one then fails, but the two never mix.
+    folder = Path(tempfile.mkdtemp(dir=place))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            place.rmdir()
+
+
+def report(args: argparse.Namespace, counts: Counts, overlap: Overlap | None, files: list[Path]) -> None:
+    """Print what --exclude found in each file."""
+    if overlap is None:
+        return
+    lines = np.array(sorted(counts.lines), np.int64)
+    edges = np.searchsorted(lines, overlap.first_lines)
+    for i, file in enumerate(files):
+        total = overlap.first_lines[i + 1] - overlap.first_lines[i]
+        print(f"{file}: {edges[i + 1] - edges[i]:,} of {total:,} lines found in {counts.per_file[i]:,} documents")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
+    args = build_parser().parse_args(argv)
+    for flag, least in (("workers", 1), ("min_doc_length", 0)):
+        if getattr(args, flag) < least:
+            raise ValueError(f"--{flag} must be at least {least}, got {getattr(args, flag)}; raise it")
+    layout = Layout(args.doc_spliter, args.json_field, args.encoding)
+    output = check_output(args)
+    units = split_units(select_inputs(args, output))
+    total = sum(unit.end - unit.start for unit in units)
+    excluded = [
+        file for path in (args.exclude or "").split(",") if path for file in input_files(path, "--exclude", "")
+    ]
+    overlap = Overlap.build(excluded) if excluded else None
+    with workspace(output) as folder:
+        if overlap:
+            overlap.save(folder / "overlap")
+        buckets = Buckets(folder / "buckets", 1 + total // BUCKET_BYTES)
+        job = Job(
+            layout=layout,
+            key=args.json_key,
+            min_length=args.min_doc_length,
+            skip_errors=args.on_error == "skip",
+            dedup=args.dedup,
+            shuffle=not args.no_shuffle,
+            seed=args.seed,
+            overlap=folder / "overlap" if overlap else None,
+            folder=buckets.folder,
+            bucket_count=buckets.count,
+            total=total,
+        )
+        counts = read_all(job, units, args.workers, args.log_interval)
+        by_content = buckets
+        if args.dedup and args.no_shuffle:
+            buckets = in_input_order(buckets, job)
+        documents, characters = write(buckets, job, folder / "result", not args.no_merge, args.log_interval)
+        if not documents:
+            raise ValueError(
+                f"--input_path must hold a document that is not left out, got none in {args.input_path!r} "
+                f"({counts}); check --doc_spliter and --min_doc_length"
+            )
+        if output.is_dir():
+            output.rename(folder / "replaced")
+        (folder / "result").replace(output)
+    report(args, counts, overlap, excluded)
+    duplicates = counts.duplicates + by_content.dropped
+    print(
+        f"{documents:,} documents, {characters:,} characters written to {output}; "
+        f"left out: {duplicates:,} duplicates, {counts.excluded:,} excluded, {counts.short:,} too short, "
+        f"{counts.skipped:,} skipped for errors"
+    )
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is removed
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"trans_to_json.py: {error}")
