@@ -1,0 +1,161 @@
+"""Choose whole words to mask and what replaces their tokens, as a pure function of (seed, epoch, sample, position).
+
+Semantics of transformers 4.x' DataCollatorForWholeWordMask: words are taken in random order, each one that still fits
+a budget of round(probability * tokens of the row, [CLS] and [SEP] included), at least one, so that the budget is
+filled exactly wherever the words allow it; of the labelled tokens most become [MASK], some a random token, the rest
+stay. Where we differ: special tokens ([UNK] among them) are never chosen and take nothing from the budget, and every
+draw is a hash of its place instead of a generator's next number, so that workers, restarts and process counts cannot
+change it.
+N tokens of the batch without padding, R rows, W words of the longest row, K labelled tokens.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# A word's place and size are packed under a 32-bit random key, 16 bits each, so that one sort orders all three.
+_MAX_ROW = (1 << 16) - 1
+_SIXTEEN, _LOW = np.uint64(16), np.uint64(0xFFFF)
+_NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)  # sorts last, and a word of 65,535 tokens fits no budget
+_ORDER, _REPLACEMENT, _RANDOM_TOKEN = 1, 2, 3  # one stream of draws per purpose
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Spread uint64 values evenly over uint64 (the finaliser of splitmix64, Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def draw(*coordinates: np.ndarray | int) -> np.ndarray:
+    """Random uint64 that depends on nothing but the coordinates (integers or integer arrays, broadcast together)."""
+    state = np.zeros(1, np.uint64)
+    for coordinate in coordinates:
+        step = np.asarray(coordinate).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        state = mix(state + step + np.uint64(0x9E3779B97F4A7C15))
+    return state
+
+
+def _share(bits: np.ndarray) -> np.ndarray:
+    """uint64 -> float64 in [0, 1)."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+@dataclass(frozen=True)
+class WholeWordMasking:
+    """The rule by which the tokens of a batch are labelled and replaced.
+
+    Attributes:
+        vocab_size: random tokens are uniform over all ids below it, as in transformers 4.x.
+        mask_token_id: id of [MASK].
+        special_ids: ids that are never labelled.
+        probability: labelled tokens per token of a row, in (0, 1).
+        mask_share, random_share: of the labelled tokens, how many become [MASK] and a random token.
+        by_word: draw the replacement once per word (ZhuiyiTechnology) instead of once per token (transformers).
+        seed: of every draw.
+
+    Raises:
+        ValueError: a probability or share is out of range; the message starts with the option's name.
+    """
+
+    vocab_size: int
+    mask_token_id: int
+    special_ids: tuple[int, ...]
+    probability: float = 0.15
+    mask_share: float = 0.8
+    random_share: float = 0.1
+    by_word: bool = False
+    seed: int = 0
+    _is_special: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if not 0 < self.probability < 1:
+            raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.probability}")
+        for name in ("mask_share", "random_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise ValueError(
+                f"mask_share must leave room for random_share, got {self.mask_share} + {self.random_share} > 1"
+            )
+        table = np.zeros(self.vocab_size, bool)
+        table[list(self.special_ids)] = True
+        object.__setattr__(self, "_is_special", table)
+
+    def __call__(
+        self,
+        input_ids: np.ndarray,
+        continuation: np.ndarray,
+        lengths: np.ndarray,
+        epochs: np.ndarray,
+        samples: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Choose and replace the tokens of a batch of rows laid end to end.
+
+        Args:
+            input_ids: [N] integer; every row begins with [CLS] or another word start.
+            continuation: [N] 0/1; 1 where a token belongs to the word of the token before it.
+            lengths: [R] int64, tokens of each row, each below 65,535; they sum to N.
+            epochs, samples: [R] int64, what the draws of a row depend on besides the seed.
+
+        Returns:
+            chosen [K] int64, increasing indices into input_ids; replacement [K] int64, the ids to put there.
+        """
+        if len(lengths) and lengths.max() >= _MAX_ROW:
+            raise ValueError(f"a row must be shorter than {_MAX_ROW} tokens, got {lengths.max()}")
+        row_keys = draw(self.seed, epochs, samples)
+        row = np.repeat(np.arange(len(lengths)), lengths)  # [N]
+        position = np.arange(len(input_ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        word_first = np.flatnonzero(np.asarray(continuation) == 0)  # index of each word's first token
+        word_length = np.diff(word_first, append=len(input_ids))
+        special = self._is_special[input_ids]
+        word_of_special = np.searchsorted(word_first, np.flatnonzero(special), side="right") - 1
+        sizes = word_length - np.bincount(word_of_special, minlength=len(word_first))
+        order = draw(draw(row_keys, _ORDER)[row[word_first]], position[word_first])
+        budgets = np.maximum(1, np.rint(self.probability * lengths)).astype(np.int64)
+        taken = _fill_budgets(sizes, row[word_first], order, budgets)
+        chosen = np.flatnonzero(np.repeat(taken, word_length) & ~special)
+        decided_at = np.repeat(word_first, word_length)[chosen] if self.by_word else chosen
+        return chosen, self._replace(input_ids[chosen], row_keys, row[chosen], position[chosen], position[decided_at])
+
+    def _replace(self, ids, row_keys, row, position, decided_at):
+        """What stands at the chosen tokens after masking: [K] int64."""
+        share = _share(draw(draw(row_keys, _REPLACEMENT)[row], decided_at))
+        random_ids = draw(draw(row_keys, _RANDOM_TOKEN)[row], position) % np.uint64(self.vocab_size)
+        kept_or_random = np.where(share < self.mask_share + self.random_share, random_ids.astype(np.int64), ids)
+        return np.where(share < self.mask_share, self.mask_token_id, kept_or_random)
+
+
+def _fill_budgets(sizes, word_row, order, budgets) -> np.ndarray:
+    """Take words of each row in the order of their keys, skipping those that no longer fit: bool per word.
+
+    One pass takes, in every row, all words up to the first that does not fit. A word skipped once never fits later,
+    because what is left only shrinks, so the passes (about three) give exactly what a loop over the words would.
+    They look at the first columns only until these have nothing more to give.
+    """
+    counts = np.bincount(word_row, minlength=len(budgets))
+    start = np.cumsum(counts) - counts
+    column = np.arange(len(sizes)) - start[word_row]
+    packed = np.full((len(budgets), counts.max()), _NOTHING)  # [R, W]
+    key = order & ~np.uint64(0xFFFFFFFF) | column.astype(np.uint64) << _SIXTEEN | sizes.astype(np.uint64)
+    packed[word_row, column] = np.where(sizes > 0, key, _NOTHING)
+    packed.sort(axis=1)
+    size = (packed & _LOW).astype(np.int32)
+    taken = np.zeros(packed.shape, bool)
+    left = budgets.astype(np.int32)
+    rows, width = np.arange(len(budgets)), budgets.max() + 8
+    while len(rows):
+        seen, room = size[rows, :width], left[rows, None]
+        fits = (seen <= room) & ~taken[rows, :width]
+        fits &= np.cumsum(np.where(fits, seen, 0), axis=1) <= room
+        taken[rows, :width] |= fits
+        left[rows] -= np.where(fits, seen, 0).sum(axis=1)
+        if not fits.any():
+            if width >= packed.shape[1]:
+                break
+            width = packed.shape[1]
+        rows = rows[left[rows] > 0]
+    row, place = np.nonzero(taken)
+    result = np.zeros(len(sizes), bool)
+    result[start[row] + (packed[row, place] >> _SIXTEEN & _LOW).astype(np.int64)] = True
+    return result

@@ -1,0 +1,96 @@
+"""The whole-word-mask collator: shapes and padding, fixed masks, speed, and no dependence on workers."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.collators import IGNORED, WholeWordMaskCollator
+from data.masking import WholeWordMasking
+
+SPECIAL = (0, 100, 101, 102, 103)
+
+
+def make_row(sample, length, epoch=0):
+    rng = np.random.default_rng(sample)
+    ids = rng.integers(200, 12000, length).astype(np.uint16)
+    ids[[0, -1]] = 101, 102
+    marks = (rng.random(length) < 0.35).astype(np.uint8)
+    marks[[0, 1, -1]] = 0
+    return {"epoch": epoch, "sample": sample, "input_ids": ids, "continuation": marks}
+
+
+def make_collator(**options):
+    return WholeWordMaskCollator(WholeWordMasking(12000, 103, SPECIAL, seed=1), pad_token_id=0, **options)
+
+
+def test_tensors_fit_together():
+    rows = [make_row(sample, length) for sample, length in enumerate([37, 12, 2, 61])]
+    batch = make_collator(pad_to_multiple_of=8)(rows)
+    assert {name: tensor.dtype for name, tensor in batch.items()} == dict.fromkeys(batch, torch.int64)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["labels"].shape == (4, 64)
+    assert batch["attention_mask"].sum(1).tolist() == [37, 12, 2, 61]
+    assert (batch["input_ids"][batch["attention_mask"] == 0] == 0).all()
+    labels = batch["labels"]
+    assert (labels != IGNORED).sum(1).tolist() == [6, 2, 0, 9]  # round(0.15 * 37), ..., nothing but specials, ...
+    for row, ids in zip(range(4), rows, strict=True):
+        original = torch.from_numpy(ids["input_ids"].astype(np.int64))
+        predicted = torch.where(labels[row] == IGNORED, batch["input_ids"][row], labels[row])
+        assert torch.equal(predicted[: len(original)], original)
+    positions = batch["masked_positions"]
+    assert positions.shape == (4, 9)
+    gathered = labels.gather(1, positions)
+    assert torch.equal(gathered[gathered != IGNORED], labels[labels != IGNORED])
+    assert (positions[gathered == IGNORED] == 0).all() and (labels[:, 0] == IGNORED).all()
+
+
+def test_a_batch_without_labels_has_one_empty_position():
+    batch = make_collator()([make_row(0, 2), make_row(1, 2)])
+    assert batch["masked_positions"].tolist() == [[0], [0]] and (batch["labels"] == IGNORED).all()
+
+
+def test_fixed_masks_ignore_the_epoch_and_training_masks_do_not():
+    def labels(collator, epoch):
+        return collator([make_row(3, 200, epoch)])["labels"]
+
+    assert torch.equal(labels(make_collator(fixed=True), 0), labels(make_collator(fixed=True), 5))
+    assert not torch.equal(labels(make_collator(), 0), labels(make_collator(), 5))
+    assert not torch.equal(labels(make_collator(fixed=True), 0), labels(make_collator(), 0))
+
+
+class Rows(Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitems__(self, indices):
+        return [make_row(index, 40 + index) for index in indices]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_masks_are_the_same_for_any_number_of_workers_and_any_batch(workers):
+    seen = {}
+    for size in (4, 16):
+        loader = DataLoader(Rows(), batch_size=size, num_workers=workers, collate_fn=make_collator())
+        seen[size] = [
+            tuple(row[mask == 1].tolist())
+            for b in loader
+            for row, mask in zip(b["input_ids"], b["labels"] != IGNORED, strict=True)
+        ]
+    alone = [make_collator()([make_row(index, 40 + index)]) for index in range(64)]
+    assert seen[4] == seen[16] == [tuple(b["input_ids"][b["labels"] != IGNORED].tolist()) for b in alone]
+
+
+def test_five_million_tokens_per_cpu_second():
+    rows = [make_row(sample, 512) for sample in range(64)]
+    collator = make_collator(pad_to_multiple_of=8)
+    collator(rows)
+    best = min(_seconds(collator, rows) for _ in range(15))
+    assert 64 * 512 / best >= 5e6, f"{64 * 512 / best / 1e6:.1f} million tokens per CPU-second"
+
+
+def _seconds(collator, rows):
+    start = time.process_time()
+    collator(rows)
+    return time.process_time() - start
