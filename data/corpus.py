@@ -6,6 +6,7 @@ The record of a shard (its counts) lies in the metadata of its schema: shard and
 Letters: T tokens of a row, [CLS] and [SEP] included; R rows of the corpus; V entries of the vocabulary.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -75,6 +76,29 @@ def write_shard(
         "document": pa.array(np.asarray(documents, np.int64)),
     }
     write_arrow(path, columns, record)
+
+
+def dataset_info(folder: Path, shards: list[str]) -> None:
+    """Write the two small files with which datasets.load_from_disk opens the shards as a Dataset."""
+    features = {}
+    if shards:
+        with pa.OSFile(str(folder / shards[0])) as source, pa.ipc.open_stream(source) as stream:
+            features = {field.name: _feature(field.type) for field in stream.schema}
+    state = {
+        "_data_files": [{"filename": name} for name in shards],
+        "_fingerprint": hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16],
+        "_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False,
+        "_split": None,
+    }  # fmt: skip
+    for name, content in (("dataset_info.json", {"features": features}), ("state.json", state)):
+        with atomic_output(folder / name) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _feature(kind: pa.DataType) -> dict:
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    return {"dtype": str(kind), "_type": "Value"}
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:

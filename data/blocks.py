@@ -1,0 +1,147 @@
+"""From documents to training rows: word marks, and blocks that end with a sentence where one does.
+
+A word is the smallest span that neither the segmenter nor the tokenizer splits: a token begins a word where the
+segmenter has a boundary and the tokenizer a pre-token. Nothing is lost: the blocks of a document hold all its tokens.
+
+Letters: N characters of the batch, T tokens, R rows (blocks).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data.segmentation import Segmenter
+from data.tokenization import FastTokenizer, Tokens
+
+_END, _CLOSE, _DOT = 1, 2, 3
+_CLASSES = np.zeros(0x10000, np.uint8)
+_CLASSES[[ord(mark) for mark in "。！？!?；;…｡\n\u2028\u2029"]] = _END
+_CLASSES[[ord(mark) for mark in "”’」』）)】》〉〗］]｝}"]] = _CLOSE
+_CLASSES[ord(".")] = _DOT  # ends a sentence before white space only: 3.14 and www.example.com go on
+
+
+class Blocks(NamedTuple):
+    """Rows of one batch. Tokens of all rows lie one after the other, without specials."""
+
+    ids: np.ndarray  # int32 [T]
+    continuation: np.ndarray  # bool [T]: the token continues the word of the token before it in the row
+    lengths: np.ndarray  # int64 [R]
+    documents: np.ndarray  # int64 [R], index of the document in the batch
+    spans: np.ndarray  # int32 [R, 2], characters of the joined text
+    kept: np.ndarray  # bool [documents], False for the documents that were dropped
+    dropped_tokens: int
+    words: int
+    cut_words: int  # words longer than a block
+
+
+def make_blocks(
+    documents: list[str], tokenizer: FastTokenizer, segmenter: Segmenter, capacity: int, min_chars: int
+) -> tuple[Blocks, str]:
+    """Cut a batch of documents into blocks of at most `capacity` tokens; also return the joined text of `spans`.
+
+    Documents shorter than `min_chars` characters (surrounding white space aside) are dropped whole.
+    """
+    text = "\n".join(documents)
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    tokens = tokenizer.encode(documents, text, points)
+    starts = np.cumsum([0] + [len(document) + 1 for document in documents])
+    bounds = np.searchsorted(tokens.first, starts)  # tokens of document d: bounds[d]:bounds[d + 1]
+    continuation = mark_words(tokens, segmenter.word_numbers(text, points))
+    continuation[bounds[:-1][bounds[:-1] < len(continuation)]] = False
+    sizes = np.diff(bounds)
+    kept = np.array([len(document.strip()) >= min_chars for document in documents], bool) & (sizes > 0)
+    words = int(np.count_nonzero(~continuation & np.repeat(kept, sizes)))
+    edges, owners, cut_words = _pack(bounds, kept, capacity, continuation, sentence_starts(points, tokens))
+    continuation[edges[:, 0]] = False
+    lengths = edges[:, 1] - edges[:, 0]
+    ids = tokens.ids
+    spans = np.stack([tokens.first[edges[:, 0]], tokens.last[edges[:, 1] - 1] + 1], axis=1)
+    if not kept.all():
+        chosen = np.repeat(kept, sizes)
+        ids, continuation = ids[chosen], continuation[chosen]
+    dropped = int(sizes[~kept].sum())
+    return Blocks(ids, continuation, lengths, owners, spans, kept, dropped, words, cut_words), text
+
+
+def mark_words(tokens: Tokens, word_numbers: np.ndarray) -> np.ndarray:
+    """bool [T]: whether a token continues the word of the token before it.
+
+    word_numbers: int32 [N], the segmenter's word of each character.
+    """
+    marks = ~tokens.starts
+    marks[1:] |= word_numbers[tokens.last[:-1]] == word_numbers[tokens.first[1:]]
+    marks[:1] = False
+    return marks
+
+
+def sentence_starts(points: np.ndarray, tokens: Tokens) -> np.ndarray:
+    """Sorted numbers of the tokens that come first after the end of a sentence, closing quotes and brackets included.
+
+    points: code points of the text, uint32 [N].
+    """
+    classes = _CLASSES[np.minimum(points, 0xFFFF)]
+    marks = np.flatnonzero(classes)
+    if not len(marks):
+        return marks
+    kinds = classes[marks]
+    follows = points[np.minimum(marks + 1, len(points) - 1)]
+    at_end = marks + 1 == len(points)
+    dots = kinds == _DOT
+    ends = (kinds == _END) | (dots & (at_end | (follows == 32) | (follows == 10) | (follows == 13)))
+    chained = ~dots | ends
+    marks, ends = marks[chained], ends[chained]
+    first_of_chain = np.flatnonzero(np.append(True, np.diff(marks) > 1)[: len(marks)])
+    if not len(first_of_chain):
+        return marks
+    has_end = np.logical_or.reduceat(ends, first_of_chain)
+    last_of_chain = marks[np.append(first_of_chain[1:], len(marks)) - 1][has_end]
+    after = np.searchsorted(tokens.first, last_of_chain, side="right")
+    after, last_of_chain = after[after < len(tokens.first)], last_of_chain[after < len(tokens.first)]
+    outside = tokens.last[np.maximum(after - 1, 0)] <= last_of_chain  # not inside a token
+    return np.unique(after[outside])
+
+
+def _pack(
+    bounds: np.ndarray, kept: np.ndarray, capacity: int, continuation: np.ndarray, sentences: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Token ranges of the blocks (int64 [R, 2]), the document of each, and the number of words that had to be cut."""
+    sizes = np.diff(bounds)
+    is_long = kept & (sizes > capacity)
+    if not is_long.any():
+        owners = np.flatnonzero(kept)
+        return np.stack([bounds[owners], bounds[owners + 1]], axis=1), owners, 0
+    numbers = np.arange(len(continuation) + 1)
+    last_word = np.append(numbers[:-1] * ~continuation, len(continuation))
+    last_sentence = np.zeros_like(last_word)
+    sentences = sentences[~continuation[sentences]]
+    last_sentence[sentences] = sentences
+    np.maximum.accumulate(last_word, out=last_word)
+    np.maximum.accumulate(last_sentence, out=last_sentence)
+    edges, owners, cut_words = [], [], 0
+    for document in np.flatnonzero(kept).tolist():
+        start, end = int(bounds[document]), int(bounds[document + 1])
+        while end - start > capacity:
+            limit = start + capacity
+            cut = int(last_sentence[limit])
+            if cut <= start:
+                cut = int(last_word[limit])
+            if cut <= start:
+                cut = limit
+                cut_words += not continuation[start]
+            edges.append((start, cut))
+            owners.append(document)
+            start = cut
+        edges.append((start, end))
+        owners.append(document)
+    return np.array(edges, np.int64), np.array(owners, np.int64), cut_words
+
+
+def join_rows(flat: np.ndarray, lengths: np.ndarray, before: int, after: int) -> np.ndarray:
+    """Put one item before and one after each row: flat [T] with rows of `lengths` -> [T + 2 R], same dtype."""
+    joined = np.empty(len(flat) + 2 * len(lengths), flat.dtype)
+    ends = np.cumsum(lengths + 2)
+    inside = np.ones(len(joined), bool)
+    inside[ends - 1] = inside[ends - lengths - 2] = False
+    joined[ends - lengths - 2], joined[ends - 1] = before, after
+    joined[inside] = flat
+    return joined

@@ -1,0 +1,136 @@
+"""Turn JSON lines into a corpus for whole-word-mask pretraining: --model_name folder --input_path corpus.jsonl
+
+Every document becomes blocks of at most --max_seq_length tokens that end with a sentence where one does, with a mark
+on each token that continues a word of the segmenter. Any number of workers writes the same bytes, and a run that was
+stopped goes on when the same command is run again.
+Source: run_chinese_ref.py of JunnYu/FLASHQuad_pytorch, whose flags it keeps.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.jsonl import input_files
+from data.preparation import Preparer, begin, finish, locked_output, prepare_all, scan
+from data.reference import ReferenceWriter
+from data.segmentation import SEGMENTERS, make_segmenter
+from data.tokenization import FastTokenizer, load_backend, tokenizer_hash
+from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model_name", default="junnyu/roformer_chinese_char_base", help="tokenizer: a folder or hub name")
+    add("--input_path", required=True, help="JSONL file, or folder whose .jsonl files are read")
+    add("--json_key", default="text", help="key of the text in each line")
+    add("--output_dir", default="clue_small_wwm_data", help="corpus folder to write")
+    add("--max_seq_length", type=int, default=512, help="most tokens of a block, [CLS] and [SEP] included")
+    add("--min_chars", type=int, default=1, help="drop documents of fewer characters, outer white space aside")
+    add("--segmenter", choices=SEGMENTERS, default="rjieba", help="what splits words; whitespace: text that is split")
+    add("--user_dict", help="more words for rjieba: lines of `word [frequency [tag]]`")
+    add("--on_error", choices=("fail", "skip"), default="fail", help="for lines that are not JSON with the key")
+    add("--reference_files", action="store_true", help="also write refids.txt, reftext.txt and their dataset")
+    add("--workers", type=int, default=min(12, len(os.sched_getaffinity(0))), help="processes that prepare")
+    add("--log_interval", type=int, default=100, help="documents between updates of the progress bar, at least")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """ValueError naming the flag whose value cannot work."""
+    for flag, least in (("max_seq_length", 3), ("min_chars", 0), ("workers", 1), ("log_interval", 1)):
+        if getattr(args, flag) < least:
+            raise ArgumentError(f"--{flag} must be at least {least}, got {getattr(args, flag)}; raise it")
+    if args.user_dict and not Path(args.user_dict).is_file():
+        raise ArgumentError(f"--user_dict must name an existing file, got {args.user_dict!r}; check the path")
+
+
+def load(args: argparse.Namespace):
+    """Load the tokenizer of --model_name, without transformers where the folder is a plain BERT vocabulary."""
+    name = resolve_pretrained(args.model_name, "--model_name")
+    backend = load_backend(name, lambda folder: load_tokenizer(folder, "--model_name").backend_tokenizer)
+    tokenizer = FastTokenizer(backend)
+    if len(tokenizer.frame) != 2:
+        raise ArgumentError(
+            f"--model_name must add one token before a text and one after it, got {len(tokenizer.frame)} in all from "
+            f"{args.model_name!r}; use a tokenizer with [CLS] and [SEP]"
+        )
+    return backend, tokenizer
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    """What decides the bytes of the corpus besides inputs and tokenizer; the keys are flags."""
+    name = f"rjieba {version('rjieba')}" if args.segmenter == "rjieba" else args.segmenter
+    words = hashlib.sha256(Path(args.user_dict).read_bytes()).hexdigest() if args.user_dict else None
+    kept = {key: getattr(args, key) for key in ("json_key", "max_seq_length", "min_chars", "reference_files")}
+    return {**kept, "segmenter": name, "user_dict": words}
+
+
+def prepare_units(preparer: Preparer, units: list, workers: int, log_interval: int) -> list[dict]:
+    """Prepare the units that are not finished yet; return the records of all."""
+    records = {unit.number: record for unit in units if (record := preparer.record_of(unit))}
+    waiting = [unit for unit in units if unit.number not in records]
+    if records:
+        print(f"going on: {len(records)} of {len(units)} shards are finished", file=sys.stderr)
+    finished = sum(unit.size for unit in units if unit.number in records)
+    bar = tqdm(total=finished + sum(unit.size for unit in waiting), initial=finished, unit="B", unit_scale=True)
+    bytes_done = documents = 0
+
+    def report(unit, record):
+        nonlocal bytes_done, documents
+        records[unit.number] = record
+        bytes_done, documents = bytes_done + unit.size, documents + record["documents"]
+        if documents >= log_interval or len(records) == len(units):
+            bar.update(bytes_done)
+            bytes_done = documents = 0
+
+    with bar:
+        prepare_all(preparer, waiting, workers, report)
+    return [records[unit.number] for unit in units]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    files = input_files(args.input_path, "--input_path")
+    backend, tokenizer = load(args)
+    segmenter = make_segmenter(args.segmenter, args.user_dict)
+    folder = Path(args.output_dir)
+    with locked_output(folder):
+        inputs, units = scan(files, Path(args.input_path))
+        identity = {"name": args.model_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
+        manifest = begin(folder, inputs, identity, settings_of(args))
+        preparer = Preparer(
+            folder=folder,
+            tokenizer=tokenizer,
+            segmenter=segmenter,
+            reference=ReferenceWriter(folder, backend) if args.reference_files else None,
+            json_key=args.json_key,
+            max_seq_length=args.max_seq_length,
+            min_chars=args.min_chars,
+            skip_errors=args.on_error == "skip",
+        )
+        records = prepare_units(preparer, units, args.workers, args.log_interval)
+        if preparer.reference:
+            preparer.reference.finish(len(units))
+        counts = finish(folder, manifest, records)["counts"]
+    print(
+        f"{counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['blocks']:,} blocks and "
+        f"{counts['words']:,} words written to {folder}; {counts['dropped_documents']:,} documents with "
+        f"{counts['dropped_tokens']:,} tokens dropped, {counts['cut_words']:,} words longer than a block, "
+        f"{counts['skipped_lines']:,} lines skipped for errors"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"run_chinese_ref.py: {error}")
