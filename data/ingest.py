@@ -44,20 +44,20 @@ class Job:
 
 @dataclass
 class Counts:
-    """Documents not written, by reason, and what --exclude found: documents per file, numbers of lines repeated."""
+    """Documents not written, by reason; `per_file`: excluded documents, `found`: runs met, of each --exclude file."""
 
     short: int = 0
     skipped: int = 0
     duplicates: int = 0
     excluded: int = 0
     per_file: np.ndarray | int = 0
-    lines: set[int] = field(default_factory=set)
+    found: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, other: "Counts") -> None:
         """Add what another unit of work counted."""
         for name in ("short", "skipped", "duplicates", "excluded", "per_file"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.lines |= other.lines
+        self.found = np.union1d(self.found, other.found)
 
 
 def _documents(job: Job, unit: Unit, counts: Counts) -> Iterator[tuple[int, str]]:
@@ -80,13 +80,12 @@ def _without_overlap(
     documents: Iterator[tuple[int, str]], overlap: Overlap, counts: Counts
 ) -> Iterator[tuple[int, str]]:
     """Drop and count the documents that repeat a text of the evaluation files."""
-    file_count = len(overlap.first_lines) - 1
-    counts.per_file = np.zeros(file_count, np.int64)
+    counts.per_file = np.zeros(len(overlap.line_counts), np.int64)
     for batch in _batches(documents):
-        repeating, lines = overlap.find([text for _, text in batch])
-        files = np.searchsorted(overlap.first_lines, lines, side="right") - 1
-        counts.per_file += np.bincount(np.unique(np.stack((repeating, files)), axis=1)[1], minlength=file_count)
-        counts.lines.update(lines.tolist())
+        repeating, runs = overlap.find([text for _, text in batch])
+        pairs = np.unique(np.stack((repeating, overlap.run_files[runs])), axis=1)
+        counts.per_file += np.bincount(pairs[1], minlength=len(counts.per_file))
+        counts.found = np.union1d(counts.found, runs)
         dropped = set(repeating.tolist())
         counts.excluded += len(dropped)
         yield from (document for i, document in enumerate(batch) if i not in dropped)
@@ -107,6 +106,7 @@ def _batches(documents: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, s
 def distribute(job: Job, overlap: Overlap | None, unit: Unit) -> Counts:
     """Read one unit of work and add its documents, ready to be written, to the buckets."""
     counts, encode = Counts(), JSONEncoder(ensure_ascii=False).encode
+    start = f"{{{encode(job.key)}: "
     documents = _documents(job, unit, counts)
     if overlap is not None:
         documents = _without_overlap(documents, overlap, counts)
@@ -114,7 +114,7 @@ def distribute(job: Job, overlap: Overlap | None, unit: Unit) -> Counts:
     for position, text in documents:
         positions.append(position)
         characters.append(len(text))
-        payloads.append(f"{encode({job.key: text})}\n".encode())
+        payloads.append(f"{start}{encode(text)}}}\n".encode())
     records = np.zeros(len(payloads), RECORD)
     records["position"], records["characters"] = positions, characters
     if job.dedup:

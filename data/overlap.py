@@ -6,6 +6,7 @@ is looked up by its blocks, one hash for BLOCK characters, and only hits are com
 that of 64-bit hashes: a false hit has a chance of about (runs of the texts) / 2**64 per run looked up.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,28 +17,26 @@ from data.jsonl import DataError
 
 RUN = 30
 BLOCK = 15  # 2 * BLOCK - 1 <= RUN
-_ARRAYS = ("kept", "table", "blocks", "runs", "run_lines", "first_lines")
+_CHUNK = 1 << 16  # windows copied at a time
+_ARRAYS = ("kept", "table", "blocks", "runs", "run_files", "lines", "line_runs", "first_lines")
 
 
 class Overlap:
     """The texts of evaluation files, indexed.
 
     A line is a text, and so is each tab-separated field of it, or each string of it where it is JSON; a file that is
-    one JSON document as a whole has one line per string. `files` are the paths, `first_lines` int64 [files + 1] the
-    number of the first line of each, counted over all files.
+    one JSON document as a whole has one line per string.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
-        self.kept, self.table, self.blocks, self.runs, self.run_lines, self.first_lines = (
-            arrays[name] for name in _ARRAYS
-        )
+        self.kept, self.table, self.blocks, self.runs, self.run_files = (arrays[name] for name in _ARRAYS[:5])
         self._shift = np.uint64(64 - (len(self.table).bit_length() - 1))
 
     @classmethod
     def build(cls, files: list[Path]) -> "Overlap":
         """Read and index `files` (UTF-8). DataError with file:line on bytes that are not UTF-8."""
-        kept = np.fromiter(map(str.isalnum, map(chr, range(0x110000))), bool, 0x110000)
+        kept = _letters_and_digits()
         texts, lines, first_lines = [], [], [0]
         for file in files:
             number = first_lines[-1]
@@ -48,14 +47,29 @@ class Overlap:
             first_lines.append(number)
         clean, ends = _clean(texts, kept)
         everything = np.ones(len(texts), bool)
-        runs, owners = _comparable(clean, ends, everything)
-        order = np.argsort(runs, kind="stable")
+        hashes, owners = _comparable(clean, ends, everything)
+        order = np.argsort(hashes, kind="stable")
+        hashes, lines = hashes[order], np.array(lines, np.int64)[owners[order]]
+        files_of = np.searchsorted(first_lines, lines, side="right") - 1
+        new = np.append(True, (hashes[1:] != hashes[:-1]) | (files_of[1:] != files_of[:-1]))[: len(hashes)]
         blocks = np.unique(_windows_within(clean, np.diff(ends, prepend=0), BLOCK, everything)[0])
-        bits = min(28, max(10, (32 * len(blocks)).bit_length()))  # a byte each; a miss costs one look into this table
+        bits = min(28, max(10, (8 * len(blocks)).bit_length()))  # a byte each; most blocks need one look only
         table = np.zeros(1 << bits, bool)
         table[blocks >> np.uint64(64 - bits)] = True
-        values = (kept, table, blocks, runs[order], np.array(lines, np.int64)[owners[order]], np.array(first_lines))
+        values = (kept, table, blocks, hashes[new], files_of[new], lines, np.cumsum(new) - 1, np.array(first_lines))
         return cls(dict(zip(_ARRAYS, values, strict=True)))
+
+    @property
+    def line_counts(self) -> np.ndarray:
+        """Number of lines of each file, int64 [files]."""
+        return np.diff(self.arrays["first_lines"])
+
+    def lines_found(self, runs: np.ndarray) -> np.ndarray:
+        """Return of each file how many lines hold one of `runs`, int64 [files]; `runs` as `find` gives them."""
+        found = np.zeros(len(self.runs), bool)
+        found[runs] = True
+        lines = np.unique(self.arrays["lines"][found[self.arrays["line_runs"]]])
+        return np.diff(np.searchsorted(lines, self.arrays["first_lines"]))
 
     def save(self, folder: Path) -> None:
         """Write the index as .npy files, for `load` in other processes."""
@@ -69,7 +83,10 @@ class Overlap:
         return cls({name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _ARRAYS})
 
     def find(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return what repeats what: indices of texts and numbers of lines, two int64 arrays of distinct pairs."""
+        """Return what repeats what: indices of texts and of runs, two int64 arrays [N] of distinct pairs.
+
+        A run stands once for each file that holds it; `run_files[runs]` are the numbers of these files.
+        """
         clean, ends = _clean(texts, self.kept)
         hashes = _hash(clean[: len(clean) // BLOCK * BLOCK].reshape(-1, BLOCK))
         hits = np.flatnonzero(self.table[hashes >> self._shift])
@@ -78,14 +95,18 @@ class Overlap:
         suspect[np.searchsorted(ends, hits * BLOCK, side="right")] = True
         hashes, owners = _comparable(clean, ends, suspect)
         places, present = _locate(self.runs, hashes)
-        # A run that a document holds many times, or many lines share, must not multiply: distinct pairs only.
-        pairs = np.unique(places[present] * len(texts) + owners[present])
-        places, owners = np.divmod(pairs, max(len(texts), 1))
+        # A document may hold a run many times: distinct pairs before they are multiplied by the files.
+        size = max(len(texts), 1)
+        places, owners = np.divmod(np.unique(places[present] * size + owners[present]), size)
         counts = np.searchsorted(self.runs, self.runs[places], side="right") - places
         firsts = np.repeat(places - np.cumsum(counts) + counts, counts)
-        lines = self.run_lines[firsts + np.arange(len(firsts))]
-        total = self.first_lines[-1]
-        return np.divmod(np.unique(np.repeat(owners, counts) * total + lines), max(total, 1))
+        return np.repeat(owners, counts), firsts + np.arange(len(firsts))
+
+
+@functools.cache
+def _letters_and_digits() -> np.ndarray:
+    """Return for every code point whether it is compared, bool [0x110000]."""
+    return np.fromiter(map(str.isalnum, map(chr, range(0x110000))), bool, 0x110000)
 
 
 def _line_texts(file: Path) -> Iterator[list[str]]:
@@ -153,7 +174,9 @@ def _windows_within(
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     starts = np.flatnonzero((owners[: len(owners) - width + 1] == owners[width - 1 :]) & wanted[owners[: 1 - width]])
-    return _hash(np.lib.stride_tricks.sliding_window_view(clean, width)[starts]), owners[starts]
+    windows = np.lib.stride_tricks.sliding_window_view(clean, width)
+    parts = [_hash(windows[starts[at : at + _CHUNK]]) for at in range(0, len(starts), _CHUNK)]
+    return np.concatenate([np.zeros(0, np.uint64), *parts]), owners[starts]
 
 
 def _hash(windows: np.ndarray) -> np.ndarray:

@@ -136,15 +136,11 @@ def workspace(output: Path) -> Iterator[Path]:
             place.rmdir()
 
 
-def report(args: argparse.Namespace, counts: Counts, overlap: Overlap | None, files: list[Path]) -> None:
-    """Print what --exclude found in each file."""
-    if overlap is None:
-        return
-    lines = np.array(sorted(counts.lines), np.int64)
-    edges = np.searchsorted(lines, overlap.first_lines)
-    for i, file in enumerate(files):
-        total = overlap.first_lines[i + 1] - overlap.first_lines[i]
-        print(f"{file}: {edges[i + 1] - edges[i]:,} of {total:,} lines found in {counts.per_file[i]:,} documents")
+def report(files: list[Path], overlap: Overlap, counts: Counts) -> None:
+    """Print what --exclude found of each file, and where."""
+    totals, found = overlap.line_counts, overlap.lines_found(counts.found)
+    for file, total, lines, documents in zip(files, totals, found, counts.per_file, strict=True):
+        print(f"{file}: {lines:,} of {total:,} lines found in {documents:,} documents")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -191,7 +187,8 @@ def main(argv: list[str] | None = None) -> None:
         if output.is_dir():
             output.rename(folder / "replaced")
         (folder / "result").replace(output)
-    report(args, counts, overlap, excluded)
+    if overlap:
+        report(excluded, overlap, counts)
     duplicates = counts.duplicates + by_content.dropped
     print(
         f"{documents:,} documents, {characters:,} characters written to {output}; "
