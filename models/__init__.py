@@ -1,9 +1,10 @@
 """Encoders of this repository; importing the package registers them with transformers' Auto classes."""
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, BertTokenizer
+from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedConfig
 
 from . import flash, gau
+from .base import AUTO_CLASSES
 from .flash import (
     FLASHConfig,
     FLASHForMaskedLM,
@@ -54,6 +55,7 @@ __all__ = [
     "GAUAlphaForTokenClassification",
     "GAUAlphaModel",
     "GAUAlphaTokenizer",
+    "load_config",
 ]
 
 
@@ -62,9 +64,9 @@ def _register(module, family, tokenizer_class) -> None:
     config_class = family.config_class
     AutoConfig.register(config_class.model_type, config_class)
     AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class)
-    for auto_name, class_name in family.auto_classes.items():
+    for auto_name, ending in AUTO_CLASSES.items():
         if auto_name != "AutoConfig":
-            model_class = getattr(module, class_name)
+            model_class = getattr(module, family.family + ending)
             getattr(transformers, auto_name).register(config_class, model_class)
             model_class.register_for_auto_class(auto_name)
 
@@ -73,3 +75,15 @@ _register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
 _register(gau, gau.FLASHQuadPreTrainedModel, BertTokenizer)
 _register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
 GAUAlphaTokenizer.register_for_auto_class("AutoTokenizer")
+
+
+def load_config(name: str, **fields):
+    """AutoConfig.from_pretrained(name, **fields), with what a published folder leaves unsaid.
+
+    A published FLASH was trained at 512 tokens, so a config.json without linear_divisor gets `max_position`: the
+    result of padding to 512, at any padding. Loading it without this function gives the original's `length`.
+    """
+    saved, _ = PreTrainedConfig.get_config_dict(name)
+    if saved.get("model_type") == FLASHConfig.model_type and "linear_divisor" not in saved:
+        fields = {"linear_divisor": "max_position"} | fields
+    return AutoConfig.from_pretrained(name, **fields)

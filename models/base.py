@@ -1,14 +1,24 @@
-"""What every model of this repository shares: strict loading, complete auto_map, the loop over layers.
+"""What every model of this repository shares: strict loading, complete auto_map, the encoder's forward.
 
 transformers warns about a missing or unexpected tensor and goes on with random weights; here it is an error. Letters:
 B batch, T tokens, H hidden_size.
 """
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
 
+# Auto class -> what follows the family's name in the name of its class.
+AUTO_CLASSES = {
+    "AutoConfig": "Config",
+    "AutoModel": "Model",
+    "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+    "AutoModelForMultipleChoice": "ForMultipleChoice",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+}
 TASK_HEADS = ("classifier.", "qa_outputs.")  # made anew for each task, so they may be absent from a checkpoint
 ALL_HEADS = ("cls.", *TASK_HEADS)
 
@@ -16,12 +26,12 @@ ALL_HEADS = ("cls.", *TASK_HEADS)
 class StrictPreTrainedModel(PreTrainedModel):
     """PreTrainedModel whose from_pretrained raises unless every tensor found its place.
 
-    A family's own base class sets `config_class`, `base_model_prefix`, `_no_split_modules` and `auto_classes`, the map
-    from Auto class name to class name that goes into config.json.
+    A family's own base class sets `family`, with which the names of its classes begin, `config_class`,
+    `base_model_prefix` and `_no_split_modules`.
     """
 
+    family: str
     supports_gradient_checkpointing = True
-    auto_classes: dict[str, str] = {}
     _keys_to_ignore_on_load_unexpected = (r"(^|\.)position_ids$",)
 
     @classmethod
@@ -54,35 +64,57 @@ class StrictPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As transformers does it; config.json names the code of every head, not of the saved class alone."""
         module = type(self).__module__.rsplit(".", 1)[-1]
-        self.config.auto_map = {auto: f"{module}.{name}" for auto, name in self.auto_classes.items()}
+        self.config.auto_map = {auto: f"{module}.{self.family}{ending}" for auto, ending in AUTO_CLASSES.items()}
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def run_layers(
-    layers: nn.ModuleList,
-    hidden: torch.Tensor,
-    layer_inputs: tuple,
-    output_attentions: bool | None,
-    output_hidden_states: bool | None,
-) -> BaseModelOutput:
-    """Sends hidden [B, T, H] through layers that return (hidden, attention or None) and collects what is asked for."""
-    all_hidden, all_attentions = [hidden], []
-    for layer in layers:
-        hidden, attention = layer(hidden, *layer_inputs, bool(output_attentions))
-        if output_hidden_states:
-            all_hidden.append(hidden)
-        if output_attentions:
-            all_attentions.append(attention)
-    return BaseModelOutput(
-        last_hidden_state=hidden,
-        hidden_states=tuple(all_hidden) if output_hidden_states else None,
-        attentions=tuple(all_attentions) if output_attentions else None,
-    )
+class Encoder:
+    """The base model's forward, ids [B, T] -> hidden states [B, T, H]; a mixin before the family's PreTrainedModel.
+
+    The model sets `self.embeddings.word_embeddings` and `self.layers`, and turns a batch into what its layers take.
+    """
+
+    def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids) -> tuple[torch.Tensor, tuple]:
+        """Word embeddings [B, T, H] and the arguments of forward -> first hidden states, further inputs of a layer."""
+        raise NotImplementedError
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given; leave the other out")
+        embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden, layer_inputs = self.prepare(embeds, input_ids, attention_mask, token_type_ids, position_ids)
+        all_hidden, all_attentions = [hidden], []
+        for layer in self.layers:
+            hidden, attention = layer(hidden, *layer_inputs, bool(output_attentions))
+            if output_hidden_states:
+                all_hidden.append(hidden)
+            if output_attentions:
+                all_attentions.append(attention)
+        return BaseModelOutput(
+            last_hidden_state=hidden,
+            hidden_states=tuple(all_hidden) if output_hidden_states else None,
+            attentions=tuple(all_attentions) if output_attentions else None,
+        )
 
 
 def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError, naming the config field, when value is not one of the choices."""
     if value not in choices:
-        raise ValueError(
-            f"config field {field} must be one of {', '.join(choices)}, got {value!r}; correct config.json"
-        )
+        raise ValueError(f"config field {field} must be one of {', '.join(choices)}, got {value!r}; correct it")

@@ -7,6 +7,7 @@ D query/key width.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -14,10 +15,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils.generic import can_return_tuple
 
-from .base import StrictPreTrainedModel, check_choice, run_layers
+from .base import Encoder, StrictPreTrainedModel, check_choice
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
@@ -187,28 +186,12 @@ class FLASHLayer(GradientCheckpointingLayer):
         return hidden + self.to_out(gate * mixed), attention if output_attentions else None
 
 
-class LayerList(nn.Module):
-    """Holds the layers under the published name `encoder.layers`."""
-
-    def __init__(self, layers: list[nn.Module]):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-
 class FLASHPreTrainedModel(StrictPreTrainedModel):
+    family = "FLASH"
     config_class = FLASHConfig
     base_model_prefix = "flash"
     _no_split_modules = ("FLASHLayer",)
     _keys_to_ignore_on_load_unexpected = (r"(^|\.)position_ids$", r"(^|\.)rotary_pos_emb\.freqs$")
-    auto_classes = {
-        "AutoConfig": "FLASHConfig",
-        "AutoModel": "FLASHModel",
-        "AutoModelForMaskedLM": "FLASHForMaskedLM",
-        "AutoModelForSequenceClassification": "FLASHForSequenceClassification",
-        "AutoModelForTokenClassification": "FLASHForTokenClassification",
-        "AutoModelForMultipleChoice": "FLASHForMultipleChoice",
-        "AutoModelForQuestionAnswering": "FLASHForQuestionAnswering",
-    }
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -221,20 +204,23 @@ class FLASHPreTrainedModel(StrictPreTrainedModel):
             init.zeros_(module.bias)
 
 
-class FLASHModel(FLASHPreTrainedModel):
-    """The encoder: ids [B, T] -> hidden states [B, T, H]; no final norm."""
+class FLASHModel(Encoder, FLASHPreTrainedModel):
+    """attention_mask is [B, T]; None masks nothing, pad ids included, as in the original.
+
+    token_type_ids are taken, since BERT tokenizers give them, and unused: the model has no token types.
+    position_ids [B, T] move the sinusoid only. Returned attentions [B, N, G, G] are the quadratic part.
+    """
 
     def __init__(self, config: FLASHConfig):
         super().__init__(config)
         self.embeddings = FLASHEmbeddings(config)
-        self.encoder = LayerList([FLASHLayer(config) for _ in range(config.num_hidden_layers)])
+        layers = nn.ModuleList(FLASHLayer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layers": layers})
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value):
-        self.embeddings.word_embeddings = value
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.encoder["layers"]
 
     def linear_key_scale(self, valid: torch.Tensor | None, embeds: torch.Tensor) -> torch.Tensor:
         """What a linear key is multiplied with, [B or 1, T or 1, 1] fp32: 0 at padding, else 1 over the divisor."""
@@ -248,30 +234,12 @@ class FLASHModel(FLASHPreTrainedModel):
             divisor = valid.sum(-1, keepdim=True).clamp(min=1).float()
         return ((1 if valid is None else valid) / divisor).unsqueeze(-1)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput:
-        """attention_mask [B, T]; None masks nothing, pad ids included, as in the original.
-
-        token_type_ids are taken, since BERT tokenizers give them, and unused: the model has no token types.
-        position_ids [B, T] move the sinusoid only. Returned attentions [B, N, G, G] are the quadratic part.
-        """
-        embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+    def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
         valid = None if attention_mask is None else attention_mask.bool()
         tables = rotary_tables(positions, min(ROTARY_WIDTH, self.config.query_key_dim))
-        layer_inputs = (valid, self.linear_key_scale(valid, embeds), tables)
-        return run_layers(self.encoder.layers, hidden, layer_inputs, output_attentions, output_hidden_states)
+        return hidden, (valid, self.linear_key_scale(valid, embeds), tables)
 
 
 class FLASHPredictions(nn.Module):
@@ -287,7 +255,7 @@ class FLASHPredictions(nn.Module):
 
 
 class FLASHForMaskedLM(MaskedLMHead, FLASHPreTrainedModel):
-    _tied_weights_keys = {"cls.predictions.decoder.weight": "flash.embeddings.word_embeddings.weight"}
+    _tied_weights_keys: ClassVar = {"cls.predictions.decoder.weight": "flash.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: FLASHConfig):
         super().__init__(config)

@@ -1,13 +1,14 @@
 """GAU-alpha and FLASHQuad: encoders of gated attention units over the whole n x n score matrix.
 
 Sources: GAU-alpha (Su 2022; ZhuiyiTechnology/GAU-alpha, JunnYu/GAU-alpha-pytorch), FLASH-Quad (Hua et al. 2022,
-arXiv 2202.10447, section 3; JunnYu/FLASHQuad_pytorch). Parameters keep the published checkpoints' names, so these load
-as they are and our folders load in the original code. We differ in: any length, no dead parameters a and b, first-token
+arXiv 2202.10447, section 3; JunnYu/FLASHQuad_pytorch). Parameters keep the published names, so checkpoints load as
+they are and our folders load in the original code. We differ in: any length, no dead parameters a and b, first-token
 pooling, FLASHQuad's 3-D masks. Letters: B batch, T tokens, H hidden_size, E expanded width, D query/key width,
 M max_position_embeddings.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from tokenizers import processors
@@ -17,10 +18,8 @@ from transformers import BertTokenizer, PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils.generic import can_return_tuple
 
-from .base import StrictPreTrainedModel, check_choice, run_layers
+from .base import Encoder, StrictPreTrainedModel, check_choice
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
@@ -114,11 +113,6 @@ def attention_mask_or_pads(
     return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
 
 
-def positions_of(hidden: torch.Tensor) -> torch.Tensor:
-    """0 .. T-1 for hidden [B, T, H]."""
-    return torch.arange(hidden.shape[1], device=hidden.device)
-
-
 class ScaleOffset(nn.Module):
     """A learned scale per channel, published as `q_scaleoffset` and `k_scaleoffset`; with a bias only if use_bias."""
 
@@ -200,27 +194,11 @@ class GAUAlphaLayer(GradientCheckpointingLayer):
         return rms_norm(hidden + output, self.config.layer_norm_eps), attention if output_attentions else None
 
 
-class LayerStack(nn.Module):
-    """Holds the layers under the published name `encoder.layer`."""
-
-    def __init__(self, layers: list[nn.Module]):
-        super().__init__()
-        self.layer = nn.ModuleList(layers)
-
-
 class GAUAlphaPreTrainedModel(StrictPreTrainedModel):
+    family = "GAUAlpha"
     config_class = GAUAlphaConfig
     base_model_prefix = "gau_alpha"
     _no_split_modules = ("GAUAlphaLayer",)
-    auto_classes = {
-        "AutoConfig": "GAUAlphaConfig",
-        "AutoModel": "GAUAlphaModel",
-        "AutoModelForMaskedLM": "GAUAlphaForMaskedLM",
-        "AutoModelForSequenceClassification": "GAUAlphaForSequenceClassification",
-        "AutoModelForTokenClassification": "GAUAlphaForTokenClassification",
-        "AutoModelForMultipleChoice": "GAUAlphaForMultipleChoice",
-        "AutoModelForQuestionAnswering": "GAUAlphaForQuestionAnswering",
-    }
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -230,52 +208,37 @@ class GAUAlphaPreTrainedModel(StrictPreTrainedModel):
                 init.zeros_(module.bias)
 
 
-class GAUAlphaModel(GAUAlphaPreTrainedModel):
-    """The encoder: ids [B, T] -> hidden states [B, T, H]."""
+class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
+    """attention_mask is [B, T], or [B, T, T] (query, key) for any pattern; by default it is where ids are not padding.
+
+    position_ids [B, T] turn the rotary embedding; only their differences matter.
+    """
 
     def __init__(self, config: GAUAlphaConfig):
         super().__init__(config)
         self.embeddings = GAUAlphaEmbeddings(config)
-        self.encoder = LayerStack([GAUAlphaLayer(config) for _ in range(config.num_hidden_layers)])
+        layers = nn.ModuleList(GAUAlphaLayer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layer": layers})
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.embeddings.word_embeddings
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.encoder["layer"]
 
-    def set_input_embeddings(self, value):
-        self.embeddings.word_embeddings = value
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput:
-        """attention_mask [B, T], or [B, T, T] for any pattern of query and key; default: where ids are not padding.
-
-        position_ids [B, T] turn the rotary embedding; only their differences matter.
-        """
-        embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden = self.embeddings(embeds, token_type_ids)
-        valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
+    def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
+        config = self.config
+        valid = attention_mask_or_pads(attention_mask, input_ids, embeds, config.pad_token_id)
         valid = valid if valid.dim() == 3 else valid.unsqueeze(1)  # [B, 1 or T, T]
         # A row without a valid key counts as one, so that its logarithm and its quotient stay finite.
         counts = valid.sum(-1, keepdim=True).clamp(min=1).float()
         query_scale = torch.ones_like(counts)
-        if self.config.attention_scale:
-            query_scale = query_scale / math.sqrt(self.config.attention_key_size)
-        if self.config.normalization == "softmax_plus":
+        if config.attention_scale:
+            query_scale = query_scale / math.sqrt(config.attention_key_size)
+        if config.normalization == "softmax_plus":
             query_scale = query_scale * counts.log() / math.log(512)  # 512 is the method's constant, not M
-        positions = positions_of(hidden) if position_ids is None else position_ids
-        tables = rotary_tables(positions, self.config.attention_key_size)
-        layer_inputs = (valid, counts, query_scale, tables)
-        return run_layers(self.encoder.layer, hidden, layer_inputs, output_attentions, output_hidden_states)
+        positions = torch.arange(embeds.shape[1], device=embeds.device) if position_ids is None else position_ids
+        tables = rotary_tables(positions, config.attention_key_size)
+        return self.embeddings(embeds, token_type_ids), (valid, counts, query_scale, tables)
 
 
 class GAUAlphaPredictions(nn.Module):
@@ -290,7 +253,7 @@ class GAUAlphaPredictions(nn.Module):
 
 
 class GAUAlphaForMaskedLM(MaskedLMHead, GAUAlphaPreTrainedModel):
-    _tied_weights_keys = {"cls.predictions.decoder.weight": "gau_alpha.embeddings.word_embeddings.weight"}
+    _tied_weights_keys: ClassVar = {"cls.predictions.decoder.weight": "gau_alpha.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: GAUAlphaConfig):
         super().__init__(config)
@@ -388,6 +351,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
 
 
 class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
+    family = "FLASHQuad"
     config_class = FLASHQuadConfig
     base_model_prefix = "flash_quad"
     _no_split_modules = ("FLASHQuadLayer",)
@@ -397,9 +361,6 @@ class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
         r"(^|\.)scaledsin_embeddings$",
         r"(^|\.)encoder\.layer\.\d+\.[ab]$",
     )
-    auto_classes = {
-        auto: name.replace("GAUAlpha", "FLASHQuad") for auto, name in GAUAlphaPreTrainedModel.auto_classes.items()
-    }
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -415,45 +376,30 @@ class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
             init.zeros_(module.bias)
 
 
-class FLASHQuadModel(FLASHQuadPreTrainedModel):
-    """The encoder: ids [B, T] -> hidden states [B, T, H]; no final norm."""
+class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
+    """attention_mask is [B, T], or [B, T, T] (query, key) for any pattern; by default it is where ids are not padding.
+
+    position_ids [B, T] move the sinusoid only, as in the original: rotary embedding and bias are relative.
+    """
 
     def __init__(self, config: FLASHQuadConfig):
         super().__init__(config)
         self.embeddings = FLASHQuadEmbeddings(config)
-        self.encoder = LayerStack([FLASHQuadLayer(config) for _ in range(config.num_hidden_layers)])
+        layers = nn.ModuleList(FLASHQuadLayer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layer": layers})
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.embeddings.word_embeddings
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.encoder["layer"]
 
-    def set_input_embeddings(self, value):
-        self.embeddings.word_embeddings = value
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput:
-        """attention_mask [B, T] or [B, T, T] (query, key); default: where ids are not padding.
-
-        position_ids [B, T] move the sinusoid only, as in the original: rotary embedding and bias are relative.
-        """
-        embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        positions = positions_of(embeds)
+    def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
+        positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, token_type_ids, positions if position_ids is None else position_ids)
         valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
         if valid.dim() == 2:  # padding neither sees nor is seen
             valid = valid.unsqueeze(1) & valid.unsqueeze(2)
-        tables = rotary_tables(positions, self.config.s)
-        return run_layers(self.encoder.layer, hidden, (valid, tables), output_attentions, output_hidden_states)
+        return hidden, (valid, rotary_tables(positions, self.config.s))
 
 
 class FLASHQuadTransform(nn.Module):
@@ -483,7 +429,7 @@ class FLASHQuadPredictions(nn.Module):
 
 
 class FLASHQuadForMaskedLM(MaskedLMHead, FLASHQuadPreTrainedModel):
-    _tied_weights_keys = {
+    _tied_weights_keys: ClassVar = {
         "cls.predictions.decoder.weight": "flash_quad.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }

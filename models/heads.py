@@ -4,7 +4,7 @@ Each class is a mixin that stands before a family's PreTrainedModel: the base mo
 `base_model_prefix`, head parameters keep HF's names (`cls.predictions`, `classifier`, `qa_outputs`). Classification
 reads the first token, [CLS]: the published GAU-alpha config says so, and the others' default, the last position, is
 padding. No forward takes **kwargs: Trainer would believe that the model divides by num_items_in_batch.
-Letters: B batch, T tokens, P masked positions of the fullest row, H hidden_size, V vocab_size, C num_labels or choices.
+Letters: B batch, T tokens, P masked positions of the fullest row, H hidden_size, V vocab_size, C labels or choices.
 """
 
 import torch

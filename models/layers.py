@@ -90,7 +90,7 @@ def toeplitz(offsets: torch.Tensor) -> torch.Tensor:
 
 
 def masked_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Softmax over the last axis with invalid columns at -1e4 (the originals' value, finite in fp16); scores are reused.
+    """Softmax over the last axis with invalid columns at -1e4, the original's value; overwrites the scores.
 
     A row without a valid column comes out uniform, never NaN. The kernel sums in fp32 whatever dtype it stores.
     """

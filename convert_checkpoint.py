@@ -1,0 +1,155 @@
+"""Rewrites a published checkpoint as a folder with safetensors that from_pretrained reads, and back.
+
+    python convert_checkpoint.py junnyu/flash_small_wwm_cluecorpussmall flash_small
+    python convert_checkpoint.py --source lucidrains_flash --config '{"causal": true}' flash.pt flash_causal
+    python convert_checkpoint.py --reverse --source lucidrains_flash flash_causal flash.pt
+
+Every tensor must find its place: an unknown, missing or mis-shaped one is an error. A published folder of GAU-alpha,
+FLASHQuad or FLASH loads with from_pretrained as it is; converting one makes it safe to share and quicker to load.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.convert import SOURCES, CheckpointError, Source, to_ours, to_theirs
+from models.convert.engine import make_config
+from training.pretrained import ArgumentError, resolve_pretrained
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", help="folder, hub name, or state dict file (.pt, .bin, .safetensors)")
+    parser.add_argument("output", help="folder to make; with --reverse to a source without config, a .pt file")
+    parser.add_argument(
+        "--source", choices=("auto", *SOURCES), default="auto", help="whose names the foreign side has"
+    )
+    parser.add_argument("--reverse", action="store_true", help="from our names to the source's")
+    parser.add_argument("--config", default="{}", help="config fields to set: JSON, or a JSON file")
+    return parser.parse_args(argv)
+
+
+def read_fields(argument: str) -> dict:
+    """The config fields of --config."""
+    try:
+        text = argument if argument.lstrip().startswith("{") else Path(argument).read_text(encoding="utf-8")
+        fields = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"--config {argument} must be JSON or a JSON file, got: {error}; quote it") from error
+    if not isinstance(fields, dict):
+        raise ArgumentError(f"--config {argument} must be a JSON object, got {type(fields).__name__}; write {{...}}")
+    return fields
+
+
+def weight_file(path: Path) -> Path:
+    """The file with the tensors: path itself, or the one in the folder."""
+    names = [path.name] if path.is_file() else sorted(file.name for file in path.iterdir())
+    found = [name for name in WEIGHTS if name in names]
+    if path.is_dir() and found:
+        return path / found[0]
+    if any(name.endswith((".index", ".meta", ".ckpt")) or ".data-0" in name for name in names):
+        raise ArgumentError(
+            f"input {path} must hold PyTorch or safetensors weights, got a TensorFlow checkpoint, which is out of "
+            "scope; convert it to pytorch_model.bin with the program that published it"
+        )
+    if path.is_dir():
+        raise ArgumentError(f"input {path} must hold one of {', '.join(WEIGHTS)}, got {', '.join(names) or 'nothing'}")
+    return path
+
+
+def read_state(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name, without running code from the file."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ArgumentError(f"input {file} must be a state dict of tensors, got {type(state).__name__}; save that")
+    return dict(state)
+
+
+def find_source(name: str, fields: dict, state: dict) -> Source:
+    """The source by --source, or by what the input shows."""
+    if name == "auto":
+        name = "lucidrains_flash" if "to_logits.1.weight" in state else fields.get("model_type")
+    if name not in SOURCES:
+        raise ArgumentError(f"--source must be one of {', '.join(SOURCES)} for this input, got {name}; give it")
+    return SOURCES[name]
+
+
+def write_output(
+    output: Path, state: dict[str, torch.Tensor], fields: dict | None, folder: Path, reverse: bool
+) -> None:
+    """Writes a folder (or, without config fields, one file) that appears whole or not at all."""
+    if output.exists():
+        raise ArgumentError(f"output {output} must not exist yet; remove it or choose another name")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+        target = Path(scratch) / output.name
+        if fields is None:
+            torch.save(state, target)
+        else:
+            target.mkdir()
+            text = json.dumps(fields, ensure_ascii=False, indent=2)
+            (target / "config.json").write_text(text + "\n", encoding="utf-8")
+            if reverse:
+                torch.save(state, target / "pytorch_model.bin")
+            else:
+                contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+                save_file(contiguous, target / "model.safetensors", metadata={"format": "pt"})
+            for name in TOKENIZER_FILES:
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, target / name)
+        os.replace(target, output)
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Reads, renames, writes; returns the number of tensors written."""
+    name = arguments.input
+    path = Path(name) if Path(name).exists() else Path(resolve_pretrained(name, "input"))
+    if not path.exists():
+        from huggingface_hub import snapshot_download
+
+        path = Path(snapshot_download(str(path)))
+    state = read_state(weight_file(path))
+    folder = path if path.is_dir() else path.parent
+    fields = {}
+    if path.is_dir() and (path / "config.json").is_file():
+        fields = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    fields.pop("auto_map", None)
+    source = find_source(arguments.source, fields, {} if arguments.reverse else state)
+    if source.config_of is not None and not arguments.reverse:
+        fields = source.config_of(state)
+    fields |= read_fields(arguments.config)
+    if fields.get("model_type") != source.model_type:
+        raise ArgumentError(
+            f"input {name} must have model_type {source.model_type} in its config.json for --source {source.name}, "
+            f"got {fields.get('model_type')}; choose another source"
+        )
+    config = make_config(fields)
+    result = (to_theirs if arguments.reverse else to_ours)(source, state, config)
+    single_file = arguments.reverse and source.config_of is not None
+    write_output(Path(arguments.output), result, None if single_file else fields, folder, arguments.reverse)
+    return len(result)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    try:
+        count = convert(arguments)
+    except (ArgumentError, CheckpointError) as error:
+        sys.exit(f"convert_checkpoint.py: {error}")
+    print(f"{arguments.output}: {count} tensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Fills the [MASK]s of a sentence with a masked language model and prints the best tokens of each.
+
+    python probe_mlm.py junnyu/flashquad_small_wwm_cluecorpussmall "天气预报说今天的天[MASK]很好。" --top_k 5
+
+prints 天气预报说今天的天[气+0.9948||空+0.0011||...]很好。
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForMaskedLM
+
+from models import load_config
+from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One token for a [MASK] and its probability."""
+
+    token: str
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.token}+{self.probability:.4f}"
+
+
+class Probe:
+    """A masked LM with its tokenizer, ready to fill sentences.
+
+    Raises ArgumentError when model is neither a folder nor a reachable hub name, or holds no tokenizer.
+    """
+
+    def __init__(self, model: str, device: str | torch.device = "cpu"):
+        self.tokenizer = load_tokenizer(model, "MODEL")
+        folder = resolve_pretrained(model, "MODEL")
+        self.model = AutoModelForMaskedLM.from_pretrained(folder, config=load_config(folder)).to(device).eval()
+
+    @torch.no_grad()
+    def candidates(self, text: str, top_k: int = 5) -> list[list[Candidate]]:
+        """The top_k candidates of each [MASK] of the text, best first."""
+        batch = self.tokenizer(text, return_tensors="pt").to(self.model.device)
+        positions = (batch["input_ids"][0] == self.tokenizer.mask_token_id).nonzero().T  # [1, P]
+        if positions.numel() == 0:
+            raise ArgumentError(f"TEXT must contain {self.tokenizer.mask_token}, got {text!r}; put it where to guess")
+        batch = {name: tensor for name, tensor in batch.items() if name in ("input_ids", "attention_mask")}
+        logits = self.model(**batch).logits[0, positions[0]]
+        best = logits.float().softmax(-1).topk(min(top_k, logits.shape[-1]))
+        return [
+            [
+                Candidate(self.tokenizer.convert_ids_to_tokens(token), value)
+                for token, value in zip(ids, values, strict=True)
+            ]
+            for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def fill(self, text: str, top_k: int = 5) -> str:
+        """The text with each [MASK] replaced by its candidates, as [气+0.9948||空+0.0011]."""
+        parts = text.split(self.tokenizer.mask_token)
+        guesses = [f"[{'||'.join(map(str, guess))}]" for guess in self.candidates(text, top_k)]
+        return "".join(part + guess for part, guess in zip(parts, [*guesses, ""], strict=True))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", help="folder or hub name of a masked LM")
+    parser.add_argument("texts", metavar="TEXT", nargs="+", help="sentence with one or more [MASK]")
+    parser.add_argument("--top_k", type=int, default=5, help="candidates printed at each [MASK]")
+    arguments = parser.parse_args(argv)
+    try:
+        probe = Probe(arguments.model)
+        for text in arguments.texts:
+            print(probe.fill(text, arguments.top_k))
+    except ArgumentError as error:
+        sys.exit(f"probe_mlm.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

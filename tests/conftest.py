@@ -1,0 +1,55 @@
+"""Folders and numbers that several test files need."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def parity():
+    """name -> (config fields, foreign state dict, cases); numbers of the original programs, see `origin` in the json."""
+
+    def read(name):
+        described = json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))
+        tensors = load_file(FIXTURES / f"{name}.safetensors")
+        state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
+        fields = ("input_ids", "attention_mask", "token_type_ids", "labels", "logits", "last_hidden_state")
+        fields += ("embedding_output", "hidden_after_layer0", "attn_layer0")
+        cases = [
+            case | {field: tensors.get(f"case{i}/{field}") for field in fields}
+            for i, case in enumerate(described["cases"])
+        ]
+        return described["config"], state, cases
+
+    return read
+
+
+@pytest.fixture
+def published(parity, tmp_path):
+    """name -> a folder as its authors published it: config.json, pytorch_model.bin with shared storages, vocab.txt."""
+
+    def make(name, change=lambda state: state, **fields):
+        config, state, _ = parity(name)
+        for copy, tensor in (
+            ("cls.predictions.decoder.weight", f"{name}.embeddings.word_embeddings.weight"),
+            ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ):
+            if copy in state and tensor in state:
+                state[copy] = state[tensor]
+        folder = tmp_path / f"published_{name}"
+        folder.mkdir()
+        model = {"gau_alpha": "GAUAlpha", "flash_quad": "FLASHQuad", "flash": "FLASH"}[name]
+        config = config | {"architectures": [f"{model}ForMaskedLM"], "transformers_version": "4.17.0"} | fields
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        torch.save(change(state), folder / "pytorch_model.bin")
+        characters = [chr(0x4E00 + i) for i in range(config["vocab_size"] - 5)]
+        tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+        (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+        return folder
+
+    return make
