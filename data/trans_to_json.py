@@ -86,7 +86,7 @@ def check_output(args: argparse.Namespace) -> Path:
     path = args.output_path
     if not args.no_merge:
         output = Path(path if path.endswith(".jsonl") else f"{path}.jsonl")
-        if output.is_dir():
+        if output.is_dir() or Path(path).is_dir():
             raise ValueError(f"--output_path must name a file, got the folder {path!r}; add a name or --no-merge")
         return output
     output = Path(path)
