@@ -119,3 +119,26 @@ def _is_bare_vocabulary(folder: Path) -> bool:
         return False
     settings = folder / "tokenizer_config.json"
     return not settings.is_file() or "tokenizer_class" not in json.loads(settings.read_text(encoding="utf-8"))
+
+
+def load_config(name: str, flag: str):
+    """Load the config of a folder or hub name.
+
+    Published FLASH folders do not say what their linear attention is divided by; they were made for inputs padded to
+    max_position_embeddings, so that is what they get here.
+
+    Raises:
+        ArgumentError: `name` is not found or holds no config that can be read.
+    """
+    from transformers import AutoConfig, PreTrainedConfig
+
+    resolved = resolve_pretrained(name, flag)
+    try:
+        written, _ = PreTrainedConfig.get_config_dict(resolved)
+        config = AutoConfig.from_pretrained(resolved)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArgumentError(f"{flag} {name} must hold a config.json with a known model_type, got: {reason}") from error
+    if hasattr(config, "linear_divisor") and "linear_divisor" not in written:
+        config.linear_divisor = "max_position"
+    return config

@@ -1,0 +1,259 @@
+"""Pretrain a masked language model with whole-word masks on a corpus folder made by run_chinese_ref.py.
+
+Without --model_type, --config_name and --model_name_or_path it trains GAU-alpha L-24 H-768. Running the same command
+again resumes. Flags are those of JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForMaskedLM, set_seed
+
+import models  # noqa: F401  registers the model types
+from data.collators import WholeWordMaskCollator
+from data.corpus import Corpus, CorpusError
+from data.masking import WholeWordMasking
+from data.sampling import CorpusRows, EvalBatches, TrainBatches
+from training.arguments import ModelArguments, RunArguments, course_settings, parse_arguments, per_epoch_to_steps
+from training.objectives import MaskedLanguageModelling
+from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
+from training.run import set_up_process, start_run
+from training.stopping import StopEarly
+from training.trainer import Trainer
+
+HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
+
+
+@dataclass
+class DataArguments:
+    """What to train on and how to mask it."""
+
+    train_dir: str | None = field(default=None, metadata={"help": "Corpus folder to train on."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Corpus folder to evaluate on."})
+    validation_split: float | None = field(
+        default=None, metadata={"help": "Share of train_dir's documents held out for evaluation, in (0, 1)."}
+    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "Labelled tokens per token, in (0, 1)."})
+    mask_share: float = field(default=0.8, metadata={"help": "Share of labelled tokens that become [MASK]."})
+    random_share: float = field(default=0.1, metadata={"help": "Share of labelled tokens replaced at random."})
+    replace_by_word: bool = field(default=False, metadata={"help": "Draw the replacement per word, not per token."})
+    unigram_bias: bool = field(
+        default=False, metadata={"help": "Start a new model's output bias at log word frequencies."}
+    )
+
+
+def main(argv=None) -> dict[str, float]:
+    """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
+    model_args, data_args, args = parse_arguments([ModelArguments, DataArguments, RunArguments], argv)
+    check_arguments(model_args, data_args, args)
+    set_up_process(args)
+    tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
+    train, held_out = load_rows(data_args, tokenizer)
+    set_seed(args.seed)
+    model = make_model(model_args, tokenizer)
+    if data_args.unigram_bias:
+        set_unigram_bias(model, train.corpus)
+    batches = make_train_batches(args, train) if args.do_train else None
+    multiple = 8 if args.fp16 or args.bf16 else 1
+    stop = StopEarly(args.max_train_minutes)
+    trainer = Trainer(
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        objective=MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability),
+        train_dataset=CorpusRows(train.corpus),
+        train_batches=batches,
+        data_collator=make_collator(data_args, tokenizer, args.seed, multiple),
+        eval_dataset=CorpusRows(held_out.corpus) if held_out else None,
+        eval_batches=make_eval_batches(args, held_out) if held_out else None,
+        eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),
+        callbacks=[stop],
+    )
+    if not args.do_train:
+        metrics = trainer.evaluate()
+        print(json.dumps(metrics))
+        return metrics
+    checkpoint = start_run(args, settings_of(model_args, data_args, args, model.config, train, held_out))
+    trainer.train(checkpoint)
+    if stop.reason != "SIGTERM":
+        trainer.save_model()
+    return last_evaluation(trainer.state)
+
+
+def check_arguments(model_args, data_args, args) -> None:
+    """ArgumentError for flags that do not go together."""
+    if not (args.do_train or args.do_eval):
+        raise ArgumentError("--do_train or --do_eval must be given, got neither; add one")
+    if data_args.train_dir is None:
+        raise ArgumentError("--train_dir must name a corpus folder, got none; make one with run_chinese_ref.py")
+    if args.do_train and args.output_dir is None:
+        raise ArgumentError("--output_dir must name the folder of the run, got none; add it")
+    if data_args.validation_dir and data_args.validation_split is not None:
+        raise ArgumentError("--validation_dir must stand without --validation_split, got both; leave one out")
+    held_out = data_args.validation_dir or data_args.validation_split is not None
+    if not held_out and (args.do_eval or args.eval_strategy != "no"):
+        raise ArgumentError("--do_eval and --eval_strategy need held-out data; add --validation_split 0.01")
+    if model_args.model_name_or_path and (model_args.config_name or model_args.config_overrides):
+        raise ArgumentError(
+            "--model_name_or_path must stand without --config_name and --config_overrides; leave it out"
+        )
+    if model_args.model_name_or_path is None and not args.do_train:
+        raise ArgumentError("--do_eval without --do_train needs trained weights; add --model_name_or_path")
+    if data_args.unigram_bias and model_args.model_name_or_path:
+        raise ArgumentError("--unigram_bias is for new models; leave it or --model_name_or_path out")
+    args.output_dir = args.output_dir or model_args.model_name_or_path
+    args.do_eval = bool(held_out)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a corpus: their numbers and their lengths in tokens."""
+
+    corpus: Corpus
+    numbers: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.corpus.lengths[self.numbers]
+
+
+def load_rows(data_args, tokenizer) -> tuple[Rows, Rows | None]:
+    """Training rows, and held-out rows if there are any, of corpora made with this tokenizer."""
+
+    def load(folder, flag):
+        corpus = Corpus(folder, flag)
+        corpus.check_tokenizer(tokenizer.backend_tokenizer, "--tokenizer_name")
+        if not len(corpus):
+            raise ArgumentError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
+        return corpus
+
+    corpus = load(data_args.train_dir, "--train_dir")
+    if data_args.validation_split is not None:
+        train, held_out = corpus.split_documents(data_args.validation_split, HELD_OUT_SEED)
+        return Rows(corpus, train), Rows(corpus, held_out)
+    every = Rows(corpus, np.arange(len(corpus)))
+    if data_args.validation_dir is None:
+        return every, None
+    held_out = load(data_args.validation_dir, "--validation_dir")
+    return every, Rows(held_out, np.arange(len(held_out)))
+
+
+def make_model(model_args, tokenizer) -> torch.nn.Module:
+    """The model to continue from, or a new one with an entry for each token."""
+    if model_args.model_name_or_path:
+        flag, name = "--model_name_or_path", model_args.model_name_or_path
+        config = load_config(name, flag)
+        if config.vocab_size < len(tokenizer):
+            raise ArgumentError(
+                f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
+                f"got {config.vocab_size}; name the tokenizer it was trained with"
+            )
+        return AutoModelForMaskedLM.from_pretrained(resolve_pretrained(name, flag), config=config, dtype=torch.float32)
+    config = make_config(model_args, tokenizer)
+    try:
+        return AutoModelForMaskedLM.from_config(config)
+    except ValueError as error:
+        raise ArgumentError(
+            f"--config_overrides and --config_name must give a model that can be built: {error}"
+        ) from error
+
+
+def make_config(model_args, tokenizer):
+    """Config of a new model from --config_name or --model_type, --config_overrides and the tokenizer."""
+    if model_args.config_name:
+        config = load_config(model_args.config_name, "--config_name")
+    elif model_args.model_type in CONFIG_MAPPING:
+        config = AutoConfig.for_model(model_args.model_type)
+    else:
+        raise ArgumentError(f"--model_type {model_args.model_type} must be one that transformers or models/ knows")
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    if hasattr(config, "linear_divisor"):
+        config.linear_divisor = "valid"  # padding changes nothing then; published weights alone need another
+    try:
+        if model_args.config_overrides:
+            config.update_from_string(model_args.config_overrides)
+        return type(config).from_dict(config.to_dict())  # checks the fields once more
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            f"--config_overrides {model_args.config_overrides}: {error}; see {type(config).__name__}"
+        ) from error
+
+
+def set_unigram_bias(model, corpus: Corpus) -> None:
+    """Set the output bias to the log frequency of each token, so that training need not learn it first."""
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is None:
+        raise ArgumentError(
+            f"--unigram_bias needs a head with an output bias, and {type(model).__name__} has none; leave it out"
+        )
+    counts = torch.from_numpy(corpus.token_counts()).float() + 1
+    with torch.no_grad():
+        bias[: len(counts)].copy_(torch.log(counts / counts.sum()))
+
+
+def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> WholeWordMaskCollator:
+    try:
+        masking = WholeWordMasking(
+            vocab_size=len(tokenizer),
+            mask_token_id=tokenizer.mask_token_id,
+            special_ids=tuple(tokenizer.all_special_ids),
+            probability=data_args.mlm_probability,
+            mask_share=data_args.mask_share,
+            random_share=data_args.random_share,
+            by_word=data_args.replace_by_word,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise ArgumentError(f"--{error}") from error
+    return WholeWordMaskCollator(masking, tokenizer.pad_token_id, multiple, fixed)
+
+
+def make_train_batches(args, train: Rows) -> TrainBatches:
+    """This process's micro-batches of the whole run; settles max_steps and what is measured in epochs."""
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    per_epoch_to_steps(args, len(train.numbers) / rows_per_step)
+    return TrainBatches(
+        train.numbers,
+        args.train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+        args.process_index,
+        steps=args.max_steps,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        lengths=train.lengths if args.train_sampling_strategy == "group_by_length" else None,
+    )
+
+
+def make_eval_batches(args, held_out: Rows) -> EvalBatches:
+    return EvalBatches(held_out.numbers, held_out.lengths, args.eval_batch_size, args.world_size, args.process_index)
+
+
+def settings_of(model_args, data_args, args, config, train: Rows, held_out: Rows | None) -> dict:
+    """All that decides which weights the run ends with: a run is resumed only with equal settings."""
+    manifest = json.dumps(train.corpus.manifest, sort_keys=True).encode()
+    names = ("mlm_probability", "mask_share", "random_share", "replace_by_word", "unigram_bias", "validation_split")
+    return {
+        "arguments": course_settings(args),
+        "data": {name: getattr(data_args, name) for name in names}
+        | {"train_dir": hashlib.sha256(manifest).hexdigest()},
+        "model": {
+            k: v for k, v in config.to_diff_dict().items() if k not in ("transformers_version", "_name_or_path")
+        },
+        "model_name_or_path": model_args.model_name_or_path,
+    }
+
+
+def last_evaluation(state) -> dict[str, float]:
+    return next((logs for logs in reversed(state.log_history) if "eval_loss" in logs), {})
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ArgumentError, CorpusError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")

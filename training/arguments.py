@@ -1,0 +1,202 @@
+"""Command-line arguments that training scripts share, and how they are read.
+
+`RunArguments` is transformers' TrainingArguments with the flags that transformers 5 dropped doing what they did in
+4.x, and with this repository's own. A JSON or YAML file as the single argument stands for the same flags.
+"""
+
+import json
+import logging
+import math
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from training.pretrained import ArgumentError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """How to train: optimiser, schedule, precision, logging, checkpoints."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run: checkpoints, log.jsonl, model."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Allow a used output_dir; what stands in the way is moved aside."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default="auto",
+        metadata={"help": "auto (newest complete checkpoint), none (start over) or a checkpoint folder."},
+    )
+    logging_dir: str | None = field(
+        default=None, metadata={"help": "Folder for TensorBoard; default output_dir/runs."}
+    )
+    report_to: list[str] = field(
+        default_factory=lambda: ["tensorboard"],
+        metadata={"help": "Integrations besides console and log.jsonl; or none."},
+    )
+    max_train_minutes: float | None = field(
+        default=None, metadata={"help": "Stop, save and end after these wall-clock minutes of one call."}
+    )
+    optimizer: str = field(
+        default="adamw", metadata={"help": "adamw (see --optim) or muon.", "choices": ["adamw", "muon"]}
+    )
+    muon_learning_rate: float = field(
+        default=5e-3, metadata={"help": "Peak learning rate of hidden matrices under --optimizer muon."}
+    )
+    evaluation_strategy: str | None = field(default=None, metadata={"help": "Old name of eval_strategy."})
+    warmup_ratio: float | None = field(default=None, metadata={"help": "Share of max_steps, if warmup_steps is 0."})
+    no_cuda: bool = field(default=False, metadata={"help": "Old name of use_cpu."})
+    adafactor: bool = field(default=False, metadata={"help": "Old name of --optim adafactor."})
+    group_by_length: bool = field(default=False, metadata={"help": "Put rows of like length into one batch."})
+    per_gpu_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Old name of per_device_train_batch_size."}
+    )
+    per_gpu_eval_batch_size: int | None = field(
+        default=None, metadata={"help": "Old name of per_device_eval_batch_size."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide nan and inf losses; waits for the device at every batch."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search each backward for parameters without gradient."}
+    )
+
+    def __post_init__(self):
+        self.eval_strategy = self.evaluation_strategy or self.eval_strategy
+        self.use_cpu = self.use_cpu or self.no_cuda or not torch.accelerator.is_available()
+        self.optim = "adafactor" if self.adafactor else self.optim
+        self.per_device_train_batch_size = self.per_gpu_train_batch_size or self.per_device_train_batch_size
+        self.per_device_eval_batch_size = self.per_gpu_eval_batch_size or self.per_device_eval_batch_size
+        if self.warmup_ratio is not None and not self.warmup_steps:
+            self.warmup_steps = self.warmup_ratio
+        if self.group_by_length:
+            self.train_sampling_strategy = "group_by_length"
+        if self.gradient_checkpointing and self.activation_checkpointing is None:
+            self.activation_checkpointing = True  # the new name, without transformers' warning about the old one
+        if self.fp16 and self.use_cpu:
+            logger.warning("--fp16 has no use on a CPU: training with bf16 autocast instead")
+            self.fp16, self.bf16 = False, True
+        self.remove_unused_columns = False  # the collator reads columns that no model takes
+        super().__post_init__()
+        self._check()
+        if self.device.type == "cuda" and self.n_gpu > 1:
+            logger.warning(
+                "using 1 of %d GPUs; for all of them start with torchrun --nproc_per_node %d", *[self.n_gpu] * 2
+            )
+            self._n_gpu = 1
+
+    def _check(self):
+        """ValueError for values that transformers accepts and that cannot train."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_train_minutes", "muon_learning_rate"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+        if self.auto_find_batch_size:
+            raise ValueError("--auto_find_batch_size must stay off, because a run of another batch size cannot resume")
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train."""
+
+    tokenizer_name: str = field(metadata={"help": "Folder or hub name of the tokenizer the corpus was made with."})
+    model_type: str = field(
+        default="gau_alpha", metadata={"help": "Architecture of a new model, a model_type string."}
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Folder or hub name of a new model's config."})
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Changes to a new model's config: key=value,key=value."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or hub name of a model to continue from."}
+    )
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message):
+        raise ArgumentError(message)
+
+
+def parse_arguments(classes: list[type], argv: list[str] | None = None) -> tuple:
+    """Read flags, or one JSON or YAML file of flags, into one instance of each dataclass.
+
+    Raises:
+        ArgumentError: one line that names the flag.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
+        argv = _flags_of_file(argv[0])
+    parser = _Parser(classes, allow_abbrev=False)
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, ImportError) as error:
+        raise ArgumentError(" ".join(str(error).split())) from error
+    if unknown:
+        raise ArgumentError(f"unknown flags {' '.join(unknown)}; --help lists all flags")
+    return tuple(parsed)
+
+
+def _flags_of_file(path: str) -> list[str]:
+    """The flags that a file of names and values stands for, so that one parser checks both."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if path.endswith(".json"):
+                values = json.load(file)
+            else:
+                import yaml
+
+                values = yaml.safe_load(file)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{path} must be a readable file of flags ({error})") from error
+    if not isinstance(values, dict):
+        raise ArgumentError(f"{path} must map flags to values, got {type(values).__name__}")
+    flags = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        items = value if isinstance(value, list) else [value]
+        flags += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)]
+    return flags
+
+
+# What makes two runs take the same course; everything else (logging, saving, workers, time limits) may change freely.
+_COURSE = (
+    *("seed", "data_seed", "max_steps", "train_sampling_strategy", "bf16", "fp16", "tf32", "neftune_noise_alpha"),
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "weight_decay"),
+    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "muon_learning_rate"),
+)
+
+
+def course_settings(args: RunArguments) -> dict:
+    """The arguments that decide which weights a run ends with, as JSON values."""
+    everything = args.to_dict()
+    values = {name: everything[name] for name in _COURSE}
+    values["rows_per_step"] = (
+        args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+    )
+    return values
+
+
+def per_epoch_to_steps(args: RunArguments, steps_per_epoch: float) -> None:
+    """Turn num_train_epochs and `epoch` strategies into numbers of steps, which do not depend on loader lengths.
+
+    With held-out data and no strategy, evaluation comes once, at the end.
+    """
+    if args.max_steps <= 0:
+        args.max_steps = max(1, math.ceil(args.num_train_epochs * steps_per_epoch))
+    for kind in ("logging", "eval", "save"):
+        strategy = getattr(args, f"{kind}_strategy")
+        if strategy == "epoch":
+            setattr(args, f"{kind}_strategy", type(strategy)("steps"))
+            setattr(args, f"{kind}_steps", math.ceil(steps_per_epoch))
+    if args.do_eval and args.eval_strategy == "no":
+        args.eval_strategy, args.eval_steps = type(args.eval_strategy)("steps"), args.max_steps

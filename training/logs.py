@@ -1,0 +1,112 @@
+"""Where the numbers of a run go (console, log.jsonl, TensorBoard) and how fast the hardware is used.
+
+log.jsonl holds one object a line: the training record of every logging step, and each evaluation. A resumed run first
+drops what lies beyond its checkpoint, so that the file is the curve of an undisturbed run.
+"""
+
+import functools
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = {
+    "loss": "loss {:.4f}",
+    "mlm_accuracy": "accuracy {:.2%}",
+    "learning_rate": "lr {:.3e}",
+    "grad_norm": "grad norm {:.3f}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "MFU {:.1%}",
+    "tokens_seen": "{:.4g} tokens seen",
+    "eval_loss": "evaluation: loss {:.4f}",
+    "eval_mlm_accuracy": "accuracy {:.2%}",
+    "eval_perplexity": "perplexity {:.3f}",
+}
+
+
+class ConsoleAndFile(TrainerCallback):
+    """One readable line and one JSON line per record, on the first process."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            rewind(self.path, state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
+            return
+        record = {"step": state.global_step, **logs}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        parts = [pattern.format(logs[name]) for name, pattern in _FORMATS.items() if name in logs]
+        parts += [f"{name} {value:.4g}" for name, value in logs.items() if name not in (*_FORMATS, "epoch")]
+        logger.info("step %s/%s  %s", f"{state.global_step:,}", f"{state.max_steps:,}", "  ".join(parts))
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the records of a JSON-lines log that lie beyond a step, and a line that a kill cut short."""
+    if not path.is_file():
+        return
+    lines = path.read_bytes().split(b"\n")[:-1]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    partial = path.with_name(f"incomplete-{path.name}")
+    partial.write_bytes(b"".join(line + b"\n" for line in kept))
+    os.replace(partial, path)
+
+
+class TensorBoard(TensorBoardCallback):
+    """transformers' writer, which here hides the events beyond the step it starts from."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.logging_dir = folder
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.tb_writer = SummaryWriter(self.logging_dir, purge_step=state.global_step + 1)
+        super().on_train_begin(args, state, control, **kwargs)
+
+
+@functools.cache
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a square matrix product, the best of a few: what MFU is measured against."""
+    size, repeats = (8192, 10) if device.type == "cuda" else (2048, 1)
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(repeats):
+            product = a @ a
+        product[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return repeats * 2 * size**3 / best
+
+
+def training_flops(model: torch.nn.Module, loss_of, lengths: tuple[int, int]) -> tuple[float, float]:
+    """FLOPs of forward and backward of one row as (a, b) in a * tokens + b * tokens squared.
+
+    loss_of(model, length) must run a row of that length and return its loss. Counted by torch's FlopCounterMode at
+    two lengths; recomputation by gradient checkpointing is not counted. Leaves weights, gradients and RNG alone.
+    """
+    counted = []
+    model.eval()  # no dropout, and so no use of the random generator
+    for length in lengths:
+        with FlopCounterMode(display=False) as counter:
+            loss_of(model, length).backward()
+        model.zero_grad()
+        counted.append(counter.get_total_flops())
+    model.train()
+    (short, long), (first, second) = lengths, counted
+    square = (second / long - first / short) / (long - short)
+    return first / short - square * short, square

@@ -1,0 +1,76 @@
+"""Muon for hidden matrices together with AdamW for everything else, as one torch optimiser that resumes exactly.
+
+Muon: Jordan et al. 2024 (torch.optim.Muon). Matrices are the weights of nn.Linear modules inside the encoder and
+head; embeddings, the output projection, vectors and tables stay with AdamW.
+"""
+
+import torch
+from torch import nn
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """One optimiser over two kinds of parameter groups, AdamW's first.
+
+    Args:
+        adamw_groups, muon_groups: parameter groups with their own lr and weight_decay.
+        betas, eps: of AdamW.
+    """
+
+    def __init__(self, adamw_groups: list[dict], muon_groups: list[dict], betas=(0.9, 0.999), eps=1e-8):
+        self._adamw = torch.optim.AdamW(adamw_groups, betas=betas, eps=eps, fused=True)
+        self._muon = torch.optim.Muon(muon_groups)
+        super().__init__([*self._adamw.param_groups, *self._muon.param_groups], {})
+        self._share()
+
+    def _share(self):
+        """Let both parts work on this optimiser's groups and state, which schedulers and checkpoints see."""
+        count = len(self._adamw.param_groups)
+        self._adamw.param_groups, self._muon.param_groups = self.param_groups[:count], self.param_groups[count:]
+        self._adamw.state = self._muon.state = self.state
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        self._adamw.step()
+        self._muon.step()
+        return loss
+
+
+def hidden_matrices(model: nn.Module) -> set[str]:
+    """Names of the weights that Muon trains: those of nn.Linear modules except the output projection."""
+    output = model.get_output_embeddings()
+    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if output is not None:
+        shared.add(id(output.weight))
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module.weight) not in shared
+    }
+
+
+def make_muon(model: nn.Module, decayed: list[str], args) -> MuonWithAdamW:
+    """Optimiser for --optimizer muon.
+
+    decayed: names of the parameters with weight decay; args: learning_rate, muon_learning_rate, weight_decay,
+    adam_beta1, adam_beta2, adam_epsilon.
+    """
+    matrices = hidden_matrices(model)
+    groups = {key: [] for key in ("decayed", "plain", "muon")}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = "muon" if name in matrices else "decayed" if name in decayed else "plain"
+            groups[key].append(parameter)
+    return MuonWithAdamW(
+        [
+            {"params": groups["decayed"], "lr": args.learning_rate, "weight_decay": args.weight_decay},
+            {"params": groups["plain"], "lr": args.learning_rate, "weight_decay": 0.0},
+        ],
+        [{"params": groups["muon"], "lr": args.muon_learning_rate, "weight_decay": args.weight_decay}],
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+    )
