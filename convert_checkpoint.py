@@ -15,8 +15,10 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.convert import SOURCES, CheckpointError, Source, to_ours, to_theirs
@@ -69,9 +71,13 @@ def weight_file(path: Path) -> Path:
 
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Tensors by name, without running code from the file."""
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ArgumentError(f"input {file} must be a state dict of tensors, got: {reason}; save one") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ArgumentError(f"input {file} must be a state dict of tensors, got {type(state).__name__}; save that")
     return dict(state)

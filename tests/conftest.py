@@ -12,7 +12,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 @pytest.fixture(scope="session")
 def parity():
-    """name -> (config fields, foreign state dict, cases); numbers of the original programs, see `origin` in the json."""
+    """name -> (config fields, foreign state dict, cases); the original programs' numbers (see `origin`)."""
 
     def read(name):
         described = json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))
@@ -50,6 +50,33 @@ def published(parity, tmp_path):
         characters = [chr(0x4E00 + i) for i in range(config["vocab_size"] - 5)]
         tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+        return folder
+
+    return make
+
+
+_CHINESE = (
+    "他在研究生命起源这位也参与其中北京大学和清华的长江桥天安门我爱你好吗今天气很不错卡拉恤用了手机一二三人云计算"
+)
+_LATIN = "abcdefghijklmnopqrstuvwxyzABCDEFéß0123456789"
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """(**tokenizer_config) -> folder with the vocab.txt of a small BERT tokenizer, and a config if one is given."""
+
+    def make(**config):
+        folder = tmp_path_factory.mktemp("tokenizer")
+        tokens = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "caf", "##fe", "研"]
+        tokens += [
+            *_CHINESE,
+            *_LATIN,
+            *(f"##{letter}" for letter in _LATIN),
+            *"。，！？；：“”‘’（）《》、…—.,!?;:'\"()-%@#/",
+        ]
+        (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(tokens)) + "\n", encoding="utf-8")
+        if config:
+            (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         return folder
 
     return make

@@ -12,14 +12,13 @@ from models.flash import distance_buckets
 from models.layers import toeplitz
 
 TOLERANCE = 1e-4
-NAMES = {
-    "gau_alpha": ["padded_batch", "padded_batch_no_mask_given", "token_types_and_labels", "full_length_64"]
-    + ["mask3d_causal_times_pad", "normalization_softmax", "normalization_squared_relu", "attention_scale_false"],
-    "flash_quad": ["padded_batch", "padded_batch_no_mask_given", "token_types_and_labels", "full_length_64"],
-    "flash": ["padded_batch_n40_g16", "no_mask_given_n40", "labels_n40", "full_length_64_no_group_padding"]
-    + ["full_length_64_no_mask", "short_n9_lt_group", "lucidrains_causal", "lucidrains_shift_tokens"]
-    + ["lucidrains_causal_shift_tokens", "lucidrains_reduce_group_non_causal_attn", "lucidrains_laplace_attn_fn"],
-}
+GAU_ALPHA = """padded_batch padded_batch_no_mask_given token_types_and_labels full_length_64 mask3d_causal_times_pad
+    normalization_softmax normalization_squared_relu attention_scale_false"""
+FLASH_QUAD = "padded_batch padded_batch_no_mask_given token_types_and_labels full_length_64"
+FLASH = """padded_batch_n40_g16 no_mask_given_n40 labels_n40 full_length_64_no_group_padding full_length_64_no_mask
+    short_n9_lt_group lucidrains_causal lucidrains_shift_tokens lucidrains_causal_shift_tokens
+    lucidrains_reduce_group_non_causal_attn lucidrains_laplace_attn_fn"""
+NAMES = {"gau_alpha": GAU_ALPHA.split(), "flash_quad": FLASH_QUAD.split(), "flash": FLASH.split()}
 
 
 def build(config, state, overrides):

@@ -226,3 +226,37 @@ def test_flash_divisor_of_a_published_folder(published, parity):
         padded = original(torch.nn.functional.pad(ids, padding), torch.nn.functional.pad(mask, padding)).logits
         short = ours(ids, mask).logits
     torch.testing.assert_close(short[mask.bool()], padded[:, : ids.shape[1]][mask.bool()], atol=1e-4, rtol=0)
+
+
+@EVERY
+def test_training_a_published_checkpoint_resumes_and_reloads(published, name, tmp_path):
+    """No rename survives loading: Trainer's checkpoints hold the names that its resume looks for."""
+    from transformers import Trainer, TrainingArguments
+
+    folder = published(name)
+    rows = [{"input_ids": torch.arange(2, 12) + i, "labels": torch.arange(2, 12) + i} for i in range(8)]
+
+    def train(output, steps, resume=None):
+        model = model_class(name).from_pretrained(folder)
+        arguments = TrainingArguments(
+            str(tmp_path / output),
+            max_steps=steps,
+            save_steps=2,
+            per_device_train_batch_size=2,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            disable_tqdm=True,
+            seed=1,
+        )
+        Trainer(model=model, args=arguments, train_dataset=rows).train(resume_from_checkpoint=resume)
+        return model.state_dict()
+
+    whole = train("whole", 4)
+    train("parts", 2)
+    resumed = train("parts", 4, str(tmp_path / "parts" / "checkpoint-2"))
+    reloaded = model_class(name).from_pretrained(tmp_path / "parts" / "checkpoint-4").state_dict()
+    start = model_class(name).from_pretrained(folder).state_dict()
+    for key, value in whole.items():
+        assert torch.equal(resumed[key], value), key
+        assert torch.equal(reloaded[key], value), key
+        assert not torch.equal(start[key], value), key
