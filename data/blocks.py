@@ -110,30 +110,29 @@ def _pack(
     if not is_long.any():
         owners = np.flatnonzero(kept)
         return np.stack([bounds[owners], bounds[owners + 1]], axis=1), owners, 0
-    numbers = np.arange(len(continuation) + 1)
-    last_word = np.append(numbers[:-1] * ~continuation, len(continuation))
-    last_sentence = np.zeros_like(last_word)
     sentences = sentences[~continuation[sentences]]
-    last_sentence[sentences] = sentences
-    np.maximum.accumulate(last_word, out=last_word)
-    np.maximum.accumulate(last_sentence, out=last_sentence)
     edges, owners, cut_words = [], [], 0
     for document in np.flatnonzero(kept).tolist():
         start, end = int(bounds[document]), int(bounds[document + 1])
         while end - start > capacity:
             limit = start + capacity
-            cut = int(last_sentence[limit])
-            if cut <= start:
-                cut = int(last_word[limit])
-            if cut <= start:
-                cut = limit
-                cut_words += not continuation[start]
+            cut = _last_cut(sentences, continuation, start, limit)
+            cut_words += bool(continuation[cut] and not continuation[start])
             edges.append((start, cut))
             owners.append(document)
             start = cut
         edges.append((start, end))
         owners.append(document)
     return np.array(edges, np.int64), np.array(owners, np.int64), cut_words
+
+
+def _last_cut(sentences: np.ndarray, continuation: np.ndarray, start: int, limit: int) -> int:
+    """The last place in start + 1 .. limit where a sentence begins, else a word, else `limit`."""
+    before = int(np.searchsorted(sentences, limit, side="right"))
+    if before and sentences[before - 1] > start:
+        return int(sentences[before - 1])
+    words = np.flatnonzero(~continuation[start + 1 : limit + 1])
+    return start + 1 + int(words[-1]) if len(words) else limit
 
 
 def join_rows(flat: np.ndarray, lengths: np.ndarray, before: int, after: int) -> np.ndarray:

@@ -42,7 +42,7 @@ from data.tokenization import FastTokenizer
 
 UNIT_BYTES = 8 << 20
 _MAX_UNITS = 256  # each shard costs its readers an open file
-_BATCH = 1 << 15  # characters tokenised at once; larger arrays leave the processor's cache
+_BATCH = 1 << 16  # characters tokenised at once; larger arrays leave the processor's cache
 _LOCK_SECONDS = 10.0
 
 

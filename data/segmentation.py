@@ -43,7 +43,8 @@ class RjiebaSegmenter:
             end = len(text)
             if end - start > 2 * _PIECE:
                 end = text.find(_SAFE_END, start + _PIECE) + 1 or end
-            lengths.append(np.fromiter(map(len, self._cut(text[start:end])), np.int32))
+            words = self._cut(text[start:end])
+            lengths.append(np.fromiter(map(len, words), np.int32, len(words)))
             start = end
         lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
         return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)

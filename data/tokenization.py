@@ -160,11 +160,11 @@ class FastTokenizer:
         """
         if not self._is_bert or any(token in text for token in self._added):
             return self._encode_by_library(documents)
-        kinds = self._table[points]
+        kinds = self._table.take(points)
         if len(kinds) and kinds.min() == _UNSEEN:
             for point in np.unique(points[kinds == _UNSEEN]).tolist():
                 self._table[point] = self._kind_of(chr(point))
-            kinds = self._table[points]
+            kinds = self._table.take(points)
         singles = np.flatnonzero(kinds >= 0).astype(np.int32)
         ids = kinds[singles]
         in_run = np.zeros(len(kinds) + 2, bool)
