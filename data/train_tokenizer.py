@@ -1,0 +1,130 @@
+"""Train a BERT WordPiece tokenizer: --input_path corpus.jsonl --output_dir tokenizer --vocab_size 12000
+
+Every Chinese character is a token of its own; [PAD] [UNK] [CLS] [SEP] [MASK] are the ids 0 to 4. The folder written
+is one that transformers' AutoTokenizer reads offline; it depends on the input and the flags alone. All of the input
+is counted: some hundred megabytes of a shuffled corpus are enough.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from data.jsonl import atomic_output, input_files
+from data.vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
+
+SPECIALS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+_FILES = {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--input_path", required=True, help="JSONL file, or folder with .jsonl files")
+    add("--output_dir", required=True, help="folder to write")
+    add("--json_key", default="text", help="key of the text")
+    add("--vocab_size", type=int, default=12000, help="number of tokens, at most")
+    add("--min_frequency", type=int, default=2, help="characters and pieces that occur less often get no token")
+    add("--limit_alphabet", type=int, help="number of distinct characters, at most; default: as many as fit")
+    add("--lowercase", choices=("true", "false"), default="true", help="also removes accents, as BERT does")
+    add("--nfkc", action="store_true", help="unify full-width and other compatibility characters")
+    return parser
+
+
+def build_backend(vocabulary: list[str], lowercase: bool, nfkc: bool) -> Tokenizer:
+    """Return BERT's tokenizer with these tokens, which begin with the special ones."""
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordPiece(ids, unk_token=SPECIALS["unk_token"]))
+    bert = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), bert]) if nfkc else bert
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.add_special_tokens(list(SPECIALS.values()))
+    cls, sep = (SPECIALS[name] for name in ("cls_token", "sep_token"))
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
+    )
+    return backend
+
+
+def save(backend: Tokenizer, vocabulary: list[str], lowercase: bool, nfkc: bool, output: Path) -> None:
+    """Write the folder `output` at once, in place of one that this script wrote before."""
+    settings = {
+        # transformers gives its BertTokenizer BERT's own normaliser, whatever tokenizer.json says.
+        "tokenizer_class": "PreTrainedTokenizerFast" if nfkc else "BertTokenizer",
+        "do_lower_case": lowercase,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        **SPECIALS,
+    }
+    replaced = output.with_name(f".{output.name}.replaced")
+    with atomic_output(output) as folder:
+        folder.mkdir()
+        backend.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(f"{json.dumps(settings, indent=2)}\n", encoding="utf-8")
+        lines = "".join(f"{token}\n" for token in vocabulary)
+        (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        if output.exists():
+            output.rename(replaced)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError, naming the flag, where a value cannot work."""
+    for flag, least in (("vocab_size", len(SPECIALS) + 1), ("min_frequency", 1), ("limit_alphabet", 1)):
+        value = getattr(args, flag)
+        if value is not None and value < least:
+            raise ValueError(f"--{flag} must be at least {least}, got {value}; raise it")
+    output = Path(args.output_dir)
+    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= _FILES):
+        raise ValueError(
+            f"--output_dir must name a new folder, or one of a tokenizer, got {args.output_dir!r}; choose another name"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    lowercase, least = args.lowercase == "true", args.min_frequency
+    files = input_files(args.input_path, "--input_path")
+    backend = build_backend(list(SPECIALS.values()), lowercase, args.nfkc)
+    words = count_words(read_texts(files, args.json_key), backend)
+    size = args.vocab_size - len(SPECIALS)
+    characters, inner = count_characters(words)
+    alphabet = choose_alphabet(characters, inner, size, least, args.limit_alphabet)
+    if not alphabet:
+        raise ValueError(
+            f"--input_path must hold text with characters that occur --min_frequency times, got none in "
+            f"{args.input_path!r}; check the file"
+        )
+    vocabulary = [*SPECIALS.values(), *learn_pieces(words, alphabet, inner, size, least)]
+    save(build_backend(vocabulary, lowercase, args.nfkc), vocabulary, lowercase, args.nfkc, Path(args.output_dir))
+    covered = sum(characters[character] for character in alphabet) / characters.total()
+    print(
+        f"{len(vocabulary):,} tokens written to {args.output_dir}: "
+        f"{len(alphabet):,} of {len(characters):,} characters, which make up {covered:.3%} of the text"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"train_tokenizer.py: {error}")
