@@ -29,7 +29,7 @@ _PARTIAL_RUN_FILE = f"incomplete-{RUN_FILE}"
 # What a run writes into its folder, apart from TensorBoard's files; globs.
 _OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "model*.safetensors*", "pytorch_model*.bin", "training_args.bin")
 _OWNED += ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def set_up_process(args) -> None:
@@ -50,8 +50,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # 32 MiB is the largest threshold that glibc accepts; the trim threshold may be any.
-    return all([mallopt(_M_MMAP_THRESHOLD, 32 << 20), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)])
+    # No mapping of its own for any size: M_MMAP_THRESHOLD stops at 32 MiB in some versions, and activations are larger.
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)])
 
 
 def start_run(args, settings: dict) -> Path | None:
