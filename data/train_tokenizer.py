@@ -87,7 +87,7 @@ def save(backend: Tokenizer, vocabulary: list[str], lowercase: bool, nfkc: bool,
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError, naming the flag, where a value cannot work."""
-    for flag, least in (("vocab_size", len(SPECIALS) + 1), ("min_frequency", 1), ("limit_alphabet", 1)):
+    for flag, least in (("vocab_size", len(SPECIALS) + 2), ("min_frequency", 1), ("limit_alphabet", 1)):
         value = getattr(args, flag)
         if value is not None and value < least:
             raise ValueError(f"--{flag} must be at least {least}, got {value}; raise it")

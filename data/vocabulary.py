@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -37,15 +36,12 @@ def read_texts(files: list[Path], key: str) -> Iterator[str]:
 
 def count_words(texts: Iterable[str], backend: Tokenizer) -> Counter[str]:
     """Count what the normaliser and the pre-tokeniser of `backend`, which are BERT's, make of the texts."""
-    ideographs = np.zeros(0x110000, np.int64)
+    words: Counter[str] = Counter()
     chunks: Counter[str] = Counter()
     for text in texts:
         # Ideographs are words of their own and change nothing around them: counted here, the library sees the rest.
-        runs = _IDEOGRAPHS.findall(text)
-        points = np.frombuffer("".join(runs).encode("utf-32-le"), "<u4")
-        np.add.at(ideographs, points, 1)
+        words.update("".join(_IDEOGRAPHS.findall(text)))
         chunks.update(backend.normalizer.normalize_str(_IDEOGRAPHS.sub(" ", text)).split())
-    words = Counter({chr(point): int(ideographs[point]) for point in np.flatnonzero(ideographs).tolist()})
     for chunk, count in chunks.items():  # the pre-tokeniser never joins over white space, so ask once a chunk
         for word, _ in backend.pre_tokenizer.pre_tokenize_str(chunk):
             words[word] += count
