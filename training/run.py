@@ -50,7 +50,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # No mapping of its own for any size: M_MMAP_THRESHOLD stops at 32 MiB in some versions, and activations are larger.
+    # No size gets a mapping of its own: M_MMAP_THRESHOLD stops at 32 MiB in some versions, activations are larger.
     return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)])
 
 
@@ -113,7 +113,7 @@ def _prepare(args, settings: dict) -> Path | None:
     else:
         checkpoint = None
         move_aside(_owned(output_dir), output_dir)
-    _write_settings(output_dir, settings)
+    _write_settings(output_dir, settings, args.world_size)
     logger.info("starting %s in %s", f"from {checkpoint}" if checkpoint else "at step 0", output_dir)
     return checkpoint
 
@@ -160,18 +160,15 @@ def _read_settings(output_dir: Path) -> dict | None:
     return {} if all_checkpoints(output_dir) else None  # somebody else's run: no settings equal its
 
 
-def _write_settings(output_dir: Path, settings: dict) -> None:
+def _write_settings(output_dir: Path, settings: dict, processes: int) -> None:
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    record = {
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "versions": versions,
-        "settings": settings,
-    }
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    record = {"command": sys.argv, "started": started, "processes": processes, "versions": versions}
+    record["settings"] = settings
     partial = output_dir / _PARTIAL_RUN_FILE
     partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, output_dir / RUN_FILE)
