@@ -13,7 +13,7 @@ from data.jsonl import DataError, parse_text
 
 UNIT_BYTES = 8 << 20  # one unit of work: what a process reads before it writes
 _BLANK = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"  # what str.strip removes, as far as it is ASCII
-_WIDE_BLANK = (b"\xc2", b"\xe1", b"\xe2", b"\xe3")  # first UTF-8 bytes of the rest, such as the ideographic space
+_WIDE_BLANK = b"\xc2\xe1\xe2\xe3"  # first UTF-8 bytes of the rest, such as the ideographic space
 
 
 class Unit(NamedTuple):
@@ -63,15 +63,20 @@ class Layout:
             raise ValueError(
                 f"--doc_spliter must be left out with --json_field, got {self.spliter!r}; a JSON line is a document"
             )
+        if self.spliter != self.spliter.strip():
+            raise ValueError(
+                f"--doc_spliter must not begin or end with white space, got {self.spliter!r}; lines are stripped first"
+            )
         object.__setattr__(self, "encoding", name)
-        object.__setattr__(self, "_marker", self.spliter.encode(name))
+        marker = self.spliter.encode(name)
+        object.__setattr__(self, "_marker", marker)
+        # What a separator can begin with: most lines are told from one by their first byte.
+        wide = _WIDE_BLANK if name == "utf-8" else range(0x80, 0x100)
+        object.__setattr__(self, "_openings", frozenset((*_BLANK, *wide, *marker[:1])))
 
     def _is_blank(self, line: bytes) -> bool:
         """Whether nothing of `line` is left when it is decoded and stripped as Python strips strings."""
-        core = line.strip(_BLANK)
-        if not core or (self.encoding == "utf-8" and not core.startswith(_WIDE_BLANK)):
-            return not core
-        return not line.decode(self.encoding, errors="replace").strip()
+        return not line.strip(_BLANK) or not line.decode(self.encoding, errors="replace").strip()
 
     def _ends_document(self, line: bytes) -> bool:
         if not self.spliter:
@@ -96,13 +101,13 @@ class Layout:
                 for line in file:
                     if offset >= unit.end:
                         return
-                    if not self._is_blank(line):
+                    if line[0] not in self._openings or not self._is_blank(line):
                         yield offset, line
                     offset += len(line)
                 return
             begin, lines, owned = offset, [], unit.start == 0
             for line in file:
-                if self._ends_document(line):
+                if line[0] in self._openings and self._ends_document(line):
                     if lines:
                         yield begin, b"".join(lines)
                     if offset >= unit.end:
@@ -123,16 +128,16 @@ class Layout:
         line loses its own. DataError with file:line on bytes that cannot be decoded and on unusable JSON.
         """
         try:
+            if self.json_field is not None:
+                line = raw if self.encoding == "utf-8" else raw.decode(self.encoding).encode()
+                return parse_text(line, self.json_field, "")
             text = raw.decode(self.encoding)
         except UnicodeDecodeError as error:
             where = f"{path}:{_line_number(path, offset + error.start)}"
             message = f"{where}: must be {self.encoding}, got {error}; check --encoding or use --on_error skip"
             raise DataError(message) from None
-        if self.json_field is not None:
-            try:
-                return parse_text(raw if self.encoding == "utf-8" else text.encode(), self.json_field, "")
-            except DataError as error:
-                raise DataError(f"{path}:{_line_number(path, offset)}{error}") from None
+        except DataError as error:
+            raise DataError(f"{path}:{_line_number(path, offset)}{error}") from None
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         if offset == 0:

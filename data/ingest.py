@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -151,6 +152,17 @@ def _run_worker(unit: Unit) -> Counts:
     return _work(unit)
 
 
+def _in_order(pool: ProcessPoolExecutor, units: list[Unit], ahead: int) -> Iterator[Counts]:
+    """Yield the results of all units in order; no more than `ahead` wait at a time, however many units there are."""
+    waiting = deque()
+    for unit in units:
+        waiting.append(pool.submit(_run_worker, unit))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> Counts:
     """Distribute all units, in `workers` processes; the first error in the order of the units is raised."""
     counts, pool = Counts(), None
@@ -159,7 +171,7 @@ def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> 
         pool = ProcessPoolExecutor(min(workers, len(units)), context, _start_worker, (job,))
     bar = tqdm(total=job.total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval)
     try:
-        results = pool.map(_run_worker, units) if pool else map(_worker(job), units)
+        results = _in_order(pool, units, 4 * workers) if pool else map(_worker(job), units)
         for unit, result in zip(units, results, strict=True):
             counts.add(result)
             bar.update(unit.end - unit.start)

@@ -30,12 +30,17 @@ def input_files(path: str | Path, flag: str, suffix: str = ".jsonl") -> list[Pat
         return [root]
     if not root.is_dir():
         raise ValueError(f"{flag} must name an existing file or folder, got {str(path)!r}; check the path")
-    found = [Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(suffix)]
+    walk = os.walk(root, onerror=_refuse)  # os.walk leaves unreadable folders out in silence
+    found = [Path(folder, name) for folder, _, names in walk for name in names if name.endswith(suffix)]
     files = sorted((file for file in found if file.is_file()), key=lambda file: file.parts)
     if not files:
         what = f"a file ending in {suffix!r}" if suffix else "a file"
         raise ValueError(f"{flag} must hold at least {what}, got the folder {str(path)!r}; check the path")
     return files
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def parse_text(line: bytes, key: str, where: str) -> str:
@@ -44,7 +49,7 @@ def parse_text(line: bytes, key: str, where: str) -> str:
     A byte order mark before the object is skipped. A lone surrogate escape is an error: no UTF-8 can hold it.
     """
     try:
-        record = json.loads((line.removeprefix(_BOM)).decode())
+        record = json.loads(line.removeprefix(_BOM).decode())
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: must be UTF-8, got {error}; convert the file") from None
     except (ValueError, RecursionError) as error:

@@ -21,7 +21,6 @@ from pathlib import Path
 if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import numpy as np
 from tqdm import tqdm
 
 from data.documents import Layout, split_units
@@ -108,8 +107,9 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
         return files
     kept = []
     for file in files:
-        path = file.resolve()
-        if path == own or own in path.parents or any(part.endswith(".partial") for part in path.parts):
+        inside, path = file.relative_to(args.input_path).parts, file.resolve()
+        temporary = any(part.startswith(".") and part.endswith(".partial") for part in inside)
+        if temporary or path == own or own in path.parents:
             continue
         if file.suffix == ".jsonl" and args.json_field is None:
             print(f"left out: {file} (read JSON lines with --json_field)", file=sys.stderr)

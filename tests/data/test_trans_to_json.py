@@ -254,6 +254,7 @@ def test_exclusion_does_not_depend_on_workers(tmp_path, small_pieces, capsys):
         (["--min_doc_length=-1"], "--min_doc_length must be at least 0"),
         (["--exclude=nowhere"], "--exclude must name an existing"),
         (["--json_field=text", "--doc_spliter=line"], "--doc_spliter must be left out"),
+        (["--doc_spliter= "], "--doc_spliter must not begin"),
         (["--output_path=."], "--output_path must name a file"),
         (["--output_path=in.jsonl", "--input_path=in.jsonl"], "--output_path must differ"),
         (["--min_doc_length=99"], "--input_path must hold a document"),
