@@ -3,9 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from data.corpus import FORMAT, shard_name, write_manifest, write_shard
+from data.tokenization import tokenizer_hash
+from training.pretrained import load_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -80,3 +85,28 @@ def bert_folder(tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_corpus():
+    """(folder, tokenizer folder, rows, seed) -> a corpus folder of random words; each place has two likely tokens."""
+
+    def write(folder, tokenizer_folder, rows=120, seed=0):
+        tokenizer = load_tokenizer(str(tokenizer_folder), "--tokenizer_name")
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(6, 40, rows)
+        first = np.cumsum(lengths) - lengths
+        words = np.arange(lengths.sum()) // 2 % 7
+        ids = (9 + 10 * rng.integers(0, 2, lengths.sum()) + words).astype(np.uint16)
+        marks = (np.arange(lengths.sum()) % 2).astype(np.uint8)
+        marks[first] = marks[first + 1] = marks[first + lengths - 1] = 0
+        ids[first], ids[first + lengths - 1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+        folder.mkdir(parents=True)
+        shard = folder / shard_name(0)
+        write_shard(shard, ids, marks, lengths, np.arange(rows) // 3, {})
+        size = {"name": "tiny", "size": len(tokenizer), "hash": tokenizer_hash(tokenizer.backend_tokenizer)}
+        shards = [{"file": shard.name, "bytes": shard.stat().st_size}]
+        write_manifest(folder, {"format": FORMAT, "complete": True, "tokenizer": size, "shards": shards})
+        return folder
+
+    return write

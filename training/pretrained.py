@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 HUB_SECONDS = 4.0  # the whole answer of the hub, name resolution included
-_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?!.{97})\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?")
 _CACHED_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")
 
 
@@ -32,7 +32,7 @@ def resolve_pretrained(name: str, flag: str) -> str:
     if Path(name).is_dir():
         return name
     tried = "no such folder"
-    if _HUB_NAME.match(name) and not Path(name).exists():
+    if _HUB_NAME.fullmatch(name) and not Path(name).exists():
         reason = _hub_refusal(name)
         if reason is None:
             return name
