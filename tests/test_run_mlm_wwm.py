@@ -154,17 +154,18 @@ def test_every_kind_of_run_learns(flags, tmp_path, changes):
         assert json.loads((tmp_path / "run/config.json").read_text())["linear_divisor"] == "valid"
 
 
-def test_training_continues_from_a_model_and_evaluates_without_training(flags, tmp_path, capsys):
+def test_training_continues_from_a_model_and_evaluates_without_training(flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     first = run_mlm_wwm.main(flags(validation_split=0.2))
     again = {"model_name_or_path": tmp_path / "run", "config_overrides": None, "validation_split": 0.2}
     second = run_mlm_wwm.main(flags(**again, output_dir=tmp_path / "second"))
     assert second["eval_loss"] < first["eval_loss"]
     capsys.readouterr()
-    before = sorted((tmp_path / "run").rglob("*"))
+    before = sorted(tmp_path.rglob("*"))
     alone = run_mlm_wwm.main(flags(**again, do_train=None, do_eval=True, output_dir=None))
     assert alone["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-6)
     assert json.loads(capsys.readouterr().out) == alone
-    assert sorted((tmp_path / "run").rglob("*")) == before
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_published_flash_folders_get_the_divisor_they_were_trained_with(published, tmp_path):
@@ -451,6 +452,7 @@ def test_a_named_checkpoint_goes_on_from_there_and_later_ones_make_way(flags, tm
         ({"mask_share": 0.95}, "--mask_share"),
         ({"train_dir": "missing"}, "--train_dir"),
         ({"train_dir": None}, "--train_dir"),
+        ({"output_dir": None}, "--output_dir"),
         ({"tokenizer_name": "missing/tokenizer"}, "--tokenizer_name missing/tokenizer"),
         ({"model_name_or_path": "./missing", "config_overrides": None}, "--model_name_or_path ./missing"),
         ({"model_type": "nothing"}, "--model_type nothing"),

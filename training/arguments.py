@@ -82,7 +82,9 @@ class RunArguments(TrainingArguments):
             logger.warning("--fp16 has no use on a CPU: training with bf16 autocast instead")
             self.fp16, self.bf16 = False, True
         self.remove_unused_columns = False  # the collator reads columns that no model takes
+        output_dir = self.output_dir
         super().__post_init__()
+        self.output_dir = output_dir and self.output_dir  # transformers puts a folder of its own choice for none
         self._check()
         if self.device.type == "cuda" and self.n_gpu > 1:
             logger.warning(
