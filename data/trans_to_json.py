@@ -156,10 +156,9 @@ def main(argv: list[str] | None = None) -> None:
     excluded = [
         file for path in (args.exclude or "").split(",") if path for file in input_files(path, "--exclude", "")
     ]
-    overlap = Overlap.build(excluded) if excluded else None
     with workspace(output) as folder:
-        if overlap:
-            overlap.save(folder / "overlap")
+        if excluded:
+            Overlap.build(excluded).save(folder / "overlap")
         buckets = Buckets(folder / "buckets", 1 + total // BUCKET_BYTES)
         job = Job(
             layout=layout,
@@ -169,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
             dedup=args.dedup,
             shuffle=not args.no_shuffle,
             seed=args.seed,
-            overlap=folder / "overlap" if overlap else None,
+            overlap=folder / "overlap" if excluded else None,
             folder=buckets.folder,
             bucket_count=buckets.count,
             total=total,
@@ -181,14 +180,14 @@ def main(argv: list[str] | None = None) -> None:
         documents, characters = write(buckets, job, folder / "result", not args.no_merge, args.log_interval)
         if not documents:
             raise ValueError(
-                f"--input_path must hold a document that is not left out, got none in {args.input_path!r} "
-                f"({counts}); check --doc_spliter and --min_doc_length"
+                f"--input_path must hold a document that is not left out, got none in {args.input_path!r}, "
+                f"{counts.short:,} too short, {counts.excluded:,} excluded; check --doc_spliter and --min_doc_length"
             )
         if output.is_dir():
             output.rename(folder / "replaced")
         (folder / "result").replace(output)
-    if overlap:
-        report(excluded, overlap, counts)
+        if excluded:
+            report(excluded, Overlap.load(folder / "overlap"), counts)
     duplicates = counts.duplicates + by_content.dropped
     print(
         f"{documents:,} documents, {characters:,} characters written to {output}; "

@@ -254,6 +254,7 @@ def test_exclusion_does_not_depend_on_workers(tmp_path, small_pieces, capsys):
         (["--min_doc_length=-1"], "--min_doc_length must be at least 0"),
         (["--exclude=nowhere"], "--exclude must name an existing"),
         (["--json_field=text", "--doc_spliter=line"], "--doc_spliter must be left out"),
+        (["--input_path=empty"], "--input_path must hold a document"),
         (["--doc_spliter= "], "--doc_spliter must not begin"),
         (["--output_path=."], "--output_path must name a file"),
         (["--output_path=in.jsonl", "--input_path=in.jsonl"], "--output_path must differ"),
@@ -263,9 +264,10 @@ def test_exclusion_does_not_depend_on_workers(tmp_path, small_pieces, capsys):
 def test_wrong_flags_are_named(tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
     Path("in.jsonl").write_text("一二三四五六七八九十一\n", encoding="utf-8")
+    Path("empty").touch()
     with pytest.raises(ValueError, match=message):
         run("--input_path=in.jsonl", "--output_path=o", *flags)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "in.jsonl"]
 
 
 def start(folder, output, *flags):
