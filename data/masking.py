@@ -17,6 +17,7 @@ import numpy as np
 _MAX_ROW = (1 << 16) - 1
 _SIXTEEN, _LOW = np.uint64(16), np.uint64(0xFFFF)
 _NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)  # sorts last, and a word of 65,535 tokens fits no budget
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
 _ORDER, _REPLACEMENT, _RANDOM_TOKEN = 1, 2, 3  # one stream of draws per purpose
 
 
@@ -31,9 +32,13 @@ def draw(*coordinates: np.ndarray | int) -> np.ndarray:
     """Random uint64 that depends on nothing but the coordinates (integers or integer arrays, broadcast together)."""
     state = np.zeros(1, np.uint64)
     for coordinate in coordinates:
-        step = np.asarray(coordinate).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        state = mix(state + step + np.uint64(0x9E3779B97F4A7C15))
+        state = mix(state + (np.atleast_1d(coordinate).astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return state
+
+
+def draw_at(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The number at each place of the splitmix64 stream that each key seeds: one draw for many places of a row."""
+    return mix(keys + (places.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
 
 
 def _share(bits: np.ndarray) -> np.ndarray:
@@ -111,7 +116,7 @@ class WholeWordMasking:
         special = self._is_special[input_ids]
         word_of_special = np.searchsorted(word_first, np.flatnonzero(special), side="right") - 1
         sizes = word_length - np.bincount(word_of_special, minlength=len(word_first))
-        order = draw(draw(row_keys, _ORDER)[row[word_first]], position[word_first])
+        order = draw_at(draw(row_keys, _ORDER)[row[word_first]], position[word_first])
         budgets = np.maximum(1, np.rint(self.probability * lengths)).astype(np.int64)
         taken = _fill_budgets(sizes, row[word_first], order, budgets)
         chosen = np.flatnonzero(np.repeat(taken, word_length) & ~special)
@@ -120,8 +125,8 @@ class WholeWordMasking:
 
     def _replace(self, ids, row_keys, row, position, decided_at):
         """What stands at the chosen tokens after masking: [K] int64."""
-        share = _share(draw(draw(row_keys, _REPLACEMENT)[row], decided_at))
-        random_ids = draw(draw(row_keys, _RANDOM_TOKEN)[row], position) % np.uint64(self.vocab_size)
+        share = _share(draw_at(draw(row_keys, _REPLACEMENT)[row], decided_at))
+        random_ids = draw_at(draw(row_keys, _RANDOM_TOKEN)[row], position) % np.uint64(self.vocab_size)
         kept_or_random = np.where(share < self.mask_share + self.random_share, random_ids.astype(np.int64), ids)
         return np.where(share < self.mask_share, self.mask_token_id, kept_or_random)
 

@@ -26,7 +26,12 @@ from training.checkpoints import COMPLETE, PARTIAL, PROGRESS, publish, rotate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
 from training.optimizers import make_muon
 from training.pretrained import ArgumentError
-from training.run import LOG_FILE
+from training.run import LOG_FILE, keep_freed_memory
+
+
+def _set_up_worker(number: int) -> None:
+    """Loader workers allocate the same few arrays for each batch, also where the model is on a GPU."""
+    keep_freed_memory()
 
 
 class Trainer(transformers.Trainer):
@@ -78,6 +83,7 @@ class Trainer(transformers.Trainer):
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.dataloader_pin_memory,
+            worker_init_fn=_set_up_worker,
             generator=torch.Generator(),  # its own, so that making an iterator leaves the model's random numbers alone
         )
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from data.masking import WholeWordMasking, draw
+from data.masking import WholeWordMasking, draw, draw_at
 
 VOCAB, MASK = 12000, 103
 SPECIAL = (0, 100, 101, 102, 103)
@@ -88,7 +88,8 @@ def test_budget_rule_is_that_of_a_loop_over_shuffled_words(probability):
         words = {}
         for index in inside:
             words.setdefault(int(words_of(marks)[index]), []).append(index)
-        keys = {number: int(draw(draw(draw(3, 0, row), 1), words[number][0] - first)[0]) >> 32 for number in words}
+        places = np.array([words[number][0] - first for number in words])
+        keys = dict(zip(words, draw_at(draw(draw(3, 0, row), 1), places) >> np.uint64(32), strict=True))
         left, expected = max(1, round(probability * length)), []
         for number in sorted(words, key=keys.get):
             free = [index for index in words[number] if ids[index] not in SPECIAL]
