@@ -13,13 +13,13 @@ from typing import ClassVar
 import torch
 from tokenizers import processors
 from torch import nn
-from torch.nn import functional as F
 from transformers import BertTokenizer, PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .base import Encoder, StrictPreTrainedModel, check_choice
+from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
@@ -29,14 +29,10 @@ from .heads import (
 )
 from .layers import (
     ScaleNorm,
-    affine_heads,
     dropout,
-    masked_softmax,
     rms_norm,
     rotary_tables,
-    rotate,
     sinusoid_table,
-    toeplitz,
 )
 
 
@@ -67,6 +63,7 @@ class GAUAlphaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_choice("hidden_act", self.hidden_act, ("swish", "silu"))
         check_choice("normalization", self.normalization, ("softmax_plus", "softmax", "squared_relu"))
         if self.embedding_size not in (None, self.hidden_size):
             raise ValueError(
@@ -144,40 +141,21 @@ class GatedAttentionUnit(nn.Module):
     def __init__(self, config: GAUAlphaConfig):
         super().__init__()
         self.config = config
-        self.widths = (config.intermediate_size, config.intermediate_size, config.attention_key_size)
-        self.act = ACT2FN[config.hidden_act]
-        self.i_dense = nn.Linear(config.hidden_size, sum(self.widths), bias=config.use_bias)
+        width = 2 * config.intermediate_size + config.attention_key_size
+        self.i_dense = nn.Linear(config.hidden_size, width, bias=config.use_bias)
         self.o_dense = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.q_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
         self.k_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
 
-    def queries_and_keys(
-        self, base: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], query_scale: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """base [B, T, D] -> q, k [B, T, D]; q carries every factor of the scores, so that none is [T, T]."""
-        query, key = self.q_scaleoffset, self.k_scaleoffset
-        biases = None if query.bias is None else torch.stack((query.bias, key.bias))
-        heads = rotate(affine_heads(base, torch.stack((query.weight, key.weight)), biases), tables, interleaved=True)
-        return (heads[..., 0, :] * query_scale).to(base.dtype), heads[..., 1, :].to(base.dtype)
-
     def forward(
-        self,
-        hidden: torch.Tensor,
-        valid: torch.Tensor,
-        counts: torch.Tensor,
-        query_scale: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        u, v, base = self.act(self.i_dense(hidden)).split(self.widths, dim=-1)
-        query, key = self.queries_and_keys(base, tables, query_scale)
-        scores = query @ key.transpose(-1, -2)  # [B, T, T]
-        if self.config.normalization == "squared_relu":
-            scores = F.relu_(scores.masked_fill_(~valid, 0))
-            attention = scores.square() / counts.to(scores.dtype)
-        else:
-            attention = masked_softmax(scores, valid)
-        attention = dropout(attention, self.config.attention_probs_dropout_prob, self.training)
-        return self.o_dense(u * (attention @ v)), attention
+        self, hidden: torch.Tensor, attention: Attention, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        scale = torch.stack((self.q_scaleoffset.weight, self.k_scaleoffset.weight))
+        offset = torch.stack((self.q_scaleoffset.bias, self.k_scaleoffset.bias)) if self.config.use_bias else None
+        projected, output = self.i_dense(hidden), self.o_dense
+        return GatedAttention.apply(
+            projected, output.weight, output.bias, scale, offset, None, attention, self.training, output_attentions
+        )
 
 
 class GAUAlphaLayer(GradientCheckpointingLayer):
@@ -188,10 +166,10 @@ class GAUAlphaLayer(GradientCheckpointingLayer):
         self.config = config
         self.gau = GatedAttentionUnit(config)
 
-    def forward(self, hidden, valid, counts, query_scale, tables, output_attentions: bool):
-        output, attention = self.gau(hidden, valid, counts, query_scale, tables)
+    def forward(self, hidden, attention: Attention, output_attentions: bool):
+        output, weights = self.gau(hidden, attention, output_attentions)
         output = dropout(output, self.config.hidden_dropout_prob, self.training)
-        return rms_norm(hidden + output, self.config.layer_norm_eps), attention if output_attentions else None
+        return rms_norm(hidden + output, self.config.layer_norm_eps), weights
 
 
 class GAUAlphaPreTrainedModel(StrictPreTrainedModel):
@@ -237,8 +215,16 @@ class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
         if config.normalization == "softmax_plus":
             query_scale = query_scale * counts.log() / math.log(512)  # 512 is the method's constant, not M
         positions = torch.arange(embeds.shape[1], device=embeds.device) if position_ids is None else position_ids
-        tables = rotary_tables(positions, config.attention_key_size)
-        return self.embeddings(embeds, token_type_ids), (valid, counts, query_scale, tables)
+        attention = Attention(
+            tables=rotary_tables(positions, config.attention_key_size),
+            interleaved=True,
+            query_scale=query_scale,
+            unseen=~valid,
+            softmax=config.normalization != "squared_relu",
+            divisor=counts if config.normalization == "squared_relu" else None,
+            dropout=config.attention_probs_dropout_prob,
+        )
+        return self.embeddings(embeds, token_type_ids), (attention,)
 
 
 class GAUAlphaPredictions(nn.Module):
@@ -326,28 +312,32 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         super().__init__()
         self.max_positions = config.max_position_embeddings
         expanded = int(config.hidden_size * config.expansion_factor)
-        self.widths = (expanded, expanded, config.s)
         self.weight = nn.Parameter(torch.empty(2, config.s))
         self.bias = nn.Parameter(torch.zeros(2, config.s))
         self.w = nn.Parameter(torch.empty(2 * self.max_positions - 1))
-        self.uv = nn.Linear(config.hidden_size, sum(self.widths))
+        self.uv = nn.Linear(config.hidden_size, 2 * expanded + config.s)
         self.o = nn.Linear(expanded, config.hidden_size)
         self.LayerNorm = flash_quad_norm(config)
 
-    def relative_bias(self, length: int) -> torch.Tensor:
-        """[T, T]; beyond the table of 2M-1 distances its end entries go on."""
+    def distances(self, length: int) -> torch.Tensor:
+        """Bias of each key minus query, [2T-1]; beyond the table of 2M-1 its end entries go on."""
         offsets = torch.arange(1 - length, length, device=self.w.device) + self.max_positions - 1
-        return toeplitz(self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1)))
+        return self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1))
 
-    def forward(self, hidden, valid, tables, output_attentions: bool):
-        u, v, base = F.silu(self.uv(self.LayerNorm(hidden))).split(self.widths, dim=-1)
-        heads = rotate(affine_heads(base, self.weight, self.bias), tables, interleaved=False)
-        query = (heads[..., 0, :] / self.max_positions).to(base.dtype)
-        key = heads[..., 1, :].to(base.dtype)
-        bias = self.relative_bias(hidden.shape[1]).to(base.dtype)
-        scores = torch.baddbmm(bias, query, key.transpose(-1, -2))  # [B, T, T]
-        attention = F.relu_(scores.masked_fill_(~valid, 0)).square()
-        return hidden + self.o(u * (attention @ v)), attention if output_attentions else None
+    def forward(self, hidden, attention: Attention, output_attentions: bool):
+        projected, distances = self.uv(self.LayerNorm(hidden)), self.distances(hidden.shape[1])
+        output, weights = GatedAttention.apply(
+            projected,
+            self.o.weight,
+            self.o.bias,
+            self.weight,
+            self.bias,
+            distances,
+            attention,
+            self.training,
+            output_attentions,
+        )
+        return hidden + output, weights
 
 
 class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
@@ -399,7 +389,14 @@ class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
         valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
         if valid.dim() == 2:  # padding neither sees nor is seen
             valid = valid.unsqueeze(1) & valid.unsqueeze(2)
-        return hidden, (valid, rotary_tables(positions, self.config.s))
+        attention = Attention(
+            tables=rotary_tables(positions, self.config.s),
+            interleaved=False,
+            query_scale=1 / self.config.max_position_embeddings,
+            unseen=~valid,
+            softmax=False,
+        )
+        return hidden, (attention,)
 
 
 class FLASHQuadTransform(nn.Module):

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import models
+from models.layers import toeplitz
 
 SMALL = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 16}
 GAU = SMALL | {"intermediate_size": 40, "attention_key_size": 8, "hidden_dropout_prob": 0.0}
@@ -110,7 +111,7 @@ def test_any_length(variant, length):
 
 def test_flash_quad_repeats_the_end_entries_of_its_bias_beyond_the_table():
     layer = make("flash_quad").flash_quad.encoder["layer"][0]
-    bias = layer.relative_bias(40)
+    bias = toeplitz(layer.distances(40))
     for i, j in ((0, 0), (0, 15), (15, 0), (20, 10), (0, 39), (39, 0), (5, 25)):
         assert bias[i, j] == layer.w[min(max(j - i, -15), 15) + 15]
 
@@ -128,7 +129,7 @@ def test_flash_quad_divides_by_the_table_length_at_any_length():
         q, k = (
             torch.complex(*(base * w + b).chunk(2, -1)) * turn for w, b in zip(layer.weight, layer.bias, strict=True)
         )
-        expected = F.relu((q @ k.mH).real / 16 + layer.relative_bias(30)).square()
+        expected = F.relu((q @ k.mH).real / 16 + toeplitz(layer.distances(30))).square()
     torch.testing.assert_close(outputs.attentions[0], expected, atol=1e-4, rtol=1e-4)
 
 
