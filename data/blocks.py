@@ -14,10 +14,11 @@ from data.segmentation import Segmenter
 from data.tokenization import FastTokenizer, Tokens
 
 _END, _CLOSE, _DOT = 1, 2, 3
-_CLASSES = np.zeros(0x10000, np.uint8)
+_CLASSES = np.zeros(0x110000, np.uint8)
 _CLASSES[[ord(mark) for mark in "。！？!?；;…｡\n\u2028\u2029"]] = _END
 _CLASSES[[ord(mark) for mark in "”’」』）)】》〉〗］]｝}"]] = _CLOSE
 _CLASSES[ord(".")] = _DOT  # ends a sentence before white space only: 3.14 and www.example.com go on
+_IS_MARK = _CLASSES > 0
 
 
 class Blocks(NamedTuple):
@@ -51,7 +52,7 @@ def make_blocks(
     sizes = np.diff(bounds)
     kept = np.array([len(document.strip()) >= min_chars for document in documents], bool) & (sizes > 0)
     words = int(np.count_nonzero(~continuation & np.repeat(kept, sizes)))
-    edges, owners, cut_words = _pack(bounds, kept, capacity, continuation, sentence_starts(points, tokens))
+    edges, owners, cut_words = _pack(bounds, kept, capacity, continuation, sentence_starts(points, tokens, starts))
     continuation[edges[:, 0]] = False
     lengths = edges[:, 1] - edges[:, 0]
     ids = tokens.ids
@@ -74,16 +75,17 @@ def mark_words(tokens: Tokens, word_numbers: np.ndarray) -> np.ndarray:
     return marks
 
 
-def sentence_starts(points: np.ndarray, tokens: Tokens) -> np.ndarray:
+def sentence_starts(points: np.ndarray, tokens: Tokens, documents: np.ndarray) -> np.ndarray:
     """Sorted numbers of the tokens that come first after the end of a sentence, closing quotes and brackets included.
 
-    points: code points of the text, uint32 [N].
+    points: code points of the text, uint32 [N]; documents: where each document starts, and one past the text.
     """
-    classes = _CLASSES[np.minimum(points, 0xFFFF)]
-    marks = np.flatnonzero(classes)
+    is_mark = _IS_MARK.take(points)
+    is_mark[documents[1:-1] - 1] = False  # the line break between documents ends nothing
+    marks = np.flatnonzero(is_mark)
     if not len(marks):
         return marks
-    kinds = classes[marks]
+    kinds = _CLASSES[points[marks]]
     follows = points[np.minimum(marks + 1, len(points) - 1)]
     at_end = marks + 1 == len(points)
     dots = kinds == _DOT

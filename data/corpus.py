@@ -146,7 +146,8 @@ class Corpus:
                     f"{self._flag} {self.folder} must hold {shard['file']} with {shard['bytes']} bytes, got "
                     f"{path.stat().st_size if path.is_file() else 'no such file'}; copy the folder again"
                 )
-            batch = pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch()
+            with pa.memory_map(str(path)) as source:  # the map outlives the open file, so shards cost no descriptors
+                batch = pa.ipc.open_stream(source).read_next_batch()
             ids, marks = batch.column("input_ids"), batch.column("continuation")
             self._ids.append(ids.values.to_numpy())
             self._marks.append(marks.values.to_numpy())

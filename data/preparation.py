@@ -5,6 +5,7 @@ alone; a shard that exists is finished, because it appears by a rename together 
 """
 
 import fcntl
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -40,8 +41,9 @@ from data.reference import ReferenceWriter
 from data.segmentation import Segmenter
 from data.tokenization import FastTokenizer
 
-UNIT_BYTES = 8 << 20
-_MAX_UNITS = 256  # each shard costs its readers an open file
+UNIT_BYTES = 1 << 20  # of a small input; a unit is the least that a killed run repeats, and what two workers share
+_MOST_UNIT_BYTES = 16 << 20  # of a large one; a worker holds the tokens of one unit
+_FEW_UNITS = 256  # in between, so many units
 _BATCH = 1 << 16  # characters tokenised at once; larger arrays leave the processor's cache
 _LOCK_SECONDS = 10.0
 
@@ -67,7 +69,8 @@ class Unit(NamedTuple):
 
 def scan(files: list[Path], root: Path) -> tuple[list[dict], list[Unit]]:
     """Read all inputs once: (name below `root`, bytes and SHA-256 of each file; the units of work)."""
-    target = max(UNIT_BYTES, -(-sum(file.stat().st_size for file in files) // _MAX_UNITS))
+    total = sum(file.stat().st_size for file in files)
+    target = max(UNIT_BYTES, min(total // _FEW_UNITS, _MOST_UNIT_BYTES))
     inputs, units, spans = [], [], []
     filled = documents = first_document = 0
 
@@ -189,22 +192,27 @@ class Preparer:
     def __call__(self, unit: Unit) -> dict:
         """Write the shard of a unit and return its record. DataError with file:line."""
         counts = Counter(dict.fromkeys(COUNTS, 0))
-        rows: list[tuple[np.ndarray, ...]] = []
+        columns = [bytearray() for _ in range(4)]  # they grow in place: a unit is never in memory twice
+        dtypes = (id_dtype(self.tokenizer.vocab_size), np.uint8, np.int64, np.int64)
         references = []
-        dtype = id_dtype(self.tokenizer.vocab_size)
         for numbers, texts in self._batches(unit, counts):
             blocks, text = make_blocks(texts, self.tokenizer, self.segmenter, self.max_seq_length - 2, self.min_chars)
             _count(counts, texts, blocks)
-            ids = join_rows(blocks.ids.astype(dtype), blocks.lengths, *self.tokenizer.frame)
-            marks = join_rows(blocks.continuation.astype(np.uint8), blocks.lengths, 0, 0)
-            rows.append((ids, marks, blocks.lengths + 2, np.array(numbers, np.int64)[blocks.documents]))
+            rows = (
+                join_rows(blocks.ids, blocks.lengths, *self.tokenizer.frame),
+                join_rows(blocks.continuation, blocks.lengths, 0, 0),
+                blocks.lengths + 2,
+                np.array(numbers)[blocks.documents],
+            )
+            for column, values, dtype in zip(columns, rows, dtypes, strict=True):
+                column += memoryview(values.astype(dtype))
             if self.reference:
                 references.append(self.reference.rows(blocks, text))
-        columns = [np.concatenate(column) for column in zip(*rows, strict=True)] if rows else _no_rows(dtype)
         record = {"unit": unit.number, **counts}
         if self.reference:  # first, because the shard says that the unit is finished
             self.reference.write(unit.number, references)
-        write_shard(self.folder / shard_name(unit.number), *columns, record)
+        arrays = map(np.frombuffer, columns, dtypes)
+        write_shard(self.folder / shard_name(unit.number), *arrays, record)
         return record
 
     def _batches(self, unit: Unit, counts: Counter) -> Iterator[tuple[list[int], list[str]]]:
@@ -242,10 +250,6 @@ def _count(counts: Counter, texts: list[str], blocks: Blocks) -> None:
     counts["words"] += blocks.words
     counts["cut_words"] += blocks.cut_words
     counts["blocks"] += len(blocks.lengths)
-
-
-def _no_rows(dtype: np.dtype) -> list[np.ndarray]:
-    return [np.zeros(0, kind) for kind in (dtype, np.uint8, np.int64, np.int64)]
 
 
 def _lines(unit: Unit) -> Iterator[tuple[int, bytes, Path, int]]:
@@ -287,6 +291,7 @@ def prepare_all(prepare: Preparer, units: list[Unit], workers: int, report: Call
         return
     # fork: the dictionary and the tokenizer are loaded once and shared; nothing here has started a thread
     context = multiprocessing.get_context("fork")
+    gc.freeze()  # a collection in a worker would copy every shared page
     pool = ProcessPoolExecutor(min(workers, len(units)), context, _start_worker, (prepare,))
     try:
         for unit, record in zip(units, pool.map(_run_worker, units), strict=True):
@@ -298,6 +303,7 @@ def prepare_all(prepare: Preparer, units: list[Unit], workers: int, report: Call
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
 
 
 def finish(folder: Path, manifest: dict, records: list[dict]) -> dict:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 _SPACE, _REMOVED, _OTHER, _UNSEEN = -1, -2, -3, -4  # kinds of code points without a token of their own
 _CACHED_RUN = 64  # characters of the longest run that is remembered
-_CACHED_RUNS = 200_000  # then the memory starts anew; about 40 MB
+_CACHED_RUNS = 50_000  # then the memory starts anew; about 15 MB
 _SPECIALS = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
@@ -162,8 +162,7 @@ class FastTokenizer:
             return self._encode_by_library(documents)
         kinds = self._table.take(points)
         if len(kinds) and kinds.min() == _UNSEEN:
-            for point in np.unique(points[kinds == _UNSEEN]).tolist():
-                self._table[point] = self._kind_of(chr(point))
+            self._learn(np.unique(points[kinds == _UNSEEN]).tolist())
             kinds = self._table.take(points)
         singles = np.flatnonzero(kinds >= 0).astype(np.int32)
         ids = kinds[singles]
@@ -176,14 +175,23 @@ class FastTokenizer:
         origin = np.repeat(starts, counts)
         return _merge(singles, ids, origin, pieces)
 
-    def _kind_of(self, character: str) -> int:
-        """Ask the library how it treats a character between two letters.
+    def _learn(self, points: list[int]) -> None:
+        """Ask the library how it treats each character between two letters.
 
         Normaliser and pre-tokeniser of BERT look at one character at a time, up to the order of combining marks, which
         never crosses a character that is set apart: what holds between two letters holds everywhere.
         """
-        normalized = self._backend.normalizer.normalize_str(f"a{character}a")
+        probe = "".join(f"a{chr(point)}a 0 " for point in points)  # a character never becomes a word "0" of its own
+        normalized = self._backend.normalizer.normalize_str(probe)
         pieces = [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(normalized)]
+        start = 0
+        for point in points:
+            end = pieces.index("0", start)
+            self._table[point] = self._kind_of(chr(point), pieces[start:end])
+            start = end + 1
+
+    def _kind_of(self, character: str, pieces: list[str]) -> int:
+        """The token of a character, or its kind, from the pre-tokens of "a", the character and "a"."""
         if pieces == ["a", "a"]:
             return _SPACE
         if pieces == ["aa"]:
@@ -197,15 +205,13 @@ class FastTokenizer:
     def _encode_run(self, run: str) -> np.ndarray:
         """int32 [T, 4]: id, first character, last character, whether the token begins a pre-token."""
         encoding = self._backend.encode(run, add_special_tokens=False)
-        table = np.zeros((len(encoding.ids), 4), np.int32)
-        if len(table):
-            table[:, 0] = encoding.ids
-            table[:, 1:3] = encoding.offsets
-            table[:, 2] = np.maximum(table[:, 2] - 1, table[:, 1])
-            words = np.array(encoding.word_ids)
-            # Models other than WordPiece keep whole sentences in one pre-token: there each token stands for itself.
-            table[:, 3] = np.append(True, words[1:] != words[:-1]) if self._is_wordpiece else True
-        return table
+        ids, offsets, words = encoding.ids, encoding.offsets, encoding.word_ids
+        # Models other than WordPiece keep whole sentences in one pre-token: there each token stands for itself.
+        starts = [
+            not self._is_wordpiece or before != word for before, word in zip([None, *words], words, strict=False)
+        ]
+        rows = [(token, a, max(b - 1, a), new) for token, (a, b), new in zip(ids, offsets, starts, strict=True)]
+        return np.array(rows, np.int32).reshape(-1, 4)
 
     def _encode_by_library(self, documents: list[str]) -> Tokens:
         tables, origins, position = [np.zeros((0, 4), np.int32)], [np.zeros(0, np.int32)], 0

@@ -1,5 +1,6 @@
 """A corpus folder is read row by row without copies, refuses what does not fit, and splits by documents."""
 
+import os
 import pickle
 
 import datasets
@@ -58,6 +59,13 @@ def test_a_corpus_crosses_to_other_processes_as_its_folder(folder):
     dumped = pickle.dumps(Corpus(folder))
     assert len(dumped) < 2000
     assert pickle.loads(dumped).rows([1])[0]["input_ids"].tolist() == list(range(13, 18))
+
+
+def test_shards_hold_no_file_descriptors(folder):
+    before = len(os.listdir("/proc/self/fd"))
+    corpus = Corpus(folder)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert corpus.rows([3])[0]["input_ids"].tolist() == list(range(22, 28))
 
 
 def test_token_counts_cover_the_vocabulary(folder):

@@ -49,6 +49,8 @@ def test_a_long_line_stays_whole(tmp_path):
     assert [[line for _, line, _, _ in preparation._lines(unit)] for unit in units] == [[b"a\n", long_line], [b"b\n"]]
 
 
-def test_many_files_share_units_and_no_corpus_has_too_many_shards(tmp_path):
+def test_many_files_share_units_and_units_grow_with_the_input_up_to_a_limit(tmp_path, monkeypatch):
     _, units = scanned(tmp_path, [b"line\n"] * 600, unit_bytes=1)
-    assert len(units) <= 256 and sum(len(unit.spans) for unit in units) == 600
+    assert 200 <= len(units) <= 300 and sum(len(unit.spans) for unit in units) == 600
+    monkeypatch.setattr(preparation, "_MOST_UNIT_BYTES", 5)
+    assert len(scanned(tmp_path, [b"line\n"] * 600, unit_bytes=1)[1]) == 600
