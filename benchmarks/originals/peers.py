@@ -1,0 +1,112 @@
+"""Opponents from PyPI for benchmarks/train_step.py, set to the configuration of the model they stand against.
+
+bert4torch's GAU_alpha and FLASH-pytorch's FLASHTransformer compute the same equations but for what each class says;
+transformers' BertForMaskedLM is the encoder that the gated unit replaces: as many layers of attention and MLP have
+about as many parameters as twice as many gated units (Su 2022), so it gets half the layers.
+"""
+
+import logging
+from importlib.util import find_spec
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+logger = logging.getLogger(__name__)
+
+
+class Bert4torchGAU:
+    """bert4torch's GAU_alpha; it has no dropout on attention and none that we add."""
+
+    family, package = "gau_alpha", "bert4torch"
+
+    @staticmethod
+    def build(config) -> torch.nn.Module:
+        from bert4torch.models.gau_alpha.modeling_gau_alpha import GAU_alpha
+
+        return GAU_alpha(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=1,
+            intermediate_size=config.intermediate_size,
+            attention_key_size=config.attention_key_size,
+            hidden_act="swish",
+            dropout_rate=config.hidden_dropout_prob,
+            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+            max_position=config.max_position_embeddings,
+            segment_vocab_size=config.type_vocab_size,
+            pos_emb_type="rotary",
+            use_bias=False,
+            is_dropout=True,
+            layer_norm_eps=config.layer_norm_eps,
+            with_mlm="linear",
+        )
+
+    @staticmethod
+    def logits(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        outputs = model(ids)
+        return outputs[-1] if isinstance(outputs, (list, tuple)) else outputs
+
+
+class LucidrainsFLASH:
+    """FLASH-pytorch's FLASHTransformer: a layer norm and an untied projection with bias for a head."""
+
+    family, package = "flash", "flash_pytorch"
+
+    @staticmethod
+    def build(config) -> torch.nn.Module:
+        from flash_pytorch import FLASHTransformer
+
+        return FLASHTransformer(
+            num_tokens=config.vocab_size,
+            dim=config.hidden_size,
+            depth=config.num_hidden_layers,
+            group_size=config.group_size,
+            query_key_dim=config.query_key_dim,
+            expansion_factor=config.expansion_factor,
+            norm_type=config.norm_type,
+            shift_tokens=config.shift_tokens,
+        )
+
+    @staticmethod
+    def logits(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model(ids, mask=mask.bool())
+
+
+class TransformersBERT:
+    """BertForMaskedLM of half the layers, which is about the same number of parameters; logits everywhere."""
+
+    family, package = "flash_quad", "transformers"
+
+    @staticmethod
+    def build(config) -> torch.nn.Module:
+        return BertForMaskedLM(
+            BertConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.num_hidden_layers // 2,
+                num_attention_heads=max(1, config.hidden_size // 64),
+                intermediate_size=4 * config.hidden_size,
+                max_position_embeddings=config.max_position_embeddings,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
+            )
+        )
+
+    @staticmethod
+    def logits(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model(ids, attention_mask=mask).logits
+
+
+PEERS = {peer.__name__: peer for peer in (Bert4torchGAU, LucidrainsFLASH, TransformersBERT)}
+
+
+def available(family: str) -> list[str]:
+    """Names of the installed peers of a family; a line says which are not."""
+    found = []
+    for name, peer in PEERS.items():
+        if peer.family == family and find_spec(peer.package) is None:
+            logger.warning("%s is skipped: pip install -r benchmarks/requirements.txt", peer.package)
+        elif peer.family == family:
+            found.append(name)
+    return found

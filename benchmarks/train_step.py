@@ -1,0 +1,268 @@
+"""Time and peak memory of whole training steps: our models against the original's way of computing each of them.
+
+    python benchmarks/train_step.py             everything, in about five minutes on two cores
+    python benchmarks/train_step.py --quick     the quickstart's shape only, in about a minute
+    python benchmarks/train_step.py --peers     opponents from PyPI as well (benchmarks/requirements.txt)
+
+A step is forward, backward, clipping at 3.0 and torch's fused AdamW, on full rows with 15 % of the tokens masked. Ours
+gets masked_positions, as our collator gives it; the original computes logits everywhere. Both sides hold the same
+weights (their losses are compared first), dropout, inputs, dtype and threads, keep freed malloc pages, and take turns
+in one process; the figures are medians of wall times. Peak memory is the growth of a fresh process' resident set over
+a step, parameters, gradients and AdamW's state included, libraries and interpreter not (on a GPU: allocated memory).
+MFU is the share of the rate of a matrix product of the same dtype, measured between the rounds, that the products a
+side really computes amount to. Letters: B batch, T tokens, P masked tokens a row, V vocab_size.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import models
+from benchmarks.originals import peers
+from benchmarks.originals.flash import OriginalFLASH
+from benchmarks.originals.flashquad import OriginalFLASHQuad
+from benchmarks.originals.gau_alpha import OriginalGAUAlpha
+from training.run import keep_freed_memory
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = {
+    "gau_alpha": (models.GAUAlphaConfig, models.GAUAlphaForMaskedLM, OriginalGAUAlpha),
+    "flash_quad": (models.FLASHQuadConfig, models.FLASHQuadForMaskedLM, OriginalFLASHQuad),
+    "flash": (models.FLASHConfig, models.FLASHForMaskedLM, OriginalFLASH),
+}
+DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+MASKED_SHARE, MAX_GRAD_NORM, PRODUCT_SIZE = 0.15, 3.0, 2048
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Layers, width and batch of one comparison."""
+
+    name: str
+    layers: int
+    hidden: int
+    batch: int
+    length: int
+
+    def config(self, family: str):
+        fields = {"num_hidden_layers": self.layers, "hidden_size": self.hidden}
+        if family == "gau_alpha":
+            fields["intermediate_size"] = 2 * self.hidden
+        return FAMILIES[family][0](**fields)
+
+    def products(self, family: str, ours: bool) -> float:
+        """Floating point operations of the matrix products of one step: forward, and twice that backward."""
+        config, tokens = self.config(family), self.batch * self.length
+        expanded, width = 2 * self.hidden, 128
+        span = min(config.group_size, self.length) if family == "flash" else self.length
+        layer = self.hidden * (3 * expanded + width) + span * (width + expanded)
+        if family == "flash":
+            layer += 2 * width * expanded  # linear attention
+        head = self.hidden * (config.vocab_size + (self.hidden if family == "flash_quad" else 0))
+        share = MASKED_SHARE if ours else 1.0
+        return 6.0 * tokens * (self.layers * layer + share * head)
+
+
+SHAPES = {
+    "base": Shape("base", layers=12, hidden=768, batch=8, length=512),
+    "quickstart": Shape("quickstart", layers=4, hidden=256, batch=64, length=128),
+    "tiny": Shape("tiny", layers=2, hidden=32, batch=2, length=32),
+}
+
+
+def make_model(family: str, shape: Shape, side: str) -> torch.nn.Module:
+    """The model of one side in training mode; the original gets our initial weights."""
+    torch.manual_seed(0)
+    config = shape.config(family)
+    if side in peers.PEERS:
+        return peers.PEERS[side].build(config).train()
+    model = FAMILIES[family][1](config).train()
+    if side == "ours":
+        return model
+    original, state = FAMILIES[family][2](config).train(), model.state_dict()
+    original.load_state_dict({name: state.get(name, tensor) for name, tensor in original.state_dict().items()})
+    return original
+
+
+def make_batch(shape: Shape, vocab_size: int) -> dict[str, torch.Tensor]:
+    """Random full rows [B, T] with labels at P sorted positions of each."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, vocab_size, (shape.batch, shape.length), generator=generator)
+    order = torch.rand(ids.shape, generator=generator).argsort(dim=1)
+    positions = order[:, : round(MASKED_SHARE * shape.length)].sort(dim=1).values
+    labels = torch.full_like(ids, -100).scatter_(1, positions, ids.gather(1, positions))
+    return {"ids": ids, "mask": torch.ones_like(ids), "labels": labels, "positions": positions}
+
+
+class Side:
+    """One model with its optimizer, and the step that is measured."""
+
+    def __init__(self, name: str, model: torch.nn.Module, dtype: torch.dtype | None, device: torch.device):
+        self.name, self.dtype, self.device = name, dtype, device
+        self.model = model.to(device)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, fused=True)
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            if self.name == "ours":
+                positions = batch["positions"]
+                return self.model(batch["ids"], batch["mask"], labels=batch["labels"], masked_positions=positions).loss
+            if self.name in peers.PEERS:
+                logits = peers.PEERS[self.name].logits(self.model, batch["ids"], batch["mask"])
+                return F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+            return self.model(batch["ids"], batch["mask"], labels=batch["labels"])["loss"]
+
+    def step(self, batch: dict[str, torch.Tensor]) -> float:
+        """One training step; its wall time in seconds."""
+        self.synchronize()
+        start = time.perf_counter()
+        self.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.synchronize()
+        return time.perf_counter() - start
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def product_rate(dtype: torch.dtype | None, device: torch.device) -> float:
+    """Operations per second of one large square matrix product."""
+    matrix = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype or torch.float32, device=device)
+    start = time.perf_counter()
+    (matrix @ matrix).sum().item()
+    return 2 * PRODUCT_SIZE**3 / (time.perf_counter() - start)
+
+
+def compare_losses(sides: list[Side], batch: dict[str, torch.Tensor], dtype: str) -> None:
+    """Stop unless ours and the original have one loss without dropout: they are the same model."""
+    losses = []
+    for side in sides[:2]:
+        side.model.eval()
+        with torch.no_grad():
+            losses.append(side.loss(batch).item())
+        side.model.train()
+    if abs(losses[0] - losses[1]) > (1e-4 if dtype == "fp32" else 2e-2):
+        raise SystemExit(f"losses of {sides[0].name} and {sides[1].name} must be equal, got {losses}")
+
+
+def measure_times(family: str, shape: Shape, dtype: str, args) -> dict:
+    """Seconds per step of every side, taking turns, and the products' rate in between."""
+    device = torch.device(args.device)
+    names = ["original", "ours", *(peers.available(family) if args.peers and shape.name == "base" else [])]
+    sides = [Side(name, make_model(family, shape, name), DTYPES[dtype], device) for name in names]
+    batch = {key: value.to(device) for key, value in make_batch(shape, 12000).items()}
+    compare_losses(sides, batch, dtype)
+    for side in sides:
+        side.step(batch)
+    times, rates = {name: [] for name in names}, []
+    for _ in range(args.rounds):
+        rates.append(product_rate(DTYPES[dtype], device))
+        for side in sides:
+            times[side.name].append(side.step(batch))
+    return {"seconds": times, "product_rate": statistics.median(rates)}
+
+
+def measure_memory(family: str, shape: Shape, dtype: str, side_name: str, args) -> float:
+    """Peak bytes of one side's step, AdamW's state and all; the first step, on one short row, makes that state."""
+    device = torch.device(args.device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    side = Side(side_name, make_model(family, shape, side_name), DTYPES[dtype], device)
+    batch = {key: value.to(device) for key, value in make_batch(shape, 12000).items()}
+    side.step({key: value[:1, :16] for key, value in batch.items()} | {"positions": batch["positions"][:1, :1] * 0})
+    side.step(batch)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024.0
+
+
+def in_child(function, *arguments):
+    """function(*arguments) in a process of its own, so that no run inherits another's memory or warm caches."""
+    args = arguments[-1]
+    start = "fork" if args.device == "cpu" else "spawn"
+    with multiprocessing.get_context(start).Pool(1, initializer=set_up, initargs=(args.threads,)) as pool:
+        return pool.apply(function, arguments)
+
+
+def set_up(threads: int) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def compare(family: str, shape: Shape, dtype: str, args) -> dict:
+    """One row of the table."""
+    measured = in_child(measure_times, family, shape, dtype, args)
+    seconds = {name: statistics.median(values) for name, values in measured["seconds"].items()}
+    ratios = [a / b for a, b in zip(*(measured["seconds"][name] for name in ("original", "ours")), strict=True)]
+    row = {"model": family, "shape": shape.name, "dtype": dtype, "speed_ratio": round(statistics.median(ratios), 2)}
+    tokens = shape.batch * shape.length
+    row |= {f"tokens_per_second_{name}": round(tokens / value) for name, value in seconds.items()}
+    if not args.no_memory:
+        peaks = {name: in_child(measure_memory, family, shape, dtype, name, args) for name in ("original", "ours")}
+        row |= {f"peak_gb_{name}": round(value / 1e9, 2) for name, value in peaks.items()}
+        row["memory_ratio"] = round(peaks["ours"] / peaks["original"], 2)
+    for name in ("original", "ours"):
+        rate = shape.products(family, name == "ours") / seconds[name]
+        row[f"mfu_{name}"] = round(rate / measured["product_rate"], 2)
+    return row
+
+
+def markdown(rows: list[dict]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(str(row.get(column, "")) for column in columns) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["base", "quickstart"])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
+    parser.add_argument("--rounds", type=int, default=3, help="measured steps of each side")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--peers", action="store_true", help="measure PyPI opponents at the base shape too")
+    parser.add_argument("--no_memory", action="store_true", help="skip the peak memory")
+    parser.add_argument("--quick", action="store_true", help="the quickstart's shape only, one round")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "benchmarks" / "results")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.shapes, args.rounds = ["quickstart"], 1
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    rows = []
+    for shape in args.shapes:
+        for family in args.models:
+            for dtype in args.dtypes:
+                rows.append(compare(family, SHAPES[shape], dtype, args))
+                print(json.dumps(rows[-1]), flush=True)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": args.threads}
+    machine["command"] = " ".join(["python benchmarks/train_step.py", *(sys.argv[1:] if argv is None else argv)])
+    text = json.dumps(machine | {"rows": rows}, indent=1)
+    (args.output_dir / "train_step.json").write_text(text + "\n", encoding="utf-8")
+    (args.output_dir / "train_step.md").write_text(markdown(rows), encoding="utf-8")
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
