@@ -29,6 +29,8 @@ _SPECIALS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+_BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
+_GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Entries of tokenizer_config.json that leave the ids of a BERT tokenizer alone; with any other, transformers reads it.
 _HARMLESS = {
     "tokenizer_class", "model_max_length", "name_or_path", "clean_up_tokenization_spaces", "is_local", "backend",
@@ -55,14 +57,14 @@ def load_backend(name: str, fallback: Callable[[str], Tokenizer]) -> Tokenizer:
     settings_path = folder / "tokenizer_config.json"
     settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
     options = {key: settings.get(key, default) for key, default in _bert_options().items()}
-    backend = None
-    if settings.keys() <= options.keys() | _HARMLESS and not (folder / "added_tokens.json").exists():
-        if (folder / "tokenizer.json").is_file():
-            backend = _from_json(folder / "tokenizer.json") if "tokenizer_class" in settings else None
-        elif (folder / "vocab.txt").is_file() and not (folder / "special_tokens_map.json").exists():
-            backend = _from_vocabulary(folder / "vocab.txt", options)
-    plain = settings.get("tokenizer_class", "BertTokenizer") in ("BertTokenizer", "BertTokenizerFast")
-    if backend is None or not plain or not _is_plain_bert(backend, options):
+    kind, backend = settings.get("tokenizer_class"), None
+    unusual = settings.keys() - options.keys() - _HARMLESS or (folder / "added_tokens.json").exists()
+    if not unusual and (folder / "tokenizer.json").is_file() and kind in (*_BERT_CLASSES, *_GENERIC_CLASSES):
+        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    elif not unusual and (folder / "vocab.txt").is_file() and kind in (None, *_BERT_CLASSES):
+        backend = _from_vocabulary(folder / "vocab.txt", options)
+    # A generic class takes tokenizer.json as it is; BertTokenizer would replace what contradicts its options.
+    if backend is None or not _is_plain(backend, options, any_normalizer=kind in _GENERIC_CLASSES):
         backend = fallback(name)
     backend.no_padding()
     backend.no_truncation()
@@ -71,10 +73,6 @@ def load_backend(name: str, fallback: Callable[[str], Tokenizer]) -> Tokenizer:
 
 def _bert_options() -> dict:
     return {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True, **_SPECIALS}
-
-
-def _from_json(path: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(path))
 
 
 def _from_vocabulary(path: Path, options: dict) -> Tokenizer | None:
@@ -98,8 +96,8 @@ def _from_vocabulary(path: Path, options: dict) -> Tokenizer | None:
     return backend
 
 
-def _is_plain_bert(backend: Tokenizer, options: dict) -> bool:
-    """Whether transformers' BertTokenizer, given these options, would be this very tokenizer."""
+def _is_plain(backend: Tokenizer, options: dict, any_normalizer: bool) -> bool:
+    """Whether transformers, given these options, would make this very tokenizer."""
     settings = json.loads(backend.to_str())
     expected = {
         "type": "BertNormalizer",
@@ -108,13 +106,13 @@ def _is_plain_bert(backend: Tokenizer, options: dict) -> bool:
         "strip_accents": options["strip_accents"],
         "lowercase": options["do_lower_case"],
     }
-    specials = {options[key] for key in _SPECIALS}
+    specials = [options[key] for key in _SPECIALS]
     return (
-        settings["normalizer"] == expected
+        (any_normalizer or settings["normalizer"] == expected)
         and settings["pre_tokenizer"] == {"type": "BertPreTokenizer"}
         and settings["model"]["type"] == "WordPiece"
-        and {token["content"] for token in settings["added_tokens"]} == specials
-        and specials <= settings["model"]["vocab"].keys()
+        and sorted(token["content"] for token in settings["added_tokens"]) == sorted(map(str, specials))
+        and all(token in settings["model"]["vocab"] for token in map(str, specials))
     )
 
 
@@ -132,6 +130,23 @@ def special_frame(backend: Tokenizer) -> list[int]:
     return [token for token, real in zip(empty.ids, empty.attention_mask, strict=True) if real]
 
 
+def _looks_at_single_characters(normalizer: dict) -> bool:
+    """Whether the normaliser treats every character without regard to its neighbours.
+
+    BERT's does, up to the order of combining marks, which never crosses a character that is set apart. NFKC before it
+    composes letters with marks, but no longer matters once the accents are stripped.
+    """
+    if normalizer.get("type") == "Sequence":
+        first, *rest = normalizer["normalizers"]
+        if first["type"] != "NFKC" or len(rest) != 1:
+            return False
+        (normalizer,) = rest
+        strips = normalizer.get("strip_accents")
+        if not (normalizer.get("lowercase") if strips is None else strips):
+            return False
+    return normalizer.get("type") == "BertNormalizer"
+
+
 class FastTokenizer:
     """Tokenises batches of documents; ids, without specials, are those of `backend.encode` on each document.
 
@@ -143,13 +158,15 @@ class FastTokenizer:
         self.vocab_size = backend.get_vocab_size()
         self.frame = special_frame(backend)
         settings = json.loads(backend.to_str())
-        kinds = [(settings[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
         self._added = [token["content"] for token in settings["added_tokens"]]
         flags = ("normalized", "lstrip", "rstrip", "single_word")
-        self._is_bert = kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(
-            token[flag] for token in settings["added_tokens"] for flag in flags
+        self._is_bert = (
+            _looks_at_single_characters(settings["normalizer"] or {})
+            and settings["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+            and settings["model"]["type"] == "WordPiece"
+            and not any(token[flag] for token in settings["added_tokens"] for flag in flags)
         )
-        self._is_wordpiece = kinds[2] == "WordPiece"
+        self._is_wordpiece = settings["model"]["type"] == "WordPiece"
         self._table = np.full(0x110000, _UNSEEN, np.int32)
         self._runs = _RunCache(self._encode_run)
 
@@ -176,17 +193,13 @@ class FastTokenizer:
         return _merge(singles, ids, origin, pieces)
 
     def _learn(self, points: list[int]) -> None:
-        """Ask the library how it treats each character between two letters.
-
-        Normaliser and pre-tokeniser of BERT look at one character at a time, up to the order of combining marks, which
-        never crosses a character that is set apart: what holds between two letters holds everywhere.
-        """
-        probe = "".join(f"a{chr(point)}a 0 " for point in points)  # a character never becomes a word "0" of its own
+        """Ask the library how it treats each character between two letters; then it treats it so everywhere."""
+        probe = "".join(f"a{chr(point)}a 0000 " for point in points)  # no character stands for the word 0000
         normalized = self._backend.normalizer.normalize_str(probe)
         pieces = [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(normalized)]
         start = 0
         for point in points:
-            end = pieces.index("0", start)
+            end = pieces.index("0000", start)
             self._table[point] = self._kind_of(chr(point), pieces[start:end])
             start = end + 1
 

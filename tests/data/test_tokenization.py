@@ -56,6 +56,16 @@ def backend(request, bert_folder):
     return load_backend(str(bert_folder(**request.param)), no_fallback)
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+def nfkc_backend(request, bert_folder):
+    return with_nfkc(load_backend(str(bert_folder(do_lower_case=request.param)), no_fallback))
+
+
+def with_nfkc(backend):
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), backend.normalizer])
+    return backend
+
+
 @settings(max_examples=100, deadline=None)
 @given(documents=st.lists(texts, min_size=1, max_size=4))
 def test_ids_and_positions_are_those_of_the_library_on_any_text(backend, documents):
@@ -70,6 +80,16 @@ def test_ids_and_positions_are_those_of_the_library_on_any_text(backend, documen
     assert found.starts.tolist() == starts
 
 
+@settings(max_examples=100, deadline=None)
+@given(documents=st.lists(texts, min_size=1, max_size=4))
+def test_ids_are_those_of_the_library_where_compatibility_characters_are_unified(nfkc_backend, documents):
+    found = encode(nfkc_backend, documents)
+    encodings = [library(nfkc_backend, document) for document in documents]
+    assert found.ids.tolist() == [token for encoding in encodings for token in encoding.ids]
+    starts = [i == 0 or e.word_ids[i] != e.word_ids[i - 1] for e in encodings for i in range(len(e.ids))]
+    assert found.starts.tolist() == starts
+
+
 def test_ids_are_those_of_the_library_on_hard_strings(backend):
     for text in HARD:
         for document in (text, f"研{text}究", f"a{text}b", f"{text} {text}"):
@@ -80,9 +100,18 @@ def test_code_points_of_every_kind_are_exact_in_context(backend):
     _check_code_points(backend, [*range(0x700), *range(0x700, 0x20000, 23)])
 
 
+def test_code_points_of_every_kind_are_exact_where_they_are_unified(nfkc_backend):
+    _check_code_points(nfkc_backend, [*range(0x700), *range(0x700, 0x20000, 23)])
+
+
 @pytest.mark.slow
 def test_every_code_point_is_exact_in_context(backend):
     _check_code_points(backend, range(0x110000))
+
+
+@pytest.mark.slow
+def test_every_code_point_is_exact_where_they_are_unified(nfkc_backend):
+    _check_code_points(nfkc_backend, range(0x110000))
 
 
 def _check_code_points(backend, points):
@@ -131,6 +160,15 @@ def test_a_folder_loads_as_transformers_loads_it(bert_folder, tmp_path, config, 
     assert special_frame(backend) == tokenizer("")["input_ids"]
     for text in HARD:
         assert library(backend, text).ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_generic_tokenizer_json_is_read_as_transformers_reads_it(bert_folder, tmp_path):
+    with_nfkc(load_backend(str(bert_folder()), no_fallback)).save(str(tmp_path / "tokenizer.json"))
+    specials = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]", **specials}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    expected = tokenizer_hash(AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer)
+    assert tokenizer_hash(load_backend(str(tmp_path), no_fallback)) == expected
 
 
 def test_entries_that_end_in_white_space_are_read_as_transformers_reads_them(bert_folder):
