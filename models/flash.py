@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .base import Encoder, StrictPreTrainedModel, check_choice
+from .gated import ChunkAttention, MixedChunkAttention
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
@@ -24,7 +25,7 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import ClampedScaleNorm, affine_heads, dropout, rotary_tables, rotate, sinusoid_table, toeplitz
+from .layers import ClampedScaleNorm, rotary_tables, sinusoid_table
 
 ROTARY_WIDTH = 32  # channels that turn with position; the others pass through
 BIAS_BUCKETS = 32
@@ -78,12 +79,6 @@ def distance_buckets(offsets: torch.Tensor, causal: bool) -> torch.Tensor:
     return result if causal else result + buckets * (offsets > 0)
 
 
-def laplace(scores: torch.Tensor) -> torch.Tensor:
-    """MEGA's smooth stand-in for squared ReLU (Ma et al. 2022, arXiv 2209.10655, equation 17)."""
-    mean, deviation = math.sqrt(0.5), math.sqrt(0.25 / math.pi)
-    return 0.5 * (1 + torch.erf((scores - mean) / (deviation * math.sqrt(2))))
-
-
 class RelativeBias(nn.Module):
     """T5 bias inside a group, times sqrt(D); one head, table of the published name."""
 
@@ -94,10 +89,10 @@ class RelativeBias(nn.Module):
         self.relative_attention_bias = nn.Embedding(BIAS_BUCKETS, 1)
 
     def forward(self, length: int) -> torch.Tensor:
-        """[G, G] with the weights' dtype."""
+        """Bias of each key minus query, [2 length - 1]."""
         table = self.relative_attention_bias.weight
         buckets = distance_buckets(torch.arange(1 - length, length, device=table.device), self.causal)
-        return toeplitz(table.squeeze(-1).index_select(0, buckets) * self.scale)
+        return table.squeeze(-1).index_select(0, buckets) * self.scale
 
 
 class OffsetScale(nn.Module):
@@ -127,63 +122,34 @@ class FLASHLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: FLASHConfig):
         super().__init__()
-        self.config = config
+        self.shift_tokens = config.shift_tokens
         expanded = int(config.hidden_size * config.expansion_factor)
         self.norm = nn.LayerNorm(config.hidden_size) if config.norm_type == "layernorm" else ClampedScaleNorm()
-        # nn.Sequential only for the published names to_hidden.0 and to_qk.0.
-        self.to_hidden = nn.Sequential(nn.Linear(config.hidden_size, 2 * expanded), nn.SiLU())
-        self.to_qk = nn.Sequential(nn.Linear(config.hidden_size, config.query_key_dim), nn.SiLU())
+        # Lists only for the published names to_hidden.0 and to_qk.0; their activation is MixedChunkAttention's.
+        self.to_hidden = nn.ModuleList([nn.Linear(config.hidden_size, 2 * expanded)])
+        self.to_qk = nn.ModuleList([nn.Linear(config.hidden_size, config.query_key_dim)])
         self.qk_offset_scale = OffsetScale(config.query_key_dim)
         self.rel_pos_bias = RelativeBias(config)
         self.to_out = nn.Linear(expanded, config.hidden_size)
 
-    def quadratic(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, valid: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """query, key [B, N, g, D], value [B, N, g, E], valid [B, N, 1, g] -> A v and A [B, N, g, g]."""
-        batch, groups, length, _ = query.shape
-        bias = self.rel_pos_bias(length).to(query.dtype)
-        flat_query, flat_key = query.flatten(0, 1), key.flatten(0, 1)
-        scores = torch.baddbmm(bias, flat_query, flat_key.transpose(-1, -2)).view(batch, groups, length, length)
-        attention = laplace(scores) if self.config.laplace_attn_fn else F.relu_(scores).square()
-        attention = dropout(attention, self.config.dropout, self.training)
-        if valid is not None:
-            attention = attention * valid
-        if self.config.causal:
-            attention = attention.tril()
-        return attention @ value, attention
-
-    def linear(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """query, key [B, N, g, D] (key already divided), value [B, N, g, E] -> [B, N, g, E]."""
-        if self.config.causal:
-            sums = key.transpose(-1, -2) @ value  # [B, N, D, E]
-            before = F.pad(sums.cumsum(1)[:, :-1], (0, 0, 0, 0, 1, 0))  # a token sees strictly earlier groups
-            return query @ before.to(query.dtype)
-        if self.config.reduce_group_non_causal_attn:
-            sums = key.flatten(1, 2).transpose(-1, -2) @ value.flatten(1, 2)  # [B, D, E]
-            return (query.flatten(1, 2) @ sums).view(*query.shape[:3], -1)
-        return query @ (key.transpose(-1, -2) @ value)
-
-    def forward(self, hidden, valid, key_scale, tables, output_attentions: bool):
-        length = hidden.shape[1]
+    def forward(self, hidden, attention: ChunkAttention, output_attentions: bool):
         x = self.norm(hidden)
-        if self.config.shift_tokens:
+        if self.shift_tokens:
             shifted, kept = x.chunk(2, dim=-1)
             x = torch.cat((F.pad(shifted, (0, 0, 1, -1)), kept), dim=-1)
-        value, gate = self.to_hidden(x).chunk(2, dim=-1)
-        base = self.to_qk(x)
-        heads = affine_heads(base, self.qk_offset_scale.weight, self.qk_offset_scale.bias)
-        quad_q, lin_q, quad_k, lin_k = rotate(heads, tables, interleaved=True).unbind(-2)
-        tensors = (quad_q / self.config.group_size, lin_q, quad_k, lin_k * key_scale, value)
-        size = min(self.config.group_size, length)  # a short row is one group of its own length
-        padding = -length % size
-        grouped = [F.pad(t.to(base.dtype), (0, 0, 0, padding)).unflatten(1, (-1, size)) for t in tensors]
-        quad_q, lin_q, quad_k, lin_k, value = grouped
-        if valid is not None:
-            valid = F.pad(valid, (0, padding)).unflatten(1, (-1, 1, size))
-        mixed, attention = self.quadratic(quad_q, quad_k, value, valid)
-        mixed = (mixed + self.linear(lin_q, lin_k, value)).flatten(1, 2)[:, :length]
-        return hidden + self.to_out(gate * mixed), attention if output_attentions else None
+        output, weights = MixedChunkAttention.apply(
+            self.to_hidden[0](x),
+            self.to_qk[0](x),
+            self.to_out.weight,
+            self.to_out.bias,
+            self.qk_offset_scale.weight,
+            self.qk_offset_scale.bias,
+            self.rel_pos_bias(attention.group),
+            attention,
+            self.training,
+            output_attentions,
+        )
+        return hidden + output, weights
 
 
 class FLASHPreTrainedModel(StrictPreTrainedModel):
@@ -238,8 +204,18 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
         valid = None if attention_mask is None else attention_mask.bool()
-        tables = rotary_tables(positions, min(ROTARY_WIDTH, self.config.query_key_dim))
-        return hidden, (valid, self.linear_key_scale(valid, embeds), tables)
+        attention = ChunkAttention(
+            tables=rotary_tables(positions, min(ROTARY_WIDTH, self.config.query_key_dim)),
+            group=min(self.config.group_size, embeds.shape[1]),  # a short row is one group of its own length
+            query_scale=1 / self.config.group_size,
+            key_scale=self.linear_key_scale(valid, embeds),
+            unseen=None if valid is None else ~valid,
+            causal=self.config.causal,
+            per_group=not self.config.reduce_group_non_causal_attn,
+            laplace=self.config.laplace_attn_fn,
+            dropout=self.config.dropout,
+        )
+        return hidden, (attention,)
 
 
 class FLASHPredictions(nn.Module):

@@ -4,9 +4,10 @@ output = (silu(u) * A silu(v)) Wo^T of the gated attention unit (Hua et al. 2022
 Autograd would keep u, v, their activations, products and concatenated gradients, each [B, T, E] or wider. Here the
 projection before its activation, A v and A are all that is kept; activations are computed again and gradients go
 straight into one buffer. Queries and keys, D wide, run through autograd a second time in the backward pass.
-Letters: B batch, T tokens, H hidden_size, E expanded width, D query/key width.
+Letters: B batch, T tokens, N groups of G tokens, H hidden_size, E expanded width, D query/key width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -125,6 +126,162 @@ class GatedAttention(torch.autograd.Function):
             narrow = [None if leaf is None else next(found) for leaf in leaves]
             base_result.copy_(narrow[0])
         return result, weight_gradient, bias_gradient, *narrow[1:], None, None, None
+
+
+def laplace(scores: torch.Tensor) -> torch.Tensor:
+    """MEGA's smooth stand-in for squared ReLU (Ma et al. 2022, arXiv 2209.10655, equation 17)."""
+    return torch.erf((scores - math.sqrt(0.5)).mul_(math.sqrt(2 * math.pi))).add_(1).mul_(0.5)
+
+
+def laplace_slope(scores: torch.Tensor) -> torch.Tensor:
+    """Derivative of `laplace`: the normal density of mean sqrt(1/2) and variance 1/(4 pi)."""
+    return (scores - math.sqrt(0.5)).square_().mul_(-2 * math.pi).exp_().mul_(math.sqrt(2))
+
+
+@dataclass(frozen=True)
+class ChunkAttention:
+    """How the groups of every layer attend, to themselves squared and to each other linearly, in one forward pass."""
+
+    tables: tuple[torch.Tensor, torch.Tensor]  # of `rotate`
+    group: int  # G, at most the length of the row
+    query_scale: float  # of the quadratic part
+    key_scale: torch.Tensor  # of the linear part, [B or 1, T or 1, 1]; 0 at padding
+    unseen: torch.Tensor | None  # [B, T], true at keys to skip
+    causal: bool
+    per_group: bool  # linear attention stays inside the group
+    laplace: bool
+    dropout: float = 0.0
+
+    def grouped(self, tensor: torch.Tensor) -> torch.Tensor:
+        """[B, T, X] -> [B N, G, X], zeros after the last token."""
+        padded = F.pad(tensor, (0, 0, 0, -tensor.shape[1] % self.group))
+        return padded.reshape(-1, self.group, tensor.shape[-1])
+
+    def ungrouped(self, tensor: torch.Tensor, batch: int, length: int) -> torch.Tensor:
+        """[B N, G, X] -> [B, T, X]."""
+        return tensor.view(batch, -1, tensor.shape[-1])[:, :length]
+
+    def heads(self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """base [B, T, D] before its activation -> quadratic and linear query, quadratic and linear key [B N, G, D]."""
+        heads = rotate(affine_heads(F.silu(base), scale, offset), self.tables, interleaved=True)
+        quad_query, lin_query, quad_key, lin_key = heads.unbind(-2)
+        scaled = (quad_query * self.query_scale, lin_query, quad_key, lin_key * self.key_scale)
+        return tuple(self.grouped(head.to(base.dtype)) for head in scaled)
+
+    def scores(self, query: torch.Tensor, key: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+        """[B N, G, G]; after ReLU unless laplace."""
+        scores = torch.baddbmm(toeplitz(distances).to(query.dtype), query, key.transpose(-1, -2))
+        return scores if self.laplace else F.relu_(scores)
+
+    def hide(self, weights: torch.Tensor) -> torch.Tensor:
+        """Zeroes, in place, what must not be seen."""
+        if self.unseen is not None:
+            unseen = F.pad(self.unseen, (0, -self.unseen.shape[1] % self.group), value=True)
+            weights.masked_fill_(unseen.reshape(-1, 1, self.group), 0)
+        return weights.tril_() if self.causal else weights
+
+    def weights(self, scores: torch.Tensor, keep: torch.Tensor | None, factor: float) -> torch.Tensor:
+        """What multiplies the values inside a group; keep is dropout's mask."""
+        weights = self.hide(laplace(scores) if self.laplace else scores.square())
+        return weights if keep is None else weights.mul_(keep).mul_(factor)
+
+    def scores_gradient(
+        self, gradient: torch.Tensor, scores: torch.Tensor, keep: torch.Tensor | None, factor: float
+    ) -> torch.Tensor:
+        """Gradient of the weights, which it overwrites, -> gradient of the scores before ReLU."""
+        if keep is not None:
+            gradient.mul_(keep).mul_(factor)
+        self.hide(gradient)
+        return gradient.mul_(laplace_slope(scores)) if self.laplace else gradient.mul_(scores).mul_(2)
+
+    def context(self, key: torch.Tensor, value: torch.Tensor, batch: int) -> torch.Tensor:
+        """What linear queries read: sum of key^T value over all groups [B, D, E], or for each group [B N, D, E]."""
+        if not self.causal and not self.per_group:
+            rows = (batch, -1)
+            return key.view(*rows, key.shape[-1]).transpose(-1, -2) @ value.view(*rows, value.shape[-1])
+        sums = key.transpose(-1, -2) @ value
+        if not self.causal:
+            return sums
+        sums = sums.view(batch, -1, *sums.shape[1:])
+        before = F.pad(sums[:, :-1].cumsum(1), (0, 0, 0, 0, 1, 0))  # a token reads strictly earlier groups
+        return before.to(sums.dtype).flatten(0, 1)
+
+
+class MixedChunkAttention(torch.autograd.Function):
+    """(v and gate [B, T, 2E], base [B, T, D], all before their activation, Wo, its bias, narrow parameters) -> output.
+
+    distances [2G-1] is the bias per key minus query. The weights [B, N, G, G] of the quadratic part are for looking at
+    and carry no gradient; they are None unless asked for.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, base, weight, bias, scale, offset, distances, attention: ChunkAttention, training, ask):
+        batch, length, _ = hidden.shape
+        with torch.autocast(hidden.device.type, enabled=False):
+            v, gate = hidden.chunk(2, dim=-1)
+            quad_query, lin_query, quad_key, lin_key = attention.heads(base, scale, offset)
+            value = attention.grouped(F.silu(v))
+            scores = attention.scores(quad_query, quad_key, distances)
+            keep, factor = keep_mask(scores, attention.dropout) if training and attention.dropout else (None, 1.0)
+            weights = attention.weights(scores, keep, factor)
+            mixed = weights @ value
+            context = attention.context(lin_key, value, batch)
+            rows = (context.shape[0], -1)
+            mixed.view(*rows, mixed.shape[-1]).baddbmm_(lin_query.view(*rows, lin_query.shape[-1]), context)
+            mixed = attention.ungrouped(mixed, batch, length)
+            gated = F.silu(gate).mul_(mixed)
+            output = F.linear(gated, weight.to(gated.dtype), bias.to(gated.dtype))
+        ctx.save_for_backward(hidden, base, mixed, scores, keep, weight, bias, scale, offset, distances)
+        ctx.attention, ctx.factor = attention, factor
+        if not ask:
+            return output, None
+        ctx.mark_non_differentiable(weights)
+        return output, weights.view(batch, -1, *weights.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, _):
+        hidden, base, mixed, scores, keep, weight, bias, scale, offset, distances = ctx.saved_tensors
+        attention, (batch, length, _) = ctx.attention, hidden.shape
+        with torch.autocast(hidden.device.type, enabled=False):
+            result = torch.empty_like(hidden)
+            (v, gate), (v_result, gate_result) = hidden.chunk(2, dim=-1), result.chunk(2, dim=-1)
+            opened = F.silu(gate)
+            flat = gradient.flatten(0, -2)
+            weight_gradient = (flat.T @ (opened * mixed).flatten(0, -2)).to(weight.dtype)
+            bias_gradient = flat.sum(0).to(bias.dtype)
+            gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T, E]
+            silu_backward_into(gradient * mixed, gate, grad_input=gate_result)
+            gradient = attention.grouped(gradient.mul_(opened))  # of the mixed values, [B N, G, E]
+            weights = attention.weights(scores, keep, ctx.factor)
+            with torch.enable_grad():
+                leaves = [tensor.detach().requires_grad_() for tensor in (base, scale, offset, distances)]
+                quad_query, lin_query, quad_key, lin_key = attention.heads(*leaves[:3])
+                key_leaf = lin_key.detach().requires_grad_()
+                value = attention.grouped(F.silu(v)).requires_grad_()
+                context = attention.context(key_leaf, value, batch)
+                table = toeplitz(leaves[3])
+            rows = (context.shape[0], -1)
+            linear_gradient = gradient.view(*rows, gradient.shape[-1])
+            context_gradient = lin_query.detach().view(*rows, lin_query.shape[-1]).transpose(-1, -2) @ linear_gradient
+            query_gradient = (linear_gradient @ context.detach().transpose(-1, -2)).view(lin_query.shape)
+            key_gradient, value_gradient = torch.autograd.grad(context, (key_leaf, value), context_gradient)
+            value_gradient.baddbmm_(weights.transpose(-1, -2), gradient)
+            silu_backward_into(attention.ungrouped(value_gradient, batch, length), v, grad_input=v_result)
+            scores_gradient = gradient @ value.detach().transpose(-1, -2)
+            scores_gradient = attention.scores_gradient(scores_gradient, scores, keep, ctx.factor)
+            found = torch.autograd.grad(
+                (quad_query, lin_query, quad_key, lin_key, table),
+                leaves,
+                (
+                    scores_gradient @ quad_key.detach(),
+                    query_gradient,
+                    scores_gradient.transpose(-1, -2) @ quad_query.detach(),
+                    key_gradient,
+                    scores_gradient.sum(0).to(table.dtype),
+                ),
+            )
+        return result, found[0], weight_gradient, bias_gradient, *found[1:], None, None, None
 
 
 def widths(weight: torch.Tensor, scale: torch.Tensor) -> tuple[int, int, int]:

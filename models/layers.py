@@ -11,6 +11,11 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """In fp32 if it is narrower."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 class UnitNorm(torch.autograd.Function):
     """scale * x / rms(x) over the last axis: fp32 inside, one [.., H] tensor kept for the backward pass.
 
@@ -19,11 +24,11 @@ class UnitNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, scale, eps: float, clamped: bool, dtype: torch.dtype):
-        x = hidden.float()
+        x = widened(hidden)
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         inverse = (square.clamp_(min=eps**2) if clamped else square.add_(eps)).rsqrt_()
         result = torch.empty(x.shape, dtype=dtype, device=x.device)
-        torch.mul(x, inverse if scale is None else inverse * scale.float(), out=result)
+        torch.mul(x, inverse if scale is None else inverse * widened(scale), out=result)
         # Without a scale the result is itself the normalised input, which the next layer keeps anyway.
         ctx.save_for_backward(result if scale is None else hidden, inverse, scale)
         ctx.eps = eps if clamped else None
@@ -33,15 +38,15 @@ class UnitNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         kept, inverse, scale = ctx.saved_tensors
-        gradient = gradient.float()
-        normal = kept.float() if scale is None else kept * inverse
+        gradient = widened(gradient)
+        normal = widened(kept) if scale is None else kept * inverse
         product = gradient * normal
         inner = product.sum(-1, keepdim=True)
         scale_gradient = None if scale is None else inner.sum().reshape(scale.shape).to(scale.dtype)
         if ctx.eps is not None:  # a clamped row is divided by a constant
             inner = inner * (inverse < 1 / ctx.eps)
         result = torch.addcmul(gradient, normal, inner.div_(-normal.shape[-1]), out=product)
-        result.mul_(inverse if scale is None else inverse * scale.float())
+        result.mul_(inverse if scale is None else inverse * widened(scale))
         return result.to(kept.dtype), scale_gradient, None, None, None
 
 
@@ -112,9 +117,9 @@ def rotate(heads: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], inter
 
 
 def affine_heads(base: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """base [..., D] times each row of weight [heads, D] plus bias [heads, D]; fp32 [..., heads, D]."""
-    heads = base.float().unsqueeze(-2) * weight.float()
-    return heads if bias is None else heads + bias.float()
+    """base [..., D] times each row of weight [heads, D] plus bias [heads, D]; at least fp32."""
+    heads = widened(base).unsqueeze(-2) * widened(weight)
+    return heads if bias is None else heads + widened(bias)
 
 
 def toeplitz(offsets: torch.Tensor) -> torch.Tensor:

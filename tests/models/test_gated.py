@@ -1,0 +1,166 @@
+"""Backward passes written by hand: against finite differences, and against autograd through the original's way."""
+
+import copy
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+import models
+from benchmarks.originals.flash import OriginalFLASH
+from benchmarks.originals.flashquad import OriginalFLASHQuad
+from benchmarks.originals.gau_alpha import OriginalGAUAlpha
+from models.gated import Attention, ChunkAttention, GatedAttention, MixedChunkAttention
+from models.layers import Dropout, UnitNorm, keep_mask, rotary_tables
+
+E, D, H, T = 5, 6, 4, 7
+
+
+def doubles(*shapes):
+    torch.manual_seed(0)
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def seeded(function, *arguments):
+    """The same dropout in every call."""
+    torch.manual_seed(3)
+    return function.apply(*arguments)[0]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("kind", ["softmax", "squared_relu", "biased_squared_relu"])
+def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
+    projected, weight, bias, scale, shift, distances = doubles(
+        (2, T, 2 * E + D), (H, E), (H,), (2, D), (2, D), (2 * T - 1,)
+    )
+    valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool()
+    attention = Attention(
+        tables=tuple(table.double() for table in rotary_tables(torch.arange(T), D)),
+        interleaved=kind == "softmax",
+        query_scale=0.7,
+        unseen=~valid.unsqueeze(1),
+        softmax=kind == "softmax",
+        divisor=valid.sum(-1)[:, None, None].double() if kind == "squared_relu" else None,
+        dropout=dropout,
+    )
+    shift, bias = (shift, bias) if offset else (None, None)
+    distances = distances if kind == "biased_squared_relu" else None
+    arguments = (projected, weight, bias, scale, shift, distances, attention, True, False)
+    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("option", ["plain", "causal", "per_group", "laplace", "dropout"])
+def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
+    group = 3
+    hidden, base, weight, bias, scale, shift, distances = doubles(
+        (2, T, 2 * E), (2, T, D), (H, E), (H,), (4, D), (4, D), (2 * group - 1,)
+    )
+    valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool() if masked else None
+    attention = ChunkAttention(
+        tables=tuple(table.double() for table in rotary_tables(torch.arange(T), 4)),
+        group=group,
+        query_scale=0.7,
+        key_scale=torch.full((1, 1, 1), 0.5, dtype=torch.float64) if valid is None else valid.unsqueeze(-1) / 2,
+        unseen=None if valid is None else ~valid,
+        causal=option == "causal",
+        per_group=option == "per_group",
+        laplace=option == "laplace",
+        dropout=0.4 if option == "dropout" else 0.0,
+    )
+    arguments = (hidden, base, weight, bias, scale, shift, distances, attention, True, False)
+    assert gradcheck(lambda *given: seeded(MixedChunkAttention, *given), arguments)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("clamped", [True, False])
+def test_unit_norm_has_the_gradient_of_its_output(scaled, clamped):
+    hidden, scale = doubles((3, 5), (1,))
+    hidden = torch.cat((hidden, 0.01 * hidden[:1])).detach().requires_grad_()  # a row below the clamp
+    arguments = (hidden, scale if scaled else None, 0.1, clamped, torch.float64)
+    assert gradcheck(UnitNorm.apply, arguments)
+
+
+def test_dropout_drops_its_share_keeps_the_mean_and_repeats_with_the_seed():
+    hidden = torch.ones(1000, 1001, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = Dropout.apply(hidden, 0.1)
+    share = (dropped == 0).float().mean().item()
+    assert abs(share - 0.1) < 0.001
+    assert abs(dropped.mean().item() - 1) < 0.001
+    assert dropped.unique().numel() == 2
+    dropped.sum().backward()
+    assert torch.equal(hidden.grad, dropped.detach())
+    torch.manual_seed(0)
+    assert torch.equal(Dropout.apply(hidden, 0.1), dropped)
+    assert keep_mask(torch.ones(3), 0.5)[1] == 2.0
+    neighbours = (dropped[:, 1:] == 0) & (dropped[:, :-1] == 0)
+    assert abs(neighbours.float().mean().item() - 0.01) < 0.001
+
+
+SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 40}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+GAU = SIZES | NO_DROPOUT | {"intermediate_size": 48, "attention_key_size": 16}
+CASES = {
+    "gau_alpha": ("GAUAlpha", OriginalGAUAlpha, GAU),
+    "gau_alpha_squared_relu": ("GAUAlpha", OriginalGAUAlpha, GAU | {"normalization": "squared_relu"}),
+    "gau_alpha_softmax": ("GAUAlpha", OriginalGAUAlpha, GAU | {"normalization": "softmax"}),
+    "flash_quad": ("FLASHQuad", OriginalFLASHQuad, SIZES | {"s": 16}),
+}
+for option in ("", "causal", "shift_tokens", "laplace_attn_fn", "reduce_group_non_causal_attn"):
+    fields = SIZES | {"query_key_dim": 40, "group_size": 8}
+    CASES[f"flash_{option}"] = ("FLASH", OriginalFLASH, fields | ({option: option[:6] != "reduce"} if option else {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_autograd_through_the_originals_way(case):
+    family, original_class, config_fields = CASES[case]
+    config = getattr(models, f"{family}Config")(**config_fields)
+    torch.manual_seed(0)
+    ours = getattr(models, f"{family}ForMaskedLM")(config).train()
+    original = original_class(config).train()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    mine, theirs = dict(ours.named_parameters()), dict(original.named_parameters())
+    original.load_state_dict({name: copy.deepcopy(mine[name].data) for name in theirs if name in mine}, strict=False)
+    ids = torch.randint(1, 60, (3, 21))
+    mask = (torch.arange(21) < torch.tensor([[21], [17], [4]])).long()
+    labels = torch.where((torch.arange(21) % 4 == 1) & mask.bool(), ids, -100)
+    loss, expected = ours(ids, mask, labels=labels).loss, original(ids, mask, labels=labels)["loss"]
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    for name, parameter in mine.items():
+        torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("case", ["gau_alpha", "flash_quad", "flash_"])
+def test_a_layer_keeps_little_for_the_backward_pass(case):
+    """Per token and layer: the projection, A v, A and three of width H; no second copy of anything wide."""
+    family, _, _ = CASES[case]
+    width, length = 64, 32
+    fields = {"vocab_size": 20, "hidden_size": width, "num_hidden_layers": 4, "max_position_embeddings": length}
+    fields |= {"group_size": length} if family == "FLASH" else NO_DROPOUT if family == "GAUAlpha" else {}
+    fields |= {"GAUAlpha": {"intermediate_size": 2 * width, "attention_key_size": 16}, "FLASHQuad": {"s": 16}}.get(
+        family, {"query_key_dim": 16}
+    )
+    model = getattr(models, f"{family}Model")(getattr(models, f"{family}Config")(**fields)).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def remember(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(1, 20, (4, length))
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        output = model(ids, torch.ones_like(ids))[0]
+    floats = sum(kept.values()) / 4 / (4 * length) / 4
+    allowed = (4 * width + 16) + 2 * width + length + 3 * width
+    assert floats < allowed, (floats, allowed)
+    assert F.mse_loss(output, output) == 0
