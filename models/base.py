@@ -118,3 +118,9 @@ def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError, naming the config field, when value is not one of the choices."""
     if value not in choices:
         raise ValueError(f"config field {field} must be one of {', '.join(choices)}, got {value!r}; correct it")
+
+
+def check_even(field: str, value: int) -> None:
+    """Refuse an odd width where a rotary or sinusoidal table takes its entries in pairs."""
+    if value % 2:
+        raise ValueError(f"config field {field} must be even, got {value}; its entries are rotated in pairs")

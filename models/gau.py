@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .base import Encoder, StrictPreTrainedModel, check_choice
+from .base import Encoder, StrictPreTrainedModel, check_choice, check_even
 from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
@@ -65,6 +65,7 @@ class GAUAlphaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         check_choice("hidden_act", self.hidden_act, ("swish", "silu"))
         check_choice("normalization", self.normalization, ("softmax_plus", "softmax", "squared_relu"))
+        check_even("attention_key_size", self.attention_key_size)
         if self.embedding_size not in (None, self.hidden_size):
             raise ValueError(
                 f"config field embedding_size must equal hidden_size {self.hidden_size}, got {self.embedding_size}; "
@@ -92,6 +93,11 @@ class FLASHQuadConfig(PreTrainedConfig):
     hidden_act: str = "silu"
     classifier_dropout: float | int = 0.1
     tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_even("s", self.s)
+        check_even("hidden_size", self.hidden_size)
 
 
 def attention_mask_or_pads(
