@@ -4,11 +4,19 @@ Without --model_type, --config_name and --model_name_or_path it trains GAU-alpha
 again resumes. Flags are those of JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
 """
 
+import sys
+
+from training.pretrained import ArgumentError, load_config, load_tokenizer, refuse_unknown_names, resolve_pretrained
+
+if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
+    try:
+        refuse_unknown_names(sys.argv[1:], ("--tokenizer_name", "--model_name_or_path", "--config_name"))
+    except ArgumentError as error:
+        sys.exit(f"run_mlm_wwm.py: {error}")
+
 import hashlib
 import json
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +29,6 @@ from data.masking import WholeWordMasking
 from data.sampling import CorpusRows, EvalBatches, TrainBatches
 from training.arguments import ModelArguments, RunArguments, course_settings, parse_arguments, per_epoch_to_steps
 from training.objectives import MaskedLanguageModelling
-from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
 from training.run import set_up_process, start_run
 from training.stopping import StopEarly
 from training.trainer import Trainer
@@ -256,4 +263,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ArgumentError, CorpusError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        sys.exit(f"run_mlm_wwm.py: {error}")

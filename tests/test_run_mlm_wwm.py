@@ -168,6 +168,20 @@ def test_training_continues_from_a_model_and_evaluates_without_training(flags, t
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["gau_alpha", "flash_quad", "flash"])
+def test_a_published_folder_trains_on_and_resumes_exactly(flags, tmp_path, monkeypatch, published, write_corpus, name):
+    folder = published(name)
+    changes = {"model_name_or_path": folder, "tokenizer_name": folder, "config_overrides": None, "max_steps": 6}
+    changes |= {"train_dir": write_corpus(tmp_path / "corpus", folder), "learning_rate": 1e-3}
+    run_mlm_wwm.main(flags(output_dir=tmp_path / "whole", **changes))
+    with monkeypatch.context() as patch:
+        kill_in(patch, "training_step", 6)
+        with pytest.raises(Killed):
+            run_mlm_wwm.main(flags(**changes))
+    run_mlm_wwm.main(flags(**changes))
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_published_flash_folders_get_the_divisor_they_were_trained_with(published, tmp_path):
     folder = published("flash")
     config = run_mlm_wwm.load_config(str(folder), "--model_name_or_path")
@@ -362,8 +376,12 @@ def test_only_the_wanted_number_of_checkpoints_is_kept(flags, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(flags, tmp_path):
     run_mlm_wwm.main(flags(max_steps=2))
     other = flags(output_dir=tmp_path / "other", resume_from_checkpoint=tmp_path / "run" / "checkpoint-2")
-    with pytest.raises((ArgumentError, RuntimeError), match=r"checkpoint|size mismatch"):
-        run_mlm_wwm.main([*other, "--config_overrides", SHAPE.replace("num_hidden_layers=2", "num_hidden_layers=3")])
+    deeper = [*other, "--config_overrides", SHAPE.replace("num_hidden_layers=2", "num_hidden_layers=3")]
+    with pytest.raises(ArgumentError, match=r"--resume_from_checkpoint .*num_hidden_layers"):
+        run_mlm_wwm.main(deeper)
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(ArgumentError, match=r"--resume_from_checkpoint .*encoder.layer.2"):
+        run_mlm_wwm.main(deeper)
 
 
 @pytest.mark.slow
@@ -442,6 +460,15 @@ def test_a_named_checkpoint_goes_on_from_there_and_later_ones_make_way(flags, tm
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
+def test_a_named_checkpoint_may_change_the_schedule_and_nothing_else(flags, tmp_path, undisturbed):
+    named = {"resume_from_checkpoint": undisturbed(flags, **HELD_OUT) / "checkpoint-8", **HELD_OUT}
+    with pytest.raises(ArgumentError, match=r"--resume_from_checkpoint .*learning_rate 0.01 \(now 0.5\)"):
+        run_mlm_wwm.main(flags(learning_rate=0.5, **named))
+    run_mlm_wwm.main(flags(max_steps=14, **named))
+    first = next(record for record in read_log(tmp_path / "run") if "loss" in record)
+    assert first["learning_rate"] == pytest.approx(0.01 * 5 / 14, rel=1e-6)
+
+
 # Errors
 
 
@@ -457,6 +484,7 @@ def test_a_named_checkpoint_goes_on_from_there_and_later_ones_make_way(flags, tm
         ({"model_name_or_path": "./missing", "config_overrides": None}, "--model_name_or_path ./missing"),
         ({"model_type": "nothing"}, "--model_type nothing"),
         ({"model_type": "bert", "config_overrides": "hidden_size=33"}, "--config_overrides"),
+        ({"config_overrides": "attention_key_size=15"}, "--config_overrides"),
         ({"config_overrides": "hidden_sizes=32"}, "--config_overrides"),
         ({"config_overrides": "hidden_size"}, "--config_overrides"),
         ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1, got 0"),

@@ -93,20 +93,20 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     return repeats * 2 * size**3 / best
 
 
-def training_flops(model: torch.nn.Module, loss_of, lengths: tuple[int, int]) -> tuple[float, float]:
+def training_flops(model: torch.nn.Module, run, lengths: tuple[int, int]) -> tuple[float, float]:
     """FLOPs of forward and backward of one row as (a, b) in a * tokens + b * tokens squared.
 
-    loss_of(model, length) must run a row of that length and return its loss. Counted by torch's FlopCounterMode at
-    two lengths; recomputation by gradient checkpointing is not counted. Leaves weights, gradients and RNG alone.
+    run(model, length) must put a row of that length through the model. torch's FlopCounterMode counts the forward's
+    matrix products at two lengths; the backward has two of the same cost for each, what it recomputes left out.
     """
     counted = []
     model.eval()  # no dropout, and so no use of the random generator
-    for length in lengths:
-        with FlopCounterMode(display=False) as counter:
-            loss_of(model, length).backward()
-        model.zero_grad()
-        counted.append(counter.get_total_flops())
+    with torch.no_grad():
+        for length in lengths:
+            with FlopCounterMode(display=False) as counter:
+                run(model, length)
+            counted.append(3 * counter.get_total_flops() / length)
     model.train()
     (short, long), (first, second) = lengths, counted
-    square = (second / long - first / short) / (long - short)
-    return first / short - square * short, square
+    square = (second - first) / (long - short)
+    return first - square * short, square

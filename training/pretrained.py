@@ -4,7 +4,9 @@ transformers itself retries an unreachable hub for half a minute, and reads a ba
 tokens; both end here in one line that names the flag. Importing this module imports neither torch nor transformers.
 """
 
+import functools
 import http.client
+import itertools
 import json
 import re
 import threading
@@ -46,6 +48,18 @@ def resolve_pretrained(name: str, flag: str) -> str:
     )
 
 
+def refuse_unknown_names(argv: list[str], flags: tuple[str, ...]) -> None:
+    """Resolve the value of each of `flags` on a command line, for scripts to call before their slow imports.
+
+    Raises:
+        ArgumentError: as resolve_pretrained.
+    """
+    for flag, value in itertools.pairwise(argv):
+        if flag in flags:
+            resolve_pretrained(value, flag)
+
+
+@functools.cache
 def _hub_refusal(name: str) -> str | None:
     """None if the hub has `name`, else the reason in a few words; never longer than HUB_SECONDS."""
     from huggingface_hub import constants, get_token

@@ -29,6 +29,9 @@ _PARTIAL_RUN_FILE = f"incomplete-{RUN_FILE}"
 # What a run writes into its folder, apart from TensorBoard's files; globs.
 _OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "model*.safetensors*", "pytorch_model*.bin", "training_args.bin")
 _OWNED += ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+# What a named checkpoint may go on with, because the schedule is made anew: everything else lies in the checkpoint.
+_SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
+_MAY_CHANGE = {f"arguments.{name}" for name in _SCHEDULE}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
@@ -90,7 +93,7 @@ def _prepare(args, settings: dict) -> Path | None:
     wanted = args.resume_from_checkpoint or "auto"
     if wanted not in ("auto", "none"):
         checkpoint = named_checkpoint(wanted, args)
-        _make_way_for(checkpoint, output_dir, args, before, settings)
+        _make_way_for(checkpoint, output_dir, args, settings)
     elif before is None:
         checkpoint = None
         if any(path.name != _PARTIAL_RUN_FILE for path in output_dir.iterdir()):
@@ -108,7 +111,8 @@ def _prepare(args, settings: dict) -> Path | None:
     elif not args.overwrite_output_dir:
         raise ArgumentError(
             f"--output_dir {output_dir} must hold a run with the same settings, got one with "
-            f"{_differences(before, settings)}; name another one, or add --overwrite_output_dir to move it aside"
+            f"{_differences(before, settings, _changed(before, settings))}; "
+            f"name another one, or add --overwrite_output_dir to move it aside"
         )
     else:
         checkpoint = None
@@ -118,14 +122,17 @@ def _prepare(args, settings: dict) -> Path | None:
     return checkpoint
 
 
-def _make_way_for(checkpoint: Path, output_dir: Path, args, before: dict | None, settings: dict) -> None:
-    """Before going on from a named checkpoint: newer ones of the same folder belong to another future."""
-    if checkpoint.resolve().parent == output_dir.resolve():
-        if before is not None and before != settings:
-            logger.warning("going on from %s with other settings: %s", checkpoint, _differences(before, settings))
-        move_aside(
-            [folder for folder in all_checkpoints(output_dir) if step_of(folder) > step_of(checkpoint)], output_dir
+def _make_way_for(checkpoint: Path, output_dir: Path, args, settings: dict) -> None:
+    """Before going on from a named checkpoint: its settings must fit, and newer ones belong to another future."""
+    before = _read_settings(checkpoint.parent)
+    if before and (changed := _changed(before, settings) - _MAY_CHANGE):
+        raise ArgumentError(
+            f"--resume_from_checkpoint {checkpoint} must be of a run with the same settings, got one with "
+            f"{_differences(before, settings, changed)}; train on from its weights with --model_name_or_path instead"
         )
+    if checkpoint.resolve().parent == output_dir.resolve():
+        later = [folder for folder in all_checkpoints(output_dir) if step_of(folder) > step_of(checkpoint)]
+        move_aside(later, output_dir)
     elif any(output_dir.iterdir()) and not args.overwrite_output_dir:
         raise ArgumentError(
             f"--output_dir {output_dir} must be empty to go on from a checkpoint elsewhere, got a used folder; "
@@ -174,13 +181,17 @@ def _write_settings(output_dir: Path, settings: dict, processes: int) -> None:
     os.replace(partial, output_dir / RUN_FILE)
 
 
-def _differences(before: dict, now: dict) -> str:
-    """The first few settings that differ, `name old -> new`."""
+def _changed(before: dict, now: dict) -> set[str]:
     old, new = _flat(before), _flat(now)
-    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    if not old:
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+
+
+def _differences(before: dict, now: dict, names: set[str]) -> str:
+    """The first few of the settings that differ, `name old (now new)`."""
+    if not before:
         return "unknown settings"
-    shown = [f"{name} {old.get(name)} (now {new.get(name)})" for name in names[:4]]
+    old, new = _flat(before), _flat(now)
+    shown = [f"{name} {old.get(name)} (now {new.get(name)})" for name in sorted(names)[:4]]
     return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 

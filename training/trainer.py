@@ -12,6 +12,7 @@ It differs from transformers' Trainer in this:
 import json
 import math
 import shutil
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,8 +31,9 @@ from training.run import LOG_FILE, keep_freed_memory
 
 
 def _set_up_worker(number: int) -> None:
-    """Loader workers allocate the same few arrays for each batch, also where the model is on a GPU."""
+    """Loader workers allocate the same few arrays for each batch, and outlive a SIGTERM to the process group."""
     keep_freed_memory()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the main process still has a checkpoint to save
 
 
 class Trainer(transformers.Trainer):
@@ -176,7 +178,7 @@ class Trainer(transformers.Trainer):
         if resume_from_checkpoint is not None:
             progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
             self._restore(progress)
-        self._row_flops = training_flops(self.model, self._example_loss, self.objective.example_lengths)
+        self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
         self._clock = time.perf_counter()
         return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
 
@@ -192,11 +194,9 @@ class Trainer(transformers.Trainer):
                 name: torch.tensor(value, dtype=torch.float64, device=self.args.device) for name, value in sums.items()
             }
 
-    def _example_loss(self, model, length: int) -> torch.Tensor:
-        inputs = send_to_device(self.objective.example(length), self.args.device)
+    def _run_example(self, model, length: int) -> None:
         with self.accelerator.autocast():
-            sums, _ = self.objective(model, inputs)
-        return sum(sums.values())
+            self.objective(model, send_to_device(self.objective.example(length), self.args.device))
 
     def _init_training_state(self, max_steps, *arguments):
         found = super()._init_training_state(max_steps, *arguments)

@@ -62,8 +62,8 @@ def test_flops_of_a_row_are_those_of_its_matrix_products():
     model = Attention()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     linear, square = training_flops(model, lambda model, length: model(torch.ones(1, length, 16)), (8, 16))
-    # Forward 2 per weight, backward 2 for the weight's gradient (the input needs none); attention 2 + 4, twice.
-    assert (linear, square) == (4 * 16 * 32, 2 * 6 * 32)
+    # Two per weight and token, and two products of T x T x 32; each three times, once forward and twice backward.
+    assert (linear, square) == (6 * 16 * 32, 3 * 2 * 2 * 32)
     assert model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert measured_peak(torch.device("cpu"), torch.float32) > 1e8
