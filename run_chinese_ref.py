@@ -118,6 +118,11 @@ def main(argv: list[str] | None = None) -> None:
             skip_errors=args.on_error == "skip",
         )
         records = prepare_units(preparer, units, args.workers, args.log_interval)
+        if not any(record["blocks"] for record in records):
+            raise ArgumentError(
+                f"--input_path must hold text, got no token to write from {args.input_path!r}; "
+                "check the file and --min_chars"
+            )
         if preparer.reference:
             preparer.reference.finish(len(units))
         counts = finish(folder, manifest, records)["counts"]

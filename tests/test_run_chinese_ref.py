@@ -289,6 +289,13 @@ def test_a_missing_tokenizer_is_named_within_five_seconds(tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("texts", [[], ["", " \n"], ["我爱"]])
+def test_an_input_without_text_is_refused(tokenizer, tmp_path, texts):
+    source = write_jsonl(tmp_path / "in.jsonl", texts)
+    with pytest.raises(ArgumentError, match="--input_path must hold text"):
+        prepare(tokenizer, source, tmp_path / "out", "--min_chars", "3")
+
+
 def test_a_folder_with_other_things_is_left_alone(tokenizer, tmp_path):
     source = write_jsonl(tmp_path / "in.jsonl", ["我"])
     with pytest.raises(CorpusError, match="--output_dir must be new, empty or a corpus"):
