@@ -4,6 +4,7 @@ A unit is a run of whole lines of the input. It becomes one shard, whose bytes d
 alone; a shard that exists is finished, because it appears by a rename together with its record.
 """
 
+import errno
 import fcntl
 import gc
 import hashlib
@@ -19,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from data.corpus import (
     write_shard,
 )
 from data.jsonl import DataError, parse_text
-from data.reference import ReferenceWriter
+from data.reference import REFERENCE, ReferenceWriter
 from data.segmentation import Segmenter
 from data.tokenization import FastTokenizer
 
@@ -45,6 +46,7 @@ UNIT_BYTES = 1 << 20  # of a small input; a unit is the least that a killed run 
 _MOST_UNIT_BYTES = 16 << 20  # of a large one; a worker holds the tokens of one unit
 _FEW_UNITS = 256  # in between, so many units
 _BATCH = 1 << 16  # characters tokenised at once; larger arrays leave the processor's cache
+_LOCK = ".lock"
 _LOCK_SECONDS = 10.0
 
 
@@ -114,30 +116,32 @@ def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise CorpusError(f"{flag} must name a folder, got the file {str(folder)!r}; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)  # workers inherit the lock: no new run while an orphan still writes
-    try:
+    others = [name for name in sorted(os.listdir(folder)) if name not in (_LOCK, f".{MANIFEST}.partial")]
+    if others and not (folder / MANIFEST).is_file():
+        raise CorpusError(
+            f"{flag} must be new, empty or a corpus, got {str(folder)!r} with {others[0]!r} in it; "
+            "choose another folder"
+        )
+    with (folder / _LOCK).open("a") as handle:  # workers inherit the lock: no new run while an orphan still writes
         deadline = time.monotonic() + _LOCK_SECONDS
         while not _try_lock(handle):
             if time.monotonic() > deadline:
                 raise CorpusError(f"{flag} must be free, got {str(folder)!r} held by another run; wait for it to end")
             time.sleep(0.05)
-        for partial in folder.glob("**/.*.partial"):
-            partial.unlink()
-        if not (folder / MANIFEST).is_file() and (others := sorted(os.listdir(folder))):
-            raise CorpusError(
-                f"{flag} must be new, empty or a corpus, got {str(folder)!r} with {others[0]!r} in it; "
-                "choose another folder"
-            )
+        for place in (folder, folder / REFERENCE):
+            for partial in place.glob(".*.partial"):
+                partial.unlink()
         yield
-    finally:
-        os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
+def _try_lock(handle: IO) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+            raise
     return True
 
 

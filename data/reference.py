@@ -18,14 +18,14 @@ from data.blocks import Blocks
 from data.corpus import dataset_info, list_array, shard_name, write_arrow
 from data.jsonl import atomic_output
 
-FOLDER = "reference"
+REFERENCE = "reference"
 
 
 class ReferenceWriter:
     """Writes one shard of the dataset for each unit, below the corpus folder, and the text files at the end."""
 
     def __init__(self, folder: Path, backend: Tokenizer):
-        self.folder = folder / FOLDER
+        self.folder = folder / REFERENCE
         vocabulary = backend.get_vocab()
         self._is_piece = np.zeros(max(vocabulary.values()) + 1, bool)
         self._is_piece[[token for word, token in vocabulary.items() if word.startswith("##")]] = True

@@ -298,8 +298,10 @@ def test_an_input_without_text_is_refused(tokenizer, tmp_path, texts):
 
 def test_a_folder_with_other_things_is_left_alone(tokenizer, tmp_path):
     source = write_jsonl(tmp_path / "in.jsonl", ["我"])
+    (tmp_path / ".theirs.partial").write_text("x")
     with pytest.raises(CorpusError, match="--output_dir must be new, empty or a corpus"):
         prepare(tokenizer, source, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".theirs.partial", "in.jsonl"]
     with pytest.raises(CorpusError, match="--output_dir must name a folder"):
         prepare(tokenizer, source, source)
 
