@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForMaskedLM
 
-from models import load_config
-from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
+import models  # noqa: F401  registers the model types
+from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class Probe:
 
     def __init__(self, model: str, device: str | torch.device = "cpu"):
         self.tokenizer = load_tokenizer(model, "MODEL")
+        config = load_config(model, "MODEL")
         folder = resolve_pretrained(model, "MODEL")
-        self.model = AutoModelForMaskedLM.from_pretrained(folder, config=load_config(folder)).to(device).eval()
+        self.model = AutoModelForMaskedLM.from_pretrained(folder, config=config).to(device).eval()
 
     @torch.no_grad()
     def candidates(self, text: str, top_k: int = 5) -> list[list[Candidate]]:

@@ -1,7 +1,7 @@
 """Encoders of this repository; importing the package registers them with transformers' Auto classes."""
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, BertTokenizer
 
 from . import flash, gau
 from .base import AUTO_CLASSES
@@ -55,7 +55,6 @@ __all__ = [
     "GAUAlphaForTokenClassification",
     "GAUAlphaModel",
     "GAUAlphaTokenizer",
-    "load_config",
 ]
 
 
@@ -75,15 +74,3 @@ _register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
 _register(gau, gau.FLASHQuadPreTrainedModel, BertTokenizer)
 _register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
 GAUAlphaTokenizer.register_for_auto_class("AutoTokenizer")
-
-
-def load_config(name: str, **fields):
-    """AutoConfig.from_pretrained(name, **fields), with what a published folder leaves unsaid.
-
-    A published FLASH was trained at 512 tokens, so a config.json without linear_divisor gets `max_position`: the
-    result of padding to 512, at any padding. Loading it without this function gives the original's `length`.
-    """
-    saved, _ = PreTrainedConfig.get_config_dict(name)
-    if saved.get("model_type") == FLASHConfig.model_type and "linear_divisor" not in saved:
-        fields = {"linear_divisor": "max_position"} | fields
-    return AutoConfig.from_pretrained(name, **fields)
