@@ -25,7 +25,7 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import ClampedScaleNorm, rotary_tables, sinusoid_table
+from .layers import ClampedScaleNorm, Linear, rotary_table, sinusoid_table
 
 ROTARY_WIDTH = 32  # channels that turn with position; the others pass through
 BIAS_BUCKETS = 32
@@ -126,8 +126,8 @@ class FLASHLayer(GradientCheckpointingLayer):
         expanded = int(config.hidden_size * config.expansion_factor)
         self.norm = nn.LayerNorm(config.hidden_size) if config.norm_type == "layernorm" else ClampedScaleNorm()
         # Lists only for the published names to_hidden.0 and to_qk.0; their activation is MixedChunkAttention's.
-        self.to_hidden = nn.ModuleList([nn.Linear(config.hidden_size, 2 * expanded)])
-        self.to_qk = nn.ModuleList([nn.Linear(config.hidden_size, config.query_key_dim)])
+        self.to_hidden = nn.ModuleList([Linear(config.hidden_size, 2 * expanded)])
+        self.to_qk = nn.ModuleList([Linear(config.hidden_size, config.query_key_dim)])
         self.qk_offset_scale = OffsetScale(config.query_key_dim)
         self.rel_pos_bias = RelativeBias(config)
         self.to_out = nn.Linear(expanded, config.hidden_size)
@@ -205,7 +205,7 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
         valid = None if attention_mask is None else attention_mask.bool()
         attention = ChunkAttention(
-            tables=rotary_tables(positions, min(ROTARY_WIDTH, self.config.query_key_dim)),
+            table=rotary_table(positions, min(ROTARY_WIDTH, self.config.query_key_dim)),
             group=min(self.config.group_size, embeds.shape[1]),  # a short row is one group of its own length
             query_scale=1 / self.config.group_size,
             key_scale=self.linear_key_scale(valid, embeds),

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .layers import affine_heads, keep_mask, rotate, toeplitz
+from .layers import affine_heads, keep_factors, rotate, toeplitz, weight_gradient
 
 silu_backward_into = torch.ops.aten.silu_backward.grad_input
 
@@ -23,7 +23,7 @@ silu_backward_into = torch.ops.aten.silu_backward.grad_input
 class Attention:
     """How queries meet keys in every layer of one forward pass."""
 
-    tables: tuple[torch.Tensor, torch.Tensor]  # of `rotate`
+    table: torch.Tensor  # of `rotate`
     interleaved: bool  # of `rotate`
     query_scale: torch.Tensor | float  # every factor of the scores, so that none is [T, T]; [B, 1 or T, 1] or a number
     unseen: torch.Tensor  # [B, 1 or T, T], true where a query may not see a key
@@ -35,7 +35,7 @@ class Attention:
         self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """base [B, T, D] before its activation -> query, key [B, T, D] in base's dtype, computed in fp32."""
-        heads = rotate(affine_heads(F.silu(base), scale, offset), self.tables, self.interleaved)
+        heads = rotate(affine_heads(F.silu(base), scale, offset), self.table, self.interleaved)
         return (heads[..., 0, :] * self.query_scale).to(base.dtype), heads[..., 1, :].to(base.dtype)
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, distances: torch.Tensor | None) -> torch.Tensor:
@@ -49,23 +49,19 @@ class Attention:
             return torch.softmax(scores.masked_fill_(self.unseen, -1e4), dim=-1)
         return F.relu_(scores.masked_fill_(self.unseen, 0))
 
-    def weights(self, scores: torch.Tensor, keep: torch.Tensor | None, factor: float) -> torch.Tensor:
-        """What multiplies the values: scores squared if need be, divided, dropped out; keep is dropout's mask."""
+    def weights(self, scores: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+        """What multiplies the values: scores squared if need be, divided, times dropout's factors."""
         weights = scores if self.softmax else scores.square()
         if self.divisor is not None:
             weights.div_(self.divisor)
-        return weights if keep is None else (weights * keep).mul_(factor)
+        return weights if keep is None else weights * keep
 
-    def scores_gradient(
-        self, gradient: torch.Tensor, scores: torch.Tensor, keep: torch.Tensor | None, factor: float
-    ) -> torch.Tensor:
+    def scores_gradient(self, gradient: torch.Tensor, scores: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """Gradient of the weights, which it overwrites, -> gradient of what went into softmax or ReLU."""
         if keep is not None:
-            gradient.mul_(keep).mul_(factor)
+            gradient.mul_(keep)
         if self.softmax:
-            return torch.ops.aten._softmax_backward_data(gradient, scores, -1, scores.dtype).masked_fill_(
-                self.unseen, 0
-            )
+            return torch.ops.aten._softmax_backward_data(gradient, scores, -1, scores.dtype)
         if self.divisor is not None:
             gradient.div_(self.divisor)
         return gradient.mul_(scores).mul_(2)
@@ -83,13 +79,13 @@ class GatedAttention(torch.autograd.Function):
         with torch.autocast(projected.device.type, enabled=False):
             u, v, base = projected.split(widths(weight, scale), dim=-1)
             scores = attention.scores(*attention.heads(base, scale, offset), distances)
-            keep, factor = keep_mask(scores, attention.dropout) if training and attention.dropout else (None, 1.0)
-            weights = attention.weights(scores, keep, factor)
+            keep = keep_factors(scores, attention.dropout) if training and attention.dropout else None
+            weights = attention.weights(scores, keep)
             mixed = weights @ F.silu(v)
             gated = F.silu(u).mul_(mixed)
             output = F.linear(gated, weight.to(gated.dtype), None if bias is None else bias.to(gated.dtype))
         ctx.save_for_backward(projected, mixed, scores, keep, weight, bias, scale, offset, distances)
-        ctx.attention, ctx.factor = attention, factor
+        ctx.attention = attention
         if not ask_weights:
             return output, None
         ctx.mark_non_differentiable(weights)
@@ -105,16 +101,15 @@ class GatedAttention(torch.autograd.Function):
             u, v, base = projected.split(widths(weight, scale), dim=-1)
             u_result, v_result, base_result = result.split(widths(weight, scale), dim=-1)
             gate = F.silu(u)
-            flat = gradient.flatten(0, -2)
-            weight_gradient = (flat.T @ (gate * mixed).flatten(0, -2)).to(weight.dtype)
-            bias_gradient = None if bias is None else flat.sum(0).to(bias.dtype)
+            product_gradient = weight_gradient(gradient, gate * mixed, weight.dtype)
+            bias_gradient = None if bias is None else gradient.flatten(0, -2).sum(0).to(bias.dtype)
             gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T, E]
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
             gradient.mul_(gate)  # of A v
-            weights = attention.weights(scores, keep, ctx.factor)
+            weights = attention.weights(scores, keep)
             silu_backward_into(weights.transpose(-1, -2) @ gradient, v, grad_input=v_result)
             scores_gradient = gradient @ F.silu(v).transpose(-1, -2)
-            scores_gradient = attention.scores_gradient(scores_gradient, scores, keep, ctx.factor)
+            scores_gradient = attention.scores_gradient(scores_gradient, scores, keep)
             with torch.enable_grad():
                 leaves = [None if t is None else t.detach().requires_grad_() for t in (base, scale, offset, distances)]
                 query, key = attention.heads(*leaves[:3])
@@ -125,7 +120,7 @@ class GatedAttention(torch.autograd.Function):
             found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
             narrow = [None if leaf is None else next(found) for leaf in leaves]
             base_result.copy_(narrow[0])
-        return result, weight_gradient, bias_gradient, *narrow[1:], None, None, None
+        return result, product_gradient, bias_gradient, *narrow[1:], None, None, None
 
 
 def laplace(scores: torch.Tensor) -> torch.Tensor:
@@ -142,7 +137,7 @@ def laplace_slope(scores: torch.Tensor) -> torch.Tensor:
 class ChunkAttention:
     """How the groups of every layer attend, to themselves squared and to each other linearly, in one forward pass."""
 
-    tables: tuple[torch.Tensor, torch.Tensor]  # of `rotate`
+    table: torch.Tensor  # of `rotate`
     group: int  # G, at most the length of the row
     query_scale: float  # of the quadratic part
     key_scale: torch.Tensor  # of the linear part, [B or 1, T or 1, 1]; 0 at padding
@@ -163,7 +158,7 @@ class ChunkAttention:
 
     def heads(self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """base [B, T, D] before its activation -> quadratic and linear query, quadratic and linear key [B N, G, D]."""
-        heads = rotate(affine_heads(F.silu(base), scale, offset), self.tables, interleaved=True)
+        heads = rotate(affine_heads(F.silu(base), scale, offset), self.table, interleaved=True)
         quad_query, lin_query, quad_key, lin_key = heads.unbind(-2)
         scaled = (quad_query * self.query_scale, lin_query, quad_key, lin_key * self.key_scale)
         return tuple(self.grouped(head.to(base.dtype)) for head in scaled)
@@ -180,17 +175,15 @@ class ChunkAttention:
             weights.masked_fill_(unseen.reshape(-1, 1, self.group), 0)
         return weights.tril_() if self.causal else weights
 
-    def weights(self, scores: torch.Tensor, keep: torch.Tensor | None, factor: float) -> torch.Tensor:
-        """What multiplies the values inside a group; keep is dropout's mask."""
+    def weights(self, scores: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+        """What multiplies the values inside a group; keep holds dropout's factors."""
         weights = self.hide(laplace(scores) if self.laplace else scores.square())
-        return weights if keep is None else weights.mul_(keep).mul_(factor)
+        return weights if keep is None else weights.mul_(keep)
 
-    def scores_gradient(
-        self, gradient: torch.Tensor, scores: torch.Tensor, keep: torch.Tensor | None, factor: float
-    ) -> torch.Tensor:
+    def scores_gradient(self, gradient: torch.Tensor, scores: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """Gradient of the weights, which it overwrites, -> gradient of the scores before ReLU."""
         if keep is not None:
-            gradient.mul_(keep).mul_(factor)
+            gradient.mul_(keep)
         self.hide(gradient)
         return gradient.mul_(laplace_slope(scores)) if self.laplace else gradient.mul_(scores).mul_(2)
 
@@ -222,8 +215,8 @@ class MixedChunkAttention(torch.autograd.Function):
             quad_query, lin_query, quad_key, lin_key = attention.heads(base, scale, offset)
             value = attention.grouped(F.silu(v))
             scores = attention.scores(quad_query, quad_key, distances)
-            keep, factor = keep_mask(scores, attention.dropout) if training and attention.dropout else (None, 1.0)
-            weights = attention.weights(scores, keep, factor)
+            keep = keep_factors(scores, attention.dropout) if training and attention.dropout else None
+            weights = attention.weights(scores, keep)
             mixed = weights @ value
             context = attention.context(lin_key, value, batch)
             rows = (context.shape[0], -1)
@@ -232,7 +225,7 @@ class MixedChunkAttention(torch.autograd.Function):
             gated = F.silu(gate).mul_(mixed)
             output = F.linear(gated, weight.to(gated.dtype), bias.to(gated.dtype))
         ctx.save_for_backward(hidden, base, mixed, scores, keep, weight, bias, scale, offset, distances)
-        ctx.attention, ctx.factor = attention, factor
+        ctx.attention = attention
         if not ask:
             return output, None
         ctx.mark_non_differentiable(weights)
@@ -247,13 +240,12 @@ class MixedChunkAttention(torch.autograd.Function):
             result = torch.empty_like(hidden)
             (v, gate), (v_result, gate_result) = hidden.chunk(2, dim=-1), result.chunk(2, dim=-1)
             opened = F.silu(gate)
-            flat = gradient.flatten(0, -2)
-            weight_gradient = (flat.T @ (opened * mixed).flatten(0, -2)).to(weight.dtype)
-            bias_gradient = flat.sum(0).to(bias.dtype)
+            product_gradient = weight_gradient(gradient, opened * mixed, weight.dtype)
+            bias_gradient = gradient.flatten(0, -2).sum(0).to(bias.dtype)
             gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T, E]
             silu_backward_into(gradient * mixed, gate, grad_input=gate_result)
             gradient = attention.grouped(gradient.mul_(opened))  # of the mixed values, [B N, G, E]
-            weights = attention.weights(scores, keep, ctx.factor)
+            weights = attention.weights(scores, keep)
             with torch.enable_grad():
                 leaves = [tensor.detach().requires_grad_() for tensor in (base, scale, offset, distances)]
                 quad_query, lin_query, quad_key, lin_key = attention.heads(*leaves[:3])
@@ -269,7 +261,7 @@ class MixedChunkAttention(torch.autograd.Function):
             value_gradient.baddbmm_(weights.transpose(-1, -2), gradient)
             silu_backward_into(attention.ungrouped(value_gradient, batch, length), v, grad_input=v_result)
             scores_gradient = gradient @ value.detach().transpose(-1, -2)
-            scores_gradient = attention.scores_gradient(scores_gradient, scores, keep, ctx.factor)
+            scores_gradient = attention.scores_gradient(scores_gradient, scores, keep)
             found = torch.autograd.grad(
                 (quad_query, lin_query, quad_key, lin_key, table),
                 leaves,
@@ -281,7 +273,7 @@ class MixedChunkAttention(torch.autograd.Function):
                     scores_gradient.sum(0).to(table.dtype),
                 ),
             )
-        return result, found[0], weight_gradient, bias_gradient, *found[1:], None, None, None
+        return result, found[0], product_gradient, bias_gradient, *found[1:], None, None, None
 
 
 def widths(weight: torch.Tensor, scale: torch.Tensor) -> tuple[int, int, int]:

@@ -28,10 +28,11 @@ from .heads import (
     TokenClassificationHead,
 )
 from .layers import (
+    Linear,
     ScaleNorm,
     dropout,
     rms_norm,
-    rotary_tables,
+    rotary_table,
     sinusoid_table,
 )
 
@@ -148,7 +149,7 @@ class GatedAttentionUnit(nn.Module):
         super().__init__()
         self.config = config
         width = 2 * config.intermediate_size + config.attention_key_size
-        self.i_dense = nn.Linear(config.hidden_size, width, bias=config.use_bias)
+        self.i_dense = Linear(config.hidden_size, width, bias=config.use_bias)
         self.o_dense = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.q_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
         self.k_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
@@ -222,7 +223,7 @@ class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
             query_scale = query_scale * counts.log() / math.log(512)  # 512 is the method's constant, not M
         positions = torch.arange(embeds.shape[1], device=embeds.device) if position_ids is None else position_ids
         attention = Attention(
-            tables=rotary_tables(positions, config.attention_key_size),
+            table=rotary_table(positions, config.attention_key_size),
             interleaved=True,
             query_scale=query_scale,
             unseen=~valid,
@@ -321,7 +322,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         self.weight = nn.Parameter(torch.empty(2, config.s))
         self.bias = nn.Parameter(torch.zeros(2, config.s))
         self.w = nn.Parameter(torch.empty(2 * self.max_positions - 1))
-        self.uv = nn.Linear(config.hidden_size, 2 * expanded + config.s)
+        self.uv = Linear(config.hidden_size, 2 * expanded + config.s)
         self.o = nn.Linear(expanded, config.hidden_size)
         self.LayerNorm = flash_quad_norm(config)
 
@@ -396,7 +397,7 @@ class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
         if valid.dim() == 2:  # padding neither sees nor is seen
             valid = valid.unsqueeze(1) & valid.unsqueeze(2)
         attention = Attention(
-            tables=rotary_tables(positions, self.config.s),
+            table=rotary_table(positions, self.config.s),
             interleaved=False,
             query_scale=1 / self.config.max_position_embeddings,
             unseen=~valid,

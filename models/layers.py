@@ -9,6 +9,7 @@ Letters: B batch, T tokens, H hidden_size, D query/key width.
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,23 +98,26 @@ def sinusoid_table(positions: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-def rotary_tables(positions: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin) for `rotate`, fp32 [..., 1, dim/2]; the axis of length one runs over heads."""
+def rotary_table(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """cos + i sin for `rotate`, complex [..., 1, dim/2]; the axis of length one runs over heads."""
     angles = position_angles(positions, dim).unsqueeze(-2)
-    return angles.cos(), angles.sin()
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(heads: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], interleaved: bool) -> torch.Tensor:
-    """Turns the first R = 2 * tables width channels of fp32 `heads` [..., heads, D] by their position's angle.
+def rotate(heads: torch.Tensor, table: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """Turns the first R = 2 * table width channels of fp32 `heads` [..., heads, D] by their position's angle.
 
-    Pairs are (2i, 2i+1) when `interleaved`, else (i, i + R/2). The turned halves come back one after the other: every
-    use is a dot product of two tensors that went through here, which does not see the order of channels.
+    Pairs are (2i, 2i+1) when `interleaved`, else (i, i + R/2), and always come back side by side: every use is a dot
+    product of two tensors that went through here, which does not see the order of channels. As complex numbers, since
+    one product of these is one pass over memory forward and one backward.
     """
-    cos, sin = tables
-    width = 2 * cos.shape[-1]
-    turned, rest = heads[..., :width], heads[..., width:]
-    first, second = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+    width = 2 * table.shape[-1]
+    turned = heads[..., :width]
+    pairs = (
+        torch.view_as_complex(turned.unflatten(-1, (-1, 2))) if interleaved else torch.complex(*turned.chunk(2, -1))
+    )
+    turned = torch.view_as_real(pairs * table).flatten(-2)
+    return turned if width == heads.shape[-1] else torch.cat((turned, heads[..., width:]), dim=-1)
 
 
 def affine_heads(base: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -128,34 +132,61 @@ def toeplitz(offsets: torch.Tensor) -> torch.Tensor:
     return offsets.unfold(0, length, 1).flip(0)
 
 
-def keep_mask(like: torch.Tensor, probability: float) -> tuple[torch.Tensor, float]:
-    """Boolean mask of like's shape, true with 1 - probability, and the factor that keeps the mean.
+def keep_factors(like: torch.Tensor, probability: float) -> torch.Tensor:
+    """Dropout's factors, of like's shape and dtype: 0 with probability, else 1 / (1 - probability).
 
-    On CPU a number of 16 bits decides, which is ten times as fast as bernoulli_ and rounds probability to 1/65536.
+    On CPU integers of 15 bits decide, by arithmetic alone: bernoulli_ draws one number after the other, which takes
+    longer than the layer's activations, and a boolean mask is converted again each time that it is used.
     """
     if like.device.type != "cpu":
-        return torch.empty_like(like, dtype=torch.bool).bernoulli_(1 - probability), 1 / (1 - probability)
-    dropped = round(probability * 65536)
-    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    mask = words.view(torch.int16)[: like.numel()] >= dropped - 32768
-    return mask.view(like.shape), 65536 / (65536 - dropped)
+        return torch.empty_like(like).bernoulli_(1 - probability).div_(1 - probability)
+    dropped = round(probability * 2**15)
+    numbers = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    # From -2^14 to 2^14 - 1; the sign of their distance from the border is shifted down to -1 (kept) or 0.
+    keep = numbers.bitwise_right_shift_(1).neg_().add_(dropped - 2**14 - 1).bitwise_right_shift_(15)
+    return keep[: like.numel()].view(like.shape).to(like.dtype).mul_(-(2**15) / (2**15 - dropped))
 
 
-class Dropout(torch.autograd.Function):
-    """hidden * mask * factor with the mask of `keep_mask`."""
+def dropout(hidden: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+    """Inverted dropout of probability below 1, rounded to 1/32768 on CPU."""
+    return hidden * keep_factors(hidden, probability) if training and probability else hidden
+
+
+def weight_gradient(gradient: torch.Tensor, inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """gradient [..., out]^T inputs [..., in] -> [out, in] in dtype.
+
+    A CPU multiplies half-precision matrices at half speed when the left one is transposed, so that the narrower one
+    is turned in memory before.
+    """
+    gradient, inputs = gradient.flatten(0, -2), inputs.flatten(0, -2)
+    if gradient.device.type != "cpu" or gradient.dtype not in (torch.bfloat16, torch.float16):
+        return (gradient.T @ inputs).to(dtype)
+    if gradient.shape[1] <= inputs.shape[1]:
+        return (gradient.T.contiguous() @ inputs).to(dtype)
+    result = torch.empty(gradient.shape[1], inputs.shape[1], dtype=dtype)
+    return result.copy_((inputs.T.contiguous() @ gradient).T)
+
+
+class Product(torch.autograd.Function):
+    """inputs W^T + bias, computed in the inputs' dtype; gradients by `weight_gradient`."""
 
     @staticmethod
-    def forward(ctx, hidden, probability: float):
-        mask, ctx.factor = keep_mask(hidden, probability)
-        ctx.save_for_backward(mask)
-        return (hidden * mask).mul_(ctx.factor)
+    def forward(ctx, inputs, weight, bias):
+        ctx.save_for_backward(inputs, weight)
+        return F.linear(inputs, weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        return (gradient * ctx.saved_tensors[0]).mul_(ctx.factor), None
+        inputs, weight = ctx.saved_tensors
+        inputs_gradient = gradient @ weight.to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        result = weight_gradient(gradient, inputs, weight.dtype) if ctx.needs_input_grad[1] else None
+        bias_gradient = gradient.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
+        return inputs_gradient, result, bias_gradient
 
 
-def dropout(hidden: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Inverted dropout of probability below 1."""
-    return Dropout.apply(hidden, probability) if training and probability else hidden
+class Linear(nn.Linear):
+    """nn.Linear, faster on CPU under autocast."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return Product.apply(inputs.to(compute_dtype(inputs)), self.weight, self.bias)

@@ -12,9 +12,9 @@ from benchmarks.originals.flash import OriginalFLASH
 from benchmarks.originals.flashquad import OriginalFLASHQuad
 from benchmarks.originals.gau_alpha import OriginalGAUAlpha
 from models.gated import Attention, ChunkAttention, GatedAttention, MixedChunkAttention
-from models.layers import Dropout, UnitNorm, keep_mask, rotary_tables
+from models.layers import Linear, UnitNorm, dropout, rotary_table
 
-E, D, H, T = 5, 6, 4, 7
+E, D, H, T = 3, 6, 2, 5
 
 
 def doubles(*shapes):
@@ -37,7 +37,7 @@ def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
     )
     valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool()
     attention = Attention(
-        tables=tuple(table.double() for table in rotary_tables(torch.arange(T), D)),
+        table=rotary_table(torch.arange(T), D).to(torch.complex128),
         interleaved=kind == "softmax",
         query_scale=0.7,
         unseen=~valid.unsqueeze(1),
@@ -60,7 +60,7 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
     )
     valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool() if masked else None
     attention = ChunkAttention(
-        tables=tuple(table.double() for table in rotary_tables(torch.arange(T), 4)),
+        table=rotary_table(torch.arange(T), 4).to(torch.complex128),
         group=group,
         query_scale=0.7,
         key_scale=torch.full((1, 1, 1), 0.5, dtype=torch.float64) if valid is None else valid.unsqueeze(-1) / 2,
@@ -86,7 +86,7 @@ def test_unit_norm_has_the_gradient_of_its_output(scaled, clamped):
 def test_dropout_drops_its_share_keeps_the_mean_and_repeats_with_the_seed():
     hidden = torch.ones(1000, 1001, requires_grad=True)
     torch.manual_seed(0)
-    dropped = Dropout.apply(hidden, 0.1)
+    dropped = dropout(hidden, 0.1, training=True)
     share = (dropped == 0).float().mean().item()
     assert abs(share - 0.1) < 0.001
     assert abs(dropped.mean().item() - 1) < 0.001
@@ -94,10 +94,30 @@ def test_dropout_drops_its_share_keeps_the_mean_and_repeats_with_the_seed():
     dropped.sum().backward()
     assert torch.equal(hidden.grad, dropped.detach())
     torch.manual_seed(0)
-    assert torch.equal(Dropout.apply(hidden, 0.1), dropped)
-    assert keep_mask(torch.ones(3), 0.5)[1] == 2.0
+    assert torch.equal(dropout(hidden, 0.1, training=True), dropped)
+    assert dropout(hidden, 0.1, training=False) is hidden
     neighbours = (dropped[:, 1:] == 0) & (dropped[:, :-1] == 0)
     assert abs(neighbours.float().mean().item() - 0.01) < 0.001
+
+
+@pytest.mark.parametrize("outputs", [3, 9])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_torchs_linear(outputs, bias):
+    ours, inputs = Linear(5, outputs, bias=bias), torch.randn(4, 7, 5, requires_grad=True)
+    plain = torch.nn.Linear(5, outputs, bias=bias)
+    plain.load_state_dict(ours.state_dict())
+    assert gradcheck(ours.double(), inputs.detach().double().requires_grad_())
+    ours.float()
+    found = []
+    for layer in (ours, plain):
+        inputs.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(inputs)
+        output.square().sum().backward()
+        found.append([output, inputs.grad, *(parameter.grad for parameter in layer.parameters())])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.02)
+        assert mine.dtype == theirs.dtype and mine.stride() == theirs.stride()
 
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 40}
