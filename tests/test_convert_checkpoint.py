@@ -183,6 +183,16 @@ def test_wrong_arguments_are_named(published, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_hub_name_is_downloaded(published, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    folder = published("flash")
+    monkeypatch.setattr("convert_checkpoint.resolve_pretrained", lambda name, flag: name)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name: {"junnyu/flash": str(folder)}[name])
+    main(["junnyu/flash", str(tmp_path / "ours")])
+    models.FLASHForMaskedLM.from_pretrained(tmp_path / "ours")
+
+
 def test_a_damaged_file_is_named(tmp_path):
     for name in ("flash.pt", "flash.safetensors"):
         (tmp_path / name).write_bytes(b"not tensors")

@@ -122,6 +122,31 @@ def test_tokenizer_of_a_published_folder_has_every_token(published, name):
     assert tokenizer("一丁[MASK]")["input_ids"] == [2, 5, 6, 4, 3]
 
 
+@pytest.mark.parametrize(
+    "wanted", ["GAUAlphaTokenizer", "GAUAlphaTokenizerFast", "BertTokenizer", "BertTokenizerFast"]
+)
+def test_every_tokenizer_class_that_a_published_folder_may_name_is_known(published, wanted):
+    folder = published("gau_alpha")
+    settings = {"tokenizer_class": wanted, "do_lower_case": True, "special_tokens_map_file": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == 100
+    assert type(tokenizer).__name__ == wanted.removesuffix("Fast")
+
+
+VOCABULARY = Path(__file__).parents[3] / "shared" / "data" / "vocab" / "gau_char_12000.txt"
+
+
+@EVERY
+@pytest.mark.skipif(not VOCABULARY.is_file(), reason="needs ../shared")
+def test_the_published_vocabulary_is_whole(published, name):
+    folder = published(name)
+    (folder / "vocab.txt").write_bytes(VOCABULARY.read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == 12000
+    assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [0, 100, 101, 102, 103]
+
+
 def test_gau_alpha_tokenizer_gives_type_zero_to_pairs(published, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(published("gau_alpha"))
     assert type(tokenizer) is models.GAUAlphaTokenizer
