@@ -29,8 +29,8 @@ from .gau import (
     GAUAlphaForSequenceClassification,
     GAUAlphaForTokenClassification,
     GAUAlphaModel,
-    GAUAlphaTokenizer,
 )
+from .tokenization import GAUAlphaTokenizer
 
 __all__ = [
     "FLASHConfig",

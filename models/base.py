@@ -5,6 +5,7 @@ B batch, T tokens, H hidden_size.
 """
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -71,8 +72,14 @@ class StrictPreTrainedModel(PreTrainedModel):
 class Encoder:
     """The base model's forward, ids [B, T] -> hidden states [B, T, H]; a mixin before the family's PreTrainedModel.
 
-    The model sets `self.embeddings.word_embeddings` and `self.layers`, and turns a batch into what its layers take.
+    The model sets `self.embeddings.word_embeddings` and `self.encoder`, whose one entry is the list of layers under
+    its published name, and turns a batch into what its layers take.
     """
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        (layers,) = self.encoder.values()
+        return layers
 
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids) -> tuple[torch.Tensor, tuple]:
         """Word embeddings [B, T, H] and the arguments of forward -> first hidden states, further inputs of a layer."""
@@ -112,6 +119,22 @@ class Encoder:
             hidden_states=tuple(all_hidden) if output_hidden_states else None,
             attentions=tuple(all_attentions) if output_attentions else None,
         )
+
+
+def attention_mask_or_pads(
+    attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, embeds: torch.Tensor, pad_token_id: int | None
+) -> torch.Tensor:
+    """Boolean mask [B, T] or [B, T, T] (query, key): as given, else where ids are not padding, else all true."""
+    if attention_mask is not None:
+        if attention_mask.dim() not in (2, 3):
+            raise ValueError(
+                f"attention_mask must have shape [B, T] or [B, T, T], got {tuple(attention_mask.shape)}; "
+                "pass 1 where a key may be seen"
+            )
+        return attention_mask.bool()
+    if input_ids is not None and pad_token_id is not None:
+        return input_ids != pad_token_id
+    return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
 
 
 def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -184,10 +184,6 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         self.encoder = nn.ModuleDict({"layers": layers})
         self.post_init()
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.encoder["layers"]
-
     def linear_key_scale(self, valid: torch.Tensor | None, embeds: torch.Tensor) -> torch.Tensor:
         """What a linear key is multiplied with, [B or 1, T or 1, 1] fp32: 0 at padding, else 1 over the divisor."""
         config, length = self.config, embeds.shape[1]
@@ -231,13 +227,8 @@ class FLASHPredictions(nn.Module):
 
 
 class FLASHForMaskedLM(MaskedLMHead, FLASHPreTrainedModel):
+    base_class, predictions_class = FLASHModel, FLASHPredictions
     _tied_weights_keys: ClassVar = {"cls.predictions.decoder.weight": "flash.embeddings.word_embeddings.weight"}
-
-    def __init__(self, config: FLASHConfig):
-        super().__init__(config)
-        self.flash = FLASHModel(config)
-        self.cls = nn.ModuleDict({"predictions": FLASHPredictions(config)})
-        self.post_init()
 
 
 class FLASHForSequenceClassification(SequenceClassificationHead, FLASHPreTrainedModel):

@@ -11,14 +11,13 @@ import math
 from typing import ClassVar
 
 import torch
-from tokenizers import processors
 from torch import nn
-from transformers import BertTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .base import Encoder, StrictPreTrainedModel, check_choice, check_even
+from .base import Encoder, StrictPreTrainedModel, attention_mask_or_pads, check_choice, check_even
 from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
@@ -27,14 +26,7 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import (
-    Linear,
-    ScaleNorm,
-    dropout,
-    rms_norm,
-    rotary_table,
-    sinusoid_table,
-)
+from .layers import Linear, ScaleNorm, dropout, rms_norm, rotary_table, sinusoid_table
 
 
 class GAUAlphaConfig(PreTrainedConfig):
@@ -101,22 +93,6 @@ class FLASHQuadConfig(PreTrainedConfig):
         check_even("hidden_size", self.hidden_size)
 
 
-def attention_mask_or_pads(
-    attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, embeds: torch.Tensor, pad_token_id: int | None
-) -> torch.Tensor:
-    """Boolean mask [B, T] or [B, T, T] (query, key): as given, else where ids are not padding, else all true."""
-    if attention_mask is not None:
-        if attention_mask.dim() not in (2, 3):
-            raise ValueError(
-                f"attention_mask must have shape [B, T] or [B, T, T], got {tuple(attention_mask.shape)}; "
-                "pass 1 where a key may be seen"
-            )
-        return attention_mask.bool()
-    if input_ids is not None and pad_token_id is not None:
-        return input_ids != pad_token_id
-    return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-
-
 class ScaleOffset(nn.Module):
     """A learned scale per channel, published as `q_scaleoffset` and `k_scaleoffset`; with a bias only if use_bias."""
 
@@ -136,8 +112,8 @@ class GAUAlphaEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
 
     def forward(self, inputs_embeds: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
-        types = self.token_type_embeddings.weight[0] if token_type_ids is None else None
-        hidden = inputs_embeds + (self.token_type_embeddings(token_type_ids) if types is None else types)
+        types = self.token_type_embeddings
+        hidden = inputs_embeds + (types.weight[0] if token_type_ids is None else types(token_type_ids))
         hidden = rms_norm(hidden, self.config.layer_norm_eps)
         return dropout(hidden, self.config.hidden_dropout_prob, self.training)
 
@@ -206,10 +182,6 @@ class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
         self.encoder = nn.ModuleDict({"layer": layers})
         self.post_init()
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.encoder["layer"]
-
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         config = self.config
         valid = attention_mask_or_pads(attention_mask, input_ids, embeds, config.pad_token_id)
@@ -246,13 +218,8 @@ class GAUAlphaPredictions(nn.Module):
 
 
 class GAUAlphaForMaskedLM(MaskedLMHead, GAUAlphaPreTrainedModel):
+    base_class, predictions_class = GAUAlphaModel, GAUAlphaPredictions
     _tied_weights_keys: ClassVar = {"cls.predictions.decoder.weight": "gau_alpha.embeddings.word_embeddings.weight"}
-
-    def __init__(self, config: GAUAlphaConfig):
-        super().__init__(config)
-        self.gau_alpha = GAUAlphaModel(config)
-        self.cls = nn.ModuleDict({"predictions": GAUAlphaPredictions(config)})
-        self.post_init()
 
 
 class GAUAlphaForSequenceClassification(SequenceClassificationHead, GAUAlphaPreTrainedModel):
@@ -269,19 +236,6 @@ class GAUAlphaForMultipleChoice(MultipleChoiceHead, GAUAlphaPreTrainedModel):
 
 class GAUAlphaForQuestionAnswering(QuestionAnsweringHead, GAUAlphaPreTrainedModel):
     base_class = GAUAlphaModel
-
-
-class GAUAlphaTokenizer(BertTokenizer):
-    """BertTokenizer whose token types are 0 for the second text too: the model never saw type 1."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        cls, sep = str(self.cls_token), str(self.sep_token)
-        self._tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:0 {sep}:0",
-            special_tokens=[(cls, self.cls_token_id), (sep, self.sep_token_id)],
-        )
 
 
 def flash_quad_norm(config: FLASHQuadConfig) -> nn.Module:
@@ -306,8 +260,8 @@ class FLASHQuadEmbeddings(nn.Module):
         self, inputs_embeds: torch.Tensor, token_type_ids: torch.Tensor | None, positions: torch.Tensor
     ) -> torch.Tensor:
         table = sinusoid_table(positions, self.config.hidden_size) * self.scaledsin_scalar.float()
-        types = self.token_type_embeddings.weight[0] if token_type_ids is None else None
-        hidden = inputs_embeds + (self.token_type_embeddings(token_type_ids) if types is None else types)
+        types = self.token_type_embeddings
+        hidden = inputs_embeds + (types.weight[0] if token_type_ids is None else types(token_type_ids))
         hidden = self.LayerNorm((hidden + table).to(hidden.dtype))
         return dropout(hidden, self.config.dropout, self.training)
 
@@ -332,17 +286,9 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         return self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1))
 
     def forward(self, hidden, attention: Attention, output_attentions: bool):
-        projected, distances = self.uv(self.LayerNorm(hidden)), self.distances(hidden.shape[1])
+        projected, narrow = self.uv(self.LayerNorm(hidden)), (self.weight, self.bias, self.distances(hidden.shape[1]))
         output, weights = GatedAttention.apply(
-            projected,
-            self.o.weight,
-            self.o.bias,
-            self.weight,
-            self.bias,
-            distances,
-            attention,
-            self.training,
-            output_attentions,
+            projected, self.o.weight, self.o.bias, *narrow, attention, self.training, output_attentions
         )
         return hidden + output, weights
 
@@ -385,10 +331,6 @@ class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
         layers = nn.ModuleList(FLASHQuadLayer(config) for _ in range(config.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layer": layers})
         self.post_init()
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.encoder["layer"]
 
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
@@ -433,16 +375,11 @@ class FLASHQuadPredictions(nn.Module):
 
 
 class FLASHQuadForMaskedLM(MaskedLMHead, FLASHQuadPreTrainedModel):
+    base_class, predictions_class = FLASHQuadModel, FLASHQuadPredictions
     _tied_weights_keys: ClassVar = {
         "cls.predictions.decoder.weight": "flash_quad.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
-
-    def __init__(self, config: FLASHQuadConfig):
-        super().__init__(config)
-        self.flash_quad = FLASHQuadModel(config)
-        self.cls = nn.ModuleDict({"predictions": FLASHQuadPredictions(config)})
-        self.post_init()
 
 
 class FLASHQuadForSequenceClassification(SequenceClassificationHead, FLASHQuadPreTrainedModel):

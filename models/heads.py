@@ -1,9 +1,9 @@
 """Heads that every encoder of this repository shares: masked LM, sequence, token, multiple choice, question answering.
 
-Each class is a mixin that stands before a family's PreTrainedModel: the base model is an attribute named by
-`base_model_prefix`, head parameters keep HF's names (`cls.predictions`, `classifier`, `qa_outputs`). Classification
-reads the first token, [CLS]: the published GAU-alpha config says so, and the others' default, the last position, is
-padding. No forward takes **kwargs: Trainer would believe that the model divides by num_items_in_batch.
+Each class is a mixin that stands before a family's PreTrainedModel: the base model, of `base_class`, is an attribute
+named by `base_model_prefix`, head parameters keep HF's names (`cls.predictions`, `classifier`, `qa_outputs`).
+Classification reads the first token, [CLS]: the published GAU-alpha config says so, and the others' default, the last
+position, is padding. No forward takes **kwargs: Trainer would believe that it divides by num_items_in_batch.
 Letters: B batch, T tokens, P masked positions of the fullest row, H hidden_size, V vocab_size, C labels or choices.
 """
 
@@ -55,7 +55,13 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config) -> t
 
 
 class MaskedLMHead:
-    """Scores of the vocabulary at masked positions; the class sets `self.cls["predictions"]` with a `decoder`."""
+    """Scores of the vocabulary at masked positions; predictions_class has the output matrix as its `decoder`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.base_class(config))
+        self.cls = nn.ModuleDict({"predictions": self.predictions_class(config)})
+        self.post_init()
 
     def get_output_embeddings(self):
         return self.cls["predictions"].decoder
