@@ -50,7 +50,7 @@ echo "== 5. Pretraining: GAU-alpha, 8 layers, hidden 256"
     --model_type gau_alpha --config_overrides "hidden_size=256,intermediate_size=512,num_hidden_layers=8,attention_key_size=64,\
 max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0" \
     --per_device_train_batch_size 64 --group_by_length --mlm_probability 0.25 --max_steps "$steps" --max_train_minutes 10 \
-    --optimizer muon --muon_learning_rate 2e-2 --learning_rate 3e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
+    --optimizer muon --muon_learning_rate 3e-2 --learning_rate 4e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
     --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 200 \
     --save_steps 200 --save_total_limit 1 --seed 1234 --report_to none "$@"
 
