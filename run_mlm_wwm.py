@@ -6,7 +6,7 @@ again resumes. Flags are those of JunnYu/FLASHQuad_pytorch's script of this name
 
 import sys
 
-from training.pretrained import ArgumentError, load_config, load_tokenizer, refuse_unknown_names, resolve_pretrained
+from training.pretrained import ArgumentError, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     try:
@@ -20,17 +20,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForMaskedLM, set_seed
+from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
 from data.collators import WholeWordMaskCollator
 from data.corpus import Corpus, CorpusError
 from data.masking import WholeWordMasking
 from data.sampling import CorpusRows, EvalBatches, TrainBatches
+from training.architecture import make_model
 from training.arguments import ModelArguments, RunArguments, course_settings, parse_arguments, per_epoch_to_steps
 from training.objectives import MaskedLanguageModelling
 from training.run import set_up_process, start_run
-from training.stopping import StopEarly
 from training.trainer import Trainer
 
 HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
@@ -62,12 +62,11 @@ def main(argv=None) -> dict[str, float]:
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
     train, held_out = load_rows(data_args, tokenizer)
     set_seed(args.seed)
-    model = make_model(model_args, tokenizer)
+    model = make_model(AutoModelForMaskedLM, model_args, tokenizer)
     if data_args.unigram_bias:
         set_unigram_bias(model, train.corpus)
     batches = make_train_batches(args, train) if args.do_train else None
     multiple = 8 if args.fp16 or args.bf16 else 1
-    stop = StopEarly(args.max_train_minutes)
     trainer = Trainer(
         model=model,
         args=args,
@@ -79,7 +78,6 @@ def main(argv=None) -> dict[str, float]:
         eval_dataset=CorpusRows(held_out.corpus) if held_out else None,
         eval_batches=make_eval_batches(args, held_out) if held_out else None,
         eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),
-        callbacks=[stop],
     )
     if not args.do_train:
         metrics = trainer.evaluate()
@@ -87,7 +85,7 @@ def main(argv=None) -> dict[str, float]:
         return metrics
     checkpoint = start_run(args, settings_of(model_args, data_args, args, model.config, train, held_out))
     trainer.train(checkpoint)
-    if stop.reason != "SIGTERM":
+    if trainer.stop.reason != "SIGTERM":
         trainer.save_model()
     return last_evaluation(trainer.state)
 
@@ -148,47 +146,6 @@ def load_rows(data_args, tokenizer) -> tuple[Rows, Rows | None]:
         return every, None
     held_out = load(data_args.validation_dir, "--validation_dir")
     return every, Rows(held_out, np.arange(len(held_out)))
-
-
-def make_model(model_args, tokenizer) -> torch.nn.Module:
-    """The model to continue from, or a new one with an entry for each token."""
-    if model_args.model_name_or_path:
-        flag, name = "--model_name_or_path", model_args.model_name_or_path
-        config = load_config(name, flag)
-        if config.vocab_size < len(tokenizer):
-            raise ArgumentError(
-                f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
-                f"got {config.vocab_size}; name the tokenizer it was trained with"
-            )
-        return AutoModelForMaskedLM.from_pretrained(resolve_pretrained(name, flag), config=config, dtype=torch.float32)
-    config = make_config(model_args, tokenizer)
-    try:
-        return AutoModelForMaskedLM.from_config(config)
-    except ValueError as error:
-        raise ArgumentError(
-            f"--config_overrides and --config_name must give a model that can be built: {error}"
-        ) from error
-
-
-def make_config(model_args, tokenizer):
-    """Config of a new model from --config_name or --model_type, --config_overrides and the tokenizer."""
-    if model_args.config_name:
-        config = load_config(model_args.config_name, "--config_name")
-    elif model_args.model_type in CONFIG_MAPPING:
-        config = AutoConfig.for_model(model_args.model_type)
-    else:
-        raise ArgumentError(f"--model_type {model_args.model_type} must be one that transformers or models/ knows")
-    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-    if hasattr(config, "linear_divisor"):
-        config.linear_divisor = "valid"  # padding changes nothing then; published weights alone need another
-    try:
-        if model_args.config_overrides:
-            config.update_from_string(model_args.config_overrides)
-        return type(config).from_dict(config.to_dict())  # checks the fields once more
-    except (ValueError, TypeError) as error:
-        raise ArgumentError(
-            f"--config_overrides {model_args.config_overrides}: {error}; see {type(config).__name__}"
-        ) from error
 
 
 def set_unigram_bias(model, corpus: Corpus) -> None:

@@ -1,6 +1,7 @@
 """run_mlm_wwm.py: the seed command, exact normalisation, exact resumption, safe output folders, clear errors."""
 
 import json
+import multiprocessing
 import os
 import random
 import runpy
@@ -18,7 +19,9 @@ from safetensors.torch import load_file
 
 import run_mlm_wwm
 from data.corpus import CorpusError
-from training.pretrained import ArgumentError
+from training.architecture import make_config
+from training.arguments import ModelArguments
+from training.pretrained import ArgumentError, load_config, load_tokenizer
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -108,9 +111,9 @@ def test_the_seed_command_trains_and_logs(flags, tmp_path, caplog, monkeypatch, 
 
 
 def test_without_model_flags_it_is_gau_alpha_of_24_layers(prepared):
-    model_args = run_mlm_wwm.ModelArguments(tokenizer_name=str(prepared[0]))
-    tokenizer = run_mlm_wwm.load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
-    config = run_mlm_wwm.make_config(model_args, tokenizer)
+    model_args = ModelArguments(tokenizer_name=str(prepared[0]))
+    tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
+    config = make_config(model_args, tokenizer)
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("gau_alpha", 24, 768)
     assert config.vocab_size == len(tokenizer)
 
@@ -184,10 +187,10 @@ def test_a_published_folder_trains_on_and_resumes_exactly(flags, tmp_path, monke
 
 def test_published_flash_folders_get_the_divisor_they_were_trained_with(published, tmp_path):
     folder = published("flash")
-    config = run_mlm_wwm.load_config(str(folder), "--model_name_or_path")
+    config = load_config(str(folder), "--model_name_or_path")
     assert config.linear_divisor == "max_position"
     (folder / "config.json").write_text(json.dumps(config.to_dict() | {"linear_divisor": "valid"}))
-    assert run_mlm_wwm.load_config(str(folder), "--model_name_or_path").linear_divisor == "valid"
+    assert load_config(str(folder), "--model_name_or_path").linear_divisor == "valid"
 
 
 # Exact sums
@@ -327,12 +330,13 @@ def test_sigterm_saves_and_the_same_command_goes_on(flags, tmp_path, monkeypatch
     def with_signal(self, *args, **kwargs):
         calls.append(1)
         if len(calls) == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for process in [*multiprocessing.active_children(), multiprocessing.current_process()]:
+                os.kill(process.pid, signal.SIGTERM)  # a scheduler signals the whole job
         return real(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "training_step", with_signal)
-        run_mlm_wwm.main(flags(**HELD_OUT))
+        run_mlm_wwm.main(flags(dataloader_num_workers=2, **HELD_OUT))
     assert (tmp_path / "run" / "checkpoint-7").is_dir() and not (tmp_path / "run" / "model.safetensors").exists()
     assert "stopped at step 7 of 12 (SIGTERM); the same command goes on from here" in caplog.text
     run_mlm_wwm.main(flags(**HELD_OUT))
@@ -346,6 +350,16 @@ def test_a_time_limit_saves_evaluates_and_goes_on(flags, tmp_path, undisturbed, 
     run_mlm_wwm.main(flags(**HELD_OUT))
     ends = [weights(folder) for folder in (undisturbed(flags, **HELD_OUT), tmp_path / "run")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_schedule_by_time_ends_with_the_minutes(flags, tmp_path):
+    changes = {"max_steps": 100000, "max_train_minutes": 0.05, "schedule_by_time": True, "logging_steps": 1}
+    run_mlm_wwm.main(flags(save_steps=100000, **changes))
+    rates = [record["learning_rate"] for record in read_log(tmp_path / "run")]
+    assert rates[0] > 0.009 and rates[-1] < 0.002 and rates == sorted(rates, reverse=True)
+    run_mlm_wwm.main(flags(**changes))  # the time is up: one more step
+    more = [record["learning_rate"] for record in read_log(tmp_path / "run")][len(rates) :]
+    assert len(more) == 1 and more[0] <= rates[-1]
 
 
 def test_incomplete_checkpoints_are_passed_over_and_refused_by_name(flags, tmp_path, undisturbed, caplog):
@@ -494,6 +508,7 @@ def test_a_named_checkpoint_may_change_the_schedule_and_nothing_else(flags, tmp_
         ({"validation_split": 1.5}, "--validation_split"),
         ({"eval_strategy": "steps"}, "--validation_split"),
         ({"unigram_bias": True}, "--unigram_bias"),
+        ({"schedule_by_time": True}, "--schedule_by_time"),
         ({"resume_from_checkpoint": "missing"}, "--resume_from_checkpoint missing"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),

@@ -40,7 +40,10 @@ class RunArguments(TrainingArguments):
         metadata={"help": "Integrations besides console and log.jsonl; or none."},
     )
     max_train_minutes: float | None = field(
-        default=None, metadata={"help": "Stop, save and end after these wall-clock minutes of one call."}
+        default=None, metadata={"help": "Stop, save and end after these wall-clock minutes of this call."}
+    )
+    schedule_by_time: bool = field(
+        default=False, metadata={"help": "Let the schedule end with max_train_minutes of the whole run, if earlier."}
     )
     optimizer: str = field(
         default="adamw", metadata={"help": "adamw (see --optim) or muon.", "choices": ["adamw", "muon"]}
@@ -100,6 +103,12 @@ class RunArguments(TrainingArguments):
         for name in ("max_train_minutes", "muon_learning_rate"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+        if self.schedule_by_time and self.max_train_minutes is None:
+            raise ValueError("--schedule_by_time needs --max_train_minutes; add it")
+        if self.schedule_by_time and self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            raise ValueError(
+                f"--schedule_by_time needs a schedule of steps, got {self.lr_scheduler_type}; leave it out"
+            )
         if self.auto_find_batch_size:
             raise ValueError("--auto_find_batch_size must stay off, because a run of another batch size cannot resume")
 
@@ -173,8 +182,9 @@ def _flags_of_file(path: str) -> list[str]:
 # What makes two runs take the same course; everything else (logging, saving, workers, time limits) may change freely.
 _COURSE = (
     *("seed", "data_seed", "max_steps", "train_sampling_strategy", "bf16", "fp16", "tf32", "neftune_noise_alpha"),
-    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "weight_decay"),
-    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "muon_learning_rate"),
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "schedule_by_time"),
+    *("max_grad_norm", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("optim", "optim_args", "optimizer", "muon_learning_rate"),
 )
 
 

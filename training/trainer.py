@@ -12,9 +12,7 @@ It differs from transformers' Trainer in this:
 import json
 import math
 import shutil
-import signal
 import time
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -28,12 +26,14 @@ from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_f
 from training.optimizers import make_muon
 from training.pretrained import ArgumentError
 from training.run import LOG_FILE, keep_freed_memory
+from training.stopping import StopEarly, obey_parent_only
+from training.window import Window, means
 
 
 def _set_up_worker(number: int) -> None:
     """Loader workers allocate the same few arrays for each batch, and outlive a SIGTERM to the process group."""
     keep_freed_memory()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the main process still has a checkpoint to save
+    obey_parent_only()
 
 
 class Trainer(transformers.Trainer):
@@ -62,12 +62,12 @@ class Trainer(transformers.Trainer):
         if tensorboard:
             self.add_callback(TensorBoard(args.logging_dir or str(Path(args.output_dir) / "runs")))
         self.add_callback(ConsoleAndFile(Path(args.output_dir) / LOG_FILE))
+        self.stop = StopEarly(args.max_train_minutes, across_calls=args.schedule_by_time)
+        self.add_callback(self.stop)
         self._row_flops = (0.0, 0.0)
         self._start = (0, 0)  # step and place of the data stream that this call starts from
-        self._first_step = 0  # the step of the last log
-        self._counted: Counter = Counter()  # since the last log, this process's share: known on the host
-        self._summed: dict[str, torch.Tensor] = {}  # likewise: on the device, float64
-        self._tokens_before = 0  # seen up to the last log, by all processes
+        self._window = Window()
+        self._window_step = self._tokens_seen = 0  # as of the last log
         self._clock = time.perf_counter()
 
     # Data
@@ -94,8 +94,8 @@ class Trainer(transformers.Trainer):
         for batch in batches:
             lengths = batch["attention_mask"].sum(1, dtype=torch.float64)
             linear, square = self._row_flops
-            self._counted["tokens"] += int(lengths.sum())
-            self._counted["flops"] += float(linear * lengths.sum() + square * lengths.square().sum())
+            self._window.count("tokens", int(lengths.sum()))
+            self._window.count("flops", float(linear * lengths.sum() + square * lengths.square().sum()))
         return [send_to_device(batch, device, non_blocking=True) for batch in batches], counts
 
     # Loss
@@ -112,63 +112,38 @@ class Trainer(transformers.Trainer):
         sums, metrics = self.objective(model, inputs)
         weights = self.objective.weights
         loss = sum(weights[term] * value / num_items_in_batch[term] for term, value in sums.items())
-        self._add("loss", loss)
+        self._window.add("loss", loss)
         if len(sums) > 1:
             metrics |= {f"{term}_loss": (sums[term], self.objective.counts(inputs)[term]) for term in sums}
-        for name, (numerator, denominator) in metrics.items():
-            self._add(f"{name}/numerator", numerator)
-            self._add(f"{name}/denominator", denominator)
+        for name, pair in metrics.items():
+            self._window.add_pair(name, pair)
         return loss * self.args.world_size
-
-    def _add(self, name: str, value: torch.Tensor):
-        value = value.detach().double()
-        self._summed[name] = self._summed[name] + value if name in self._summed else value
 
     # Logs
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
-            logs = {**self._window(), **{name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}}
-            logs |= self._speed()
+            totals = self._window.totals(self.accelerator)
+            rates = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
+            steps = self.state.global_step - self._window_step
+            logs = {"loss": totals["loss"] / steps, **means(totals), **rates, **self._speed(totals)}
+            self._window.clear()
+            self._window_step = self.state.global_step
         if self.train_batches is not None:
             self.state.epoch = self.train_batches.epoch_at(self._places())
         super().log(logs)
 
-    def _totals(self) -> dict[str, float]:
-        """Everything summed since the last log, over all processes."""
-        names = sorted(self._summed)
-        device = self.args.device
-        values = [self._summed[name].to(device) for name in names]
-        values += [
-            torch.tensor(self._counted[name], dtype=torch.float64, device=device) for name in ("tokens", "flops")
-        ]
-        totals = self.accelerator.reduce(torch.stack(values), "sum").tolist()
-        return dict(zip([*names, "tokens", "flops"], totals, strict=True))
-
-    def _window(self) -> dict[str, float]:
-        """Mean loss and metrics since the last log."""
-        self._logged = totals = self._totals()
-        found = {"loss": totals["loss"] / (self.state.global_step - self._first_step)}
-        for name in totals:
-            if name.endswith("/numerator"):
-                metric = name.removesuffix("/numerator")
-                found[metric] = totals[name] / max(totals[f"{metric}/denominator"], 1)
-        self._tokens_before += int(totals["tokens"])
-        self._first_step = self.state.global_step
-        self._summed.clear()
-        self._counted.clear()
-        return found
-
-    def _speed(self) -> dict[str, float]:
+    def _speed(self, totals: dict[str, float]) -> dict[str, float]:
         """Speed since the last log, evaluation and checkpoints left out."""
         seconds = max(time.perf_counter() - self._clock, 1e-9)
         self._clock += seconds
+        self._tokens_seen += int(totals["tokens"])
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.args.mixed_precision, torch.float32)
         peak = measured_peak(self.args.device, dtype) * self.args.world_size
         return {
-            "tokens_per_second": self._logged["tokens"] / seconds,
-            "mfu": self._logged["flops"] / seconds / peak,
-            "tokens_seen": self._tokens_before,
+            "tokens_per_second": totals["tokens"] / seconds,
+            "mfu": totals["flops"] / seconds / peak,
+            "tokens_seen": self._tokens_seen,
         }
 
     # Training
@@ -183,16 +158,12 @@ class Trainer(transformers.Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
 
     def _restore(self, progress: dict):
-        """Take up the place in the data and what was summed since the last log; the first process holds the sums."""
+        """Take up the place in the data and what was summed since the last log."""
         self.train_batches.start = progress["places"]
         self._start = (progress["step"], progress["places"])
-        self._first_step, self._tokens_before = progress["first_step"], progress["tokens_before"]
-        if self.args.process_index == 0:
-            sums = progress["sums"]
-            self._counted = Counter({name: sums.pop(name) for name in ("tokens", "flops")})
-            self._summed = {
-                name: torch.tensor(value, dtype=torch.float64, device=self.args.device) for name, value in sums.items()
-            }
+        self._window_step, self._tokens_seen = progress["window_step"], progress["tokens_seen"]
+        self._window.restore(progress["sums"], share=float(self.args.process_index == 0))
+        self.stop.seconds_before = progress["seconds"]
 
     def _run_example(self, model, length: int) -> None:
         with self.accelerator.autocast():
@@ -208,6 +179,16 @@ class Trainer(transformers.Trainer):
             model = self.model if model is None else model
             self.optimizer = make_muon(model, self.get_decay_parameter_names(model), self.args)
         return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.args.schedule_by_time:
+            # As far along as the steps or the minutes are, whichever is further.
+            scheduler.lr_lambdas = [
+                lambda step, rule=rule: rule(max(step, self.stop.share * num_training_steps))
+                for rule in scheduler.lr_lambdas
+            ]
+        return scheduler
 
     # Evaluation
 
@@ -245,7 +226,7 @@ class Trainer(transformers.Trainer):
         partial = output_dir / f"{PARTIAL}{final.name}"
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(final)
-        totals = self._totals()
+        totals = self._window.totals(self.accelerator)
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -268,8 +249,9 @@ class Trainer(transformers.Trainer):
         return {
             "step": self.state.global_step,
             "places": self._places(),
-            "first_step": self._first_step,
-            "tokens_before": self._tokens_before,
+            "window_step": self._window_step,
+            "tokens_seen": self._tokens_seen,
+            "seconds": self.stop.seconds,
             "sums": totals,
         }
 

@@ -1,0 +1,53 @@
+"""The model of a run: loaded to continue from, or new from its type, a config and changes to it."""
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig
+
+from training.pretrained import ArgumentError, load_config, resolve_pretrained
+
+
+def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
+    """The model to continue from, or a new one with an entry for each token, in fp32.
+
+    auto_class: one of transformers' Auto classes; model_args: ModelArguments.
+
+    Raises:
+        ArgumentError: no such model, one too small for the tokenizer, or settings that give none.
+    """
+    if model_args.model_name_or_path:
+        flag, name = "--model_name_or_path", model_args.model_name_or_path
+        config = load_config(name, flag)
+        if config.vocab_size < len(tokenizer):
+            raise ArgumentError(
+                f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
+                f"got {config.vocab_size}; name the tokenizer it was trained with"
+            )
+        return auto_class.from_pretrained(resolve_pretrained(name, flag), config=config, dtype=torch.float32)
+    config = make_config(model_args, tokenizer)
+    try:
+        return auto_class.from_config(config)
+    except ValueError as error:
+        raise ArgumentError(
+            f"--config_overrides and --config_name must give a model that can be built: {error}"
+        ) from error
+
+
+def make_config(model_args, tokenizer):
+    """Config of a new model from --config_name or --model_type, --config_overrides and the tokenizer."""
+    if model_args.config_name:
+        config = load_config(model_args.config_name, "--config_name")
+    elif model_args.model_type in CONFIG_MAPPING:
+        config = AutoConfig.for_model(model_args.model_type)
+    else:
+        raise ArgumentError(f"--model_type {model_args.model_type} must be one that transformers or models/ knows")
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    if hasattr(config, "linear_divisor"):
+        config.linear_divisor = "valid"  # padding changes nothing then; published weights alone need another
+    try:
+        if model_args.config_overrides:
+            config.update_from_string(model_args.config_overrides)
+        return type(config).from_dict(config.to_dict())  # checks the fields once more
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            f"--config_overrides {model_args.config_overrides}: {error}; see {type(config).__name__}"
+        ) from error

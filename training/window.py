@@ -1,0 +1,49 @@
+"""Sums since the last log, kept so that neither micro-batches nor processes nor a restart change what is logged."""
+
+from collections import Counter
+
+import torch
+
+
+class Window:
+    """Named sums of this process, of numbers known on the host and of scalars on a device that is not waited for."""
+
+    def __init__(self):
+        self._host: Counter = Counter()
+        self._device: dict[str, torch.Tensor] = {}
+
+    def count(self, name: str, number: float) -> None:
+        self._host[name] += number
+
+    def add(self, name: str, value: torch.Tensor) -> None:
+        value = value.detach().double()
+        self._device[name] = self._device[name] + value if name in self._device else value
+
+    def add_pair(self, name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Numerator and denominator of a mean."""
+        self.add(f"{name}/numerator", pair[0])
+        self.add(f"{name}/denominator", pair[1])
+
+    def totals(self, accelerator) -> dict[str, float]:
+        """All sums over all processes."""
+        names = sorted(self._device.keys() | self._host.keys())
+        values = [
+            self._device.get(name, torch.zeros((), dtype=torch.float64)).to(accelerator.device) + self._host[name]
+            for name in names
+        ]
+        totals = accelerator.reduce(torch.stack(values), "sum").tolist() if values else []
+        return dict(zip(names, totals, strict=True))
+
+    def restore(self, totals: dict[str, float], share: float) -> None:
+        """Take up the totals of an earlier call: all of them (share 1) on one process, none (0) on the others."""
+        self._device = {name: torch.tensor(share * value, dtype=torch.float64) for name, value in totals.items()}
+
+    def clear(self) -> None:
+        self._host.clear()
+        self._device.clear()
+
+
+def means(totals: dict[str, float]) -> dict[str, float]:
+    """Quotients of the pairs among the totals."""
+    names = [name.removesuffix("/numerator") for name in totals if name.endswith("/numerator")]
+    return {name: totals[f"{name}/numerator"] / max(totals[f"{name}/denominator"], 1) for name in names}
