@@ -504,6 +504,8 @@ def test_a_named_checkpoint_may_change_the_schedule_and_nothing_else(flags, tmp_
         ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1, got 0"),
         ({"max_steps": "many"}, "--max_steps"),
         ({"no_such_flag": True}, "--no_such_flag"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor 0.1"),
+        ({"train_sampling_strategy": "sequential"}, "--train_sampling_strategy"),
         ({"do_train": None}, "--do_train or --do_eval"),
         ({"validation_split": 1.5}, "--validation_split"),
         ({"eval_strategy": "steps"}, "--validation_split"),

@@ -17,6 +17,8 @@ from training.pretrained import ArgumentError
 
 logger = logging.getLogger(__name__)
 
+_FULL_EVAL = ("fp16_full_eval", "bf16_full_eval")
+
 
 @dataclass
 class RunArguments(TrainingArguments):
@@ -71,7 +73,9 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         self.eval_strategy = self.evaluation_strategy or self.eval_strategy
-        self.use_cpu = self.use_cpu or self.no_cuda or not torch.accelerator.is_available()
+        device = torch.accelerator.current_accelerator(check_available=True)
+        # Sums are kept in float64, which Apple's MPS lacks.
+        self.use_cpu = self.use_cpu or self.no_cuda or device is None or device.type == "mps"
         self.optim = "adafactor" if self.adafactor else self.optim
         self.per_device_train_batch_size = self.per_gpu_train_batch_size or self.per_device_train_batch_size
         self.per_device_eval_batch_size = self.per_gpu_eval_batch_size or self.per_device_eval_batch_size
@@ -109,8 +113,13 @@ class RunArguments(TrainingArguments):
             raise ValueError(
                 f"--schedule_by_time needs a schedule of steps, got {self.lr_scheduler_type}; leave it out"
             )
-        if self.auto_find_batch_size:
-            raise ValueError("--auto_find_batch_size must stay off, because a run of another batch size cannot resume")
+        for name in ("auto_find_batch_size", "save_only_model", "label_smoothing_factor", *_FULL_EVAL):
+            if getattr(self, name):
+                raise ValueError(f"--{name} {getattr(self, name)} is not supported here; leave it out")
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
+            raise ValueError(
+                f"--train_sampling_strategy must be random or group_by_length, got {self.train_sampling_strategy}"
+            )
 
 
 @dataclass

@@ -153,6 +153,7 @@ class Trainer(transformers.Trainer):
         if resume_from_checkpoint is not None:
             progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
             self._restore(progress)
+            self.args.eval_on_start = False  # the log has that record
         self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
         self._clock = time.perf_counter()
         return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
