@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .layers import affine_heads, keep_factors, rotate, toeplitz, weight_gradient
+from .layers import affine_heads, keep_factors, linear_gradients, rotate, toeplitz
 
 silu_backward_into = torch.ops.aten.silu_backward.grad_input
 
@@ -101,8 +101,7 @@ class GatedAttention(torch.autograd.Function):
             u, v, base = projected.split(widths(weight, scale), dim=-1)
             u_result, v_result, base_result = result.split(widths(weight, scale), dim=-1)
             gate = F.silu(u)
-            product_gradient = weight_gradient(gradient, gate * mixed, weight.dtype)
-            bias_gradient = None if bias is None else gradient.flatten(0, -2).sum(0).to(bias.dtype)
+            linear = linear_gradients(gradient, gate * mixed, weight.dtype, bias is not None)
             gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T, E]
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
             gradient.mul_(gate)  # of A v
@@ -120,7 +119,7 @@ class GatedAttention(torch.autograd.Function):
             found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
             narrow = [None if leaf is None else next(found) for leaf in leaves]
             base_result.copy_(narrow[0])
-        return result, product_gradient, bias_gradient, *narrow[1:], None, None, None
+        return result, *linear, *narrow[1:], None, None, None
 
 
 def laplace(scores: torch.Tensor) -> torch.Tensor:
@@ -149,7 +148,8 @@ class ChunkAttention:
 
     def grouped(self, tensor: torch.Tensor) -> torch.Tensor:
         """[B, T, X] -> [B N, G, X], zeros after the last token."""
-        padded = F.pad(tensor, (0, 0, 0, -tensor.shape[1] % self.group))
+        padding = -tensor.shape[1] % self.group
+        padded = F.pad(tensor, (0, 0, 0, padding)) if padding else tensor  # padding by nothing would copy
         return padded.reshape(-1, self.group, tensor.shape[-1])
 
     def ungrouped(self, tensor: torch.Tensor, batch: int, length: int) -> torch.Tensor:
@@ -224,7 +224,7 @@ class MixedChunkAttention(torch.autograd.Function):
             mixed = attention.ungrouped(mixed, batch, length)
             gated = F.silu(gate).mul_(mixed)
             output = F.linear(gated, weight.to(gated.dtype), bias.to(gated.dtype))
-        ctx.save_for_backward(hidden, base, mixed, scores, keep, weight, bias, scale, offset, distances)
+        ctx.save_for_backward(hidden, base, mixed, scores, keep, weight, scale, offset, distances)
         ctx.attention = attention
         if not ask:
             return output, None
@@ -234,14 +234,13 @@ class MixedChunkAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, _):
-        hidden, base, mixed, scores, keep, weight, bias, scale, offset, distances = ctx.saved_tensors
+        hidden, base, mixed, scores, keep, weight, scale, offset, distances = ctx.saved_tensors
         attention, (batch, length, _) = ctx.attention, hidden.shape
         with torch.autocast(hidden.device.type, enabled=False):
             result = torch.empty_like(hidden)
             (v, gate), (v_result, gate_result) = hidden.chunk(2, dim=-1), result.chunk(2, dim=-1)
             opened = F.silu(gate)
-            product_gradient = weight_gradient(gradient, opened * mixed, weight.dtype)
-            bias_gradient = gradient.flatten(0, -2).sum(0).to(bias.dtype)
+            linear = linear_gradients(gradient, opened * mixed, weight.dtype, bias=True)
             gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T, E]
             silu_backward_into(gradient * mixed, gate, grad_input=gate_result)
             gradient = attention.grouped(gradient.mul_(opened))  # of the mixed values, [B N, G, E]
@@ -273,7 +272,7 @@ class MixedChunkAttention(torch.autograd.Function):
                     scores_gradient.sum(0).to(table.dtype),
                 ),
             )
-        return result, found[0], product_gradient, bias_gradient, *found[1:], None, None, None
+        return result, found[0], *linear, *found[1:], None, None, None
 
 
 def widths(weight: torch.Tensor, scale: torch.Tensor) -> tuple[int, int, int]:

@@ -152,41 +152,54 @@ def dropout(hidden: torch.Tensor, probability: float, training: bool) -> torch.T
     return hidden * keep_factors(hidden, probability) if training and probability else hidden
 
 
-def weight_gradient(gradient: torch.Tensor, inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """gradient [..., out]^T inputs [..., in] -> [out, in] in dtype.
+def turned(matrix: torch.Tensor, ones: bool = False) -> torch.Tensor:
+    """[N, C] -> [C, N] in memory, with a last row of ones if asked for; by blocks, whose rows stay in the cache."""
+    rows, columns = matrix.shape
+    result = matrix.new_empty(columns + ones, rows)
+    for start in range(0, rows, 256):
+        result[:columns, start : start + 256] = matrix[start : start + 256].T
+    result[columns:] = 1
+    return result
+
+
+def linear_gradients(
+    gradient: torch.Tensor, inputs: torch.Tensor, dtype: torch.dtype, bias: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Gradients [out, in] and, with bias, [out], in dtype, of a linear layer's; gradient [..., out], inputs [..., in].
 
     A CPU multiplies half-precision matrices at half speed when the left one is transposed, so that the narrower one
-    is turned in memory before.
+    is turned in memory before, and takes longer to sum the columns of a wide matrix than to multiply by one more row.
     """
     gradient, inputs = gradient.flatten(0, -2), inputs.flatten(0, -2)
     if gradient.device.type != "cpu" or gradient.dtype not in (torch.bfloat16, torch.float16):
-        return (gradient.T @ inputs).to(dtype)
+        return (gradient.T @ inputs).to(dtype), gradient.sum(0).to(dtype) if bias else None
     if gradient.shape[1] <= inputs.shape[1]:
-        return (gradient.T.contiguous() @ inputs).to(dtype)
-    result = torch.empty(gradient.shape[1], inputs.shape[1], dtype=dtype)
-    return result.copy_((inputs.T.contiguous() @ gradient).T)
+        left = turned(gradient)
+        return (left @ inputs).to(dtype), left.sum(1).to(dtype) if bias else None
+    product = turned(inputs, ones=bias) @ gradient
+    weight_gradient = torch.empty(gradient.shape[1], inputs.shape[1], dtype=dtype).copy_(product[: inputs.shape[1]].T)
+    return weight_gradient, product[-1].to(dtype) if bias else None
 
 
 class Product(torch.autograd.Function):
-    """inputs W^T + bias, computed in the inputs' dtype; gradients by `weight_gradient`."""
+    """inputs W^T + bias, computed in dtype; keeps the inputs as they came, which something else often keeps too."""
 
     @staticmethod
-    def forward(ctx, inputs, weight, bias):
+    def forward(ctx, inputs, weight, bias, dtype: torch.dtype):
         ctx.save_for_backward(inputs, weight)
-        return F.linear(inputs, weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
+        return F.linear(inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         inputs, weight = ctx.saved_tensors
-        inputs_gradient = gradient @ weight.to(gradient.dtype) if ctx.needs_input_grad[0] else None
-        result = weight_gradient(gradient, inputs, weight.dtype) if ctx.needs_input_grad[1] else None
-        bias_gradient = gradient.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
-        return inputs_gradient, result, bias_gradient
+        found = (gradient @ weight.to(gradient.dtype)).to(inputs.dtype) if ctx.needs_input_grad[0] else None
+        inputs = inputs.to(gradient.dtype)
+        return found, *linear_gradients(gradient, inputs, weight.dtype, ctx.needs_input_grad[2]), None
 
 
 class Linear(nn.Linear):
     """nn.Linear, faster on CPU under autocast."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return Product.apply(inputs.to(compute_dtype(inputs)), self.weight, self.bias)
+        return Product.apply(inputs, self.weight, self.bias, compute_dtype(inputs))
