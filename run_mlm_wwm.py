@@ -28,7 +28,14 @@ from data.corpus import Corpus, CorpusError
 from data.masking import WholeWordMasking
 from data.sampling import CorpusRows, EvalBatches, TrainBatches
 from training.architecture import make_model
-from training.arguments import ModelArguments, RunArguments, course_settings, parse_arguments, per_epoch_to_steps
+from training.arguments import (
+    ModelArguments,
+    RunArguments,
+    course_settings,
+    parse_arguments,
+    per_epoch_to_steps,
+    split_for_cpu,
+)
 from training.objectives import MaskedLanguageModelling
 from training.run import set_up_process, start_run
 from training.trainer import Trainer
@@ -179,6 +186,7 @@ def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = 
 
 def make_train_batches(args, train: Rows) -> TrainBatches:
     """This process's micro-batches of the whole run; settles max_steps and what is measured in epochs."""
+    split_for_cpu(args, int(train.lengths.max()))
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     per_epoch_to_steps(args, len(train.numbers) / rows_per_step)
     return TrainBatches(
