@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .layers import gather_positions
+
 # Auto class -> what follows the family's name in the name of its class.
 AUTO_CLASSES = {
     "AutoConfig": "Config",
@@ -101,19 +103,26 @@ class Encoder:
         inputs_embeds: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_positions: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutput:
+        """With output_positions [B, P] int64, last_hidden_state is [B, P, H], of these positions of each row only."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given; leave the other out")
         embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         hidden, layer_inputs = self.prepare(embeds, input_ids, attention_mask, token_type_ids, position_ids)
         all_hidden, all_attentions = [hidden], []
-        for layer in self.layers:
-            hidden, attention = layer(hidden, *layer_inputs, bool(output_attentions))
+        for number, layer in enumerate(self.layers, start=1):
+            # What the last layer does after attention is needed at the asked positions only.
+            narrow = number == len(self.layers) and not output_hidden_states
+            positions = output_positions if narrow else None
+            hidden, attention = layer(hidden, *layer_inputs, bool(output_attentions), positions)
             if output_hidden_states:
                 all_hidden.append(hidden)
             if output_attentions:
                 all_attentions.append(attention)
+        if output_positions is not None and output_hidden_states:
+            hidden = gather_positions(hidden, output_positions)
         return BaseModelOutput(
             last_hidden_state=hidden,
             hidden_states=tuple(all_hidden) if output_hidden_states else None,

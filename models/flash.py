@@ -25,7 +25,7 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import ClampedScaleNorm, Linear, rotary_table, sinusoid_table
+from .layers import ClampedScaleNorm, Linear, gather_positions, project, rotary_table, sinusoid_table
 
 ROTARY_WIDTH = 32  # channels that turn with position; the others pass through
 BIAS_BUCKETS = 32
@@ -132,24 +132,28 @@ class FLASHLayer(GradientCheckpointingLayer):
         self.rel_pos_bias = RelativeBias(config)
         self.to_out = nn.Linear(expanded, config.hidden_size)
 
-    def forward(self, hidden, attention: ChunkAttention, output_attentions: bool):
+    def forward(self, hidden, attention: ChunkAttention, output_attentions: bool, positions=None):
         x = self.norm(hidden)
         if self.shift_tokens:
             shifted, kept = x.chunk(2, dim=-1)
             x = torch.cat((F.pad(shifted, (0, 0, 1, -1)), kept), dim=-1)
+        expanded = self.to_out.in_features
+        value, gate = project(self.to_hidden[0], x, positions, slice(expanded, None), slice(0, expanded))
         output, weights = MixedChunkAttention.apply(
-            self.to_hidden[0](x),
+            value,
+            gate,
             self.to_qk[0](x),
             self.to_out.weight,
             self.to_out.bias,
             self.qk_offset_scale.weight,
             self.qk_offset_scale.bias,
             self.rel_pos_bias(attention.group),
+            positions,
             attention,
             self.training,
             output_attentions,
         )
-        return hidden + output, weights
+        return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
 
 
 class FLASHPreTrainedModel(StrictPreTrainedModel):

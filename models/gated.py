@@ -14,7 +14,15 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .layers import affine_heads, keep_factors, linear_gradients, rotate, toeplitz
+from .layers import (
+    affine_heads,
+    gather_positions,
+    keep_factors,
+    linear_gradients,
+    rotate,
+    scatter_positions,
+    toeplitz,
+)
 
 silu_backward_into = torch.ops.aten.silu_backward.grad_input
 
@@ -71,22 +79,27 @@ class GatedAttention(torch.autograd.Function):
     """(projected [B, T, 2E+D] before its activation, Wo, its bias, narrow parameters) -> output [B, T, H], weights.
 
     Projected holds u, v and the base of queries and keys; distances [2T-1] is a bias per key minus query, or None.
+    With positions [B, P], the output is [B, P, H], u comes as gate [B, P, E] and projected is [B, T, E+D].
     The weights [B, T, T] are for looking at and carry no gradient; they are None unless asked for.
     """
 
     @staticmethod
-    def forward(ctx, projected, weight, bias, scale, offset, distances, attention: Attention, training, ask_weights):
+    def forward(
+        ctx, projected, gate, weight, bias, scale, offset, distances, positions, attention: Attention, training, ask
+    ):
         with torch.autocast(projected.device.type, enabled=False):
-            u, v, base = projected.split(widths(weight, scale), dim=-1)
+            u, v, base = parts(projected, gate, weight.shape[1])
             scores = attention.scores(*attention.heads(base, scale, offset), distances)
             keep = keep_factors(scores, attention.dropout) if training and attention.dropout else None
             weights = attention.weights(scores, keep)
             mixed = weights @ F.silu(v)
+            mixed = mixed if positions is None else gather_positions(mixed, positions)
             gated = F.silu(u).mul_(mixed)
             output = F.linear(gated, weight.to(gated.dtype), None if bias is None else bias.to(gated.dtype))
-        ctx.save_for_backward(projected, mixed, scores, keep, weight, bias, scale, offset, distances)
+        narrow = (scale, offset, distances, positions)
+        ctx.save_for_backward(projected, gate, mixed, scores, keep, weight, bias, *narrow)
         ctx.attention = attention
-        if not ask_weights:
+        if not ask:
             return output, None
         ctx.mark_non_differentiable(weights)
         return output, weights.clone() if weights is scores else weights
@@ -94,32 +107,33 @@ class GatedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, _):
-        projected, mixed, scores, keep, weight, bias, scale, offset, distances = ctx.saved_tensors
+        projected, gate, mixed, scores, keep, weight, bias, *narrow, positions = ctx.saved_tensors
         attention = ctx.attention
         with torch.autocast(projected.device.type, enabled=False):
-            result = torch.empty_like(projected)
-            u, v, base = projected.split(widths(weight, scale), dim=-1)
-            u_result, v_result, base_result = result.split(widths(weight, scale), dim=-1)
-            gate = F.silu(u)
-            linear = linear_gradients(gradient, gate * mixed, weight.dtype, bias is not None)
-            gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T, E]
+            result, gate_result = torch.empty_like(projected), None if gate is None else torch.empty_like(gate)
+            u, v, base = parts(projected, gate, weight.shape[1])
+            u_result, v_result, base_result = parts(result, gate_result, weight.shape[1])
+            opened = F.silu(u)
+            linear = linear_gradients(gradient, opened * mixed, weight.dtype, bias is not None)
+            gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T or P, E]
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
-            gradient.mul_(gate)  # of A v
+            gradient.mul_(opened)  # of A v
+            gradient = gradient if positions is None else scatter_positions(gradient, positions, v.shape[1])
             weights = attention.weights(scores, keep)
             silu_backward_into(weights.transpose(-1, -2) @ gradient, v, grad_input=v_result)
             scores_gradient = gradient @ F.silu(v).transpose(-1, -2)
             scores_gradient = attention.scores_gradient(scores_gradient, scores, keep)
             with torch.enable_grad():
-                leaves = [None if t is None else t.detach().requires_grad_() for t in (base, scale, offset, distances)]
+                leaves = [None if t is None else t.detach().requires_grad_() for t in (base, *narrow)]
                 query, key = attention.heads(*leaves[:3])
                 outputs, gradients = [query, key], [scores_gradient @ key, scores_gradient.transpose(-1, -2) @ query]
-                if distances is not None:
+                if leaves[3] is not None:
                     outputs.append(toeplitz(leaves[3]))
-                    gradients.append(scores_gradient.sum(0).to(distances.dtype))
+                    gradients.append(scores_gradient.sum(0).to(leaves[3].dtype))
             found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
-            narrow = [None if leaf is None else next(found) for leaf in leaves]
-            base_result.copy_(narrow[0])
-        return result, *linear, *narrow[1:], None, None, None
+            base_gradient, *narrow = [None if leaf is None else next(found) for leaf in leaves]
+            base_result.copy_(base_gradient)
+        return result, gate_result, *linear, *narrow, None, None, None, None
 
 
 def laplace(scores: torch.Tensor) -> torch.Tensor:
@@ -203,15 +217,30 @@ class ChunkAttention:
 class MixedChunkAttention(torch.autograd.Function):
     """(v and gate [B, T, 2E], base [B, T, D], all before their activation, Wo, its bias, narrow parameters) -> output.
 
+    With positions [B, P], the output is [B, P, H], the gate is given by itself, [B, P, E], and hidden is v alone.
     distances [2G-1] is the bias per key minus query. The weights [B, N, G, G] of the quadratic part are for looking at
     and carry no gradient; they are None unless asked for.
     """
 
     @staticmethod
-    def forward(ctx, hidden, base, weight, bias, scale, offset, distances, attention: ChunkAttention, training, ask):
+    def forward(
+        ctx,
+        hidden,
+        gate,
+        base,
+        weight,
+        bias,
+        scale,
+        offset,
+        distances,
+        positions,
+        attention: ChunkAttention,
+        training,
+        ask,
+    ):
         batch, length, _ = hidden.shape
         with torch.autocast(hidden.device.type, enabled=False):
-            v, gate = hidden.chunk(2, dim=-1)
+            v, u = (hidden, gate) if positions is not None else hidden.chunk(2, dim=-1)
             quad_query, lin_query, quad_key, lin_key = attention.heads(base, scale, offset)
             value = attention.grouped(F.silu(v))
             scores = attention.scores(quad_query, quad_key, distances)
@@ -222,9 +251,10 @@ class MixedChunkAttention(torch.autograd.Function):
             rows = (context.shape[0], -1)
             mixed.view(*rows, mixed.shape[-1]).baddbmm_(lin_query.view(*rows, lin_query.shape[-1]), context)
             mixed = attention.ungrouped(mixed, batch, length)
-            gated = F.silu(gate).mul_(mixed)
+            mixed = mixed if positions is None else gather_positions(mixed, positions)
+            gated = F.silu(u).mul_(mixed)
             output = F.linear(gated, weight.to(gated.dtype), bias.to(gated.dtype))
-        ctx.save_for_backward(hidden, base, mixed, scores, keep, weight, scale, offset, distances)
+        ctx.save_for_backward(hidden, gate, base, mixed, scores, keep, weight, scale, offset, distances, positions)
         ctx.attention = attention
         if not ask:
             return output, None
@@ -234,16 +264,19 @@ class MixedChunkAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, _):
-        hidden, base, mixed, scores, keep, weight, scale, offset, distances = ctx.saved_tensors
+        hidden, gate, base, mixed, scores, keep, weight, scale, offset, distances, positions = ctx.saved_tensors
         attention, (batch, length, _) = ctx.attention, hidden.shape
         with torch.autocast(hidden.device.type, enabled=False):
-            result = torch.empty_like(hidden)
-            (v, gate), (v_result, gate_result) = hidden.chunk(2, dim=-1), result.chunk(2, dim=-1)
-            opened = F.silu(gate)
+            result, gate_result = torch.empty_like(hidden), None if gate is None else torch.empty_like(gate)
+            v, u = (hidden, gate) if positions is not None else hidden.chunk(2, dim=-1)
+            v_result, u_result = (result, gate_result) if positions is not None else result.chunk(2, dim=-1)
+            opened = F.silu(u)
             linear = linear_gradients(gradient, opened * mixed, weight.dtype, bias=True)
-            gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T, E]
-            silu_backward_into(gradient * mixed, gate, grad_input=gate_result)
-            gradient = attention.grouped(gradient.mul_(opened))  # of the mixed values, [B N, G, E]
+            gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T or P, E]
+            silu_backward_into(gradient * mixed, u, grad_input=u_result)
+            gradient.mul_(opened)  # of the mixed values
+            gradient = gradient if positions is None else scatter_positions(gradient, positions, length)
+            gradient = attention.grouped(gradient)  # [B N, G, E]
             weights = attention.weights(scores, keep)
             with torch.enable_grad():
                 leaves = [tensor.detach().requires_grad_() for tensor in (base, scale, offset, distances)]
@@ -272,9 +305,13 @@ class MixedChunkAttention(torch.autograd.Function):
                     scores_gradient.sum(0).to(table.dtype),
                 ),
             )
-        return result, found[0], *linear, *found[1:], None, None, None
+        return result, gate_result, found[0], *linear, *found[1:], None, None, None, None
 
 
-def widths(weight: torch.Tensor, scale: torch.Tensor) -> tuple[int, int, int]:
-    """Widths of u, v and base, by Wo [H, E] and the heads' scale [2, D]."""
-    return weight.shape[1], weight.shape[1], scale.shape[-1]
+def parts(
+    projected: torch.Tensor, gate: torch.Tensor | None, expanded: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """u, v and the base of queries and keys: three parts of projected, or the gate and two parts."""
+    if gate is not None:
+        return gate, projected[..., :expanded], projected[..., expanded:]
+    return projected.split((expanded, expanded, projected.shape[-1] - 2 * expanded), dim=-1)

@@ -26,7 +26,7 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import Linear, ScaleNorm, dropout, rms_norm, rotary_table, sinusoid_table
+from .layers import Linear, ScaleNorm, dropout, gather_positions, project, rms_norm, rotary_table, sinusoid_table
 
 
 class GAUAlphaConfig(PreTrainedConfig):
@@ -130,15 +130,13 @@ class GatedAttentionUnit(nn.Module):
         self.q_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
         self.k_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
 
-    def forward(
-        self, hidden: torch.Tensor, attention: Attention, output_attentions: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden, attention: Attention, output_attentions: bool, positions: torch.Tensor | None):
         scale = torch.stack((self.q_scaleoffset.weight, self.k_scaleoffset.weight))
         offset = torch.stack((self.q_scaleoffset.bias, self.k_scaleoffset.bias)) if self.config.use_bias else None
-        projected, output = self.i_dense(hidden), self.o_dense
-        return GatedAttention.apply(
-            projected, output.weight, output.bias, scale, offset, None, attention, self.training, output_attentions
-        )
+        output, expanded = self.o_dense, self.config.intermediate_size
+        inputs = project(self.i_dense, hidden, positions, slice(0, expanded), slice(expanded, None))
+        narrow = (output.weight, output.bias, scale, offset, None, positions)
+        return GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
 
 
 class GAUAlphaLayer(GradientCheckpointingLayer):
@@ -149,8 +147,9 @@ class GAUAlphaLayer(GradientCheckpointingLayer):
         self.config = config
         self.gau = GatedAttentionUnit(config)
 
-    def forward(self, hidden, attention: Attention, output_attentions: bool):
-        output, weights = self.gau(hidden, attention, output_attentions)
+    def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
+        output, weights = self.gau(hidden, attention, output_attentions, positions)
+        hidden = hidden if positions is None else gather_positions(hidden, positions)
         output = dropout(output, self.config.hidden_dropout_prob, self.training)
         return rms_norm(hidden + output, self.config.layer_norm_eps), weights
 
@@ -285,12 +284,12 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         offsets = torch.arange(1 - length, length, device=self.w.device) + self.max_positions - 1
         return self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1))
 
-    def forward(self, hidden, attention: Attention, output_attentions: bool):
-        projected, narrow = self.uv(self.LayerNorm(hidden)), (self.weight, self.bias, self.distances(hidden.shape[1]))
-        output, weights = GatedAttention.apply(
-            projected, self.o.weight, self.o.bias, *narrow, attention, self.training, output_attentions
-        )
-        return hidden + output, weights
+    def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
+        expanded = self.o.in_features
+        inputs = project(self.uv, self.LayerNorm(hidden), positions, slice(0, expanded), slice(expanded, None))
+        narrow = (self.o.weight, self.o.bias, self.weight, self.bias, self.distances(hidden.shape[1]), positions)
+        output, weights = GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
+        return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
 
 
 class FLASHQuadPreTrainedModel(StrictPreTrainedModel):

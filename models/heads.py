@@ -33,14 +33,6 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
-def gather_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """hidden [B, T, H] at positions [B, P] int64 -> [B, P, H], without a host sync."""
-    batch, length, width = hidden.shape
-    offsets = torch.arange(0, batch * length, length, device=hidden.device).unsqueeze(-1)
-    rows = hidden.reshape(batch * length, width).index_select(0, (positions + offsets).reshape(-1))
-    return rows.view(batch, -1, width)
-
-
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config) -> torch.Tensor:
     """Loss of logits [B, C] by config.problem_type, which is inferred from C and the labels' dtype when unset."""
     kind = config.problem_type
@@ -99,11 +91,11 @@ class MaskedLMHead:
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            output_positions=masked_positions,
             return_dict=True,
         )
         hidden = outputs.last_hidden_state
         if masked_positions is not None:
-            hidden = gather_positions(hidden, masked_positions)
             labels = None if labels is None else labels.gather(1, masked_positions)
         elif labels is not None and self.training:
             chosen = labels != IGNORED

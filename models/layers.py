@@ -201,5 +201,34 @@ class Product(torch.autograd.Function):
 class Linear(nn.Linear):
     """nn.Linear, faster on CPU under autocast."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return Product.apply(inputs, self.weight, self.bias, compute_dtype(inputs))
+    def forward(self, inputs: torch.Tensor, outputs: slice | None = None) -> torch.Tensor:
+        """All outputs, or a slice of them."""
+        weight, bias = self.weight, self.bias
+        if outputs is not None:
+            weight, bias = weight[outputs], None if bias is None else bias[outputs]
+        return Product.apply(inputs, weight, bias, compute_dtype(inputs))
+
+
+def gather_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """hidden [B, T, H] at positions [B, P] int64 -> [B, P, H], without a host sync."""
+    batch, length, width = hidden.shape
+    offsets = torch.arange(0, batch * length, length, device=hidden.device).unsqueeze(-1)
+    rows = hidden.reshape(batch * length, width).index_select(0, (positions + offsets).reshape(-1))
+    return rows.view(batch, -1, width)
+
+
+def scatter_positions(rows: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
+    """The gradient of `gather_positions`: rows [B, P, H] added up at positions [B, P] -> [B, length, H]."""
+    batch, _, width = rows.shape
+    offsets = torch.arange(0, batch * length, length, device=rows.device).unsqueeze(-1)
+    hidden = rows.new_zeros(batch * length, width)
+    return hidden.index_add_(0, (positions + offsets).reshape(-1), rows.reshape(-1, width)).view(batch, length, width)
+
+
+def project(
+    linear: Linear, hidden: torch.Tensor, positions: torch.Tensor | None, gate: slice, others: slice
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """All outputs [B, T, X] and None; with positions [B, P], the others [B, T, Y] and the gate's [B, P, E] alone."""
+    if positions is None:
+        return linear(hidden), None
+    return linear(hidden, others), linear(gather_positions(hidden, positions), gate)

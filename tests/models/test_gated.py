@@ -47,7 +47,10 @@ def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
     )
     shift, bias = (shift, bias) if offset else (None, None)
     distances = distances if kind == "biased_squared_relu" else None
-    arguments = (projected, weight, bias, scale, shift, distances, attention, True, False)
+    arguments = (projected, None, weight, bias, scale, shift, distances, None, attention, True, False)
+    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments)
+    gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
+    arguments = (projected[..., E:], gate, weight, bias, scale, shift, distances, positions, attention, True, False)
     assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments)
 
 
@@ -70,7 +73,12 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
         laplace=option == "laplace",
         dropout=0.4 if option == "dropout" else 0.0,
     )
-    arguments = (hidden, base, weight, bias, scale, shift, distances, attention, True, False)
+    narrow = (base, weight, bias, scale, shift, distances)
+    assert gradcheck(
+        lambda *given: seeded(MixedChunkAttention, *given), (hidden, None, *narrow, None, attention, True, False)
+    )
+    gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
+    arguments = (hidden[..., :E], gate, *narrow, positions, attention, True, False)
     assert gradcheck(lambda *given: seeded(MixedChunkAttention, *given), arguments)
 
 
@@ -155,6 +163,12 @@ def test_gradients_equal_autograd_through_the_originals_way(case):
     expected.backward()
     for name, parameter in mine.items():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-3, msg=name)
+    ours.zero_grad()
+    positions = (labels != -100).long().argsort(dim=1, descending=True, stable=True)[:, :6]
+    positions = positions.where(labels.gather(1, positions) != -100, 0)
+    ours(ids, mask, labels=labels, masked_positions=positions).loss.backward()
+    for name, parameter in mine.items():
+        torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-3, msg=f"{name}, positions")
 
 
 @pytest.mark.parametrize("case", ["gau_alpha", "flash_quad", "flash_"])
