@@ -8,7 +8,7 @@ Letters: B batch, T tokens, N groups of G tokens, H hidden_size, E expanded widt
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -38,13 +38,29 @@ class Attention:
     softmax: bool  # else squared ReLU
     divisor: torch.Tensor | None = None  # of the squared ReLU, [B, 1 or T, 1]
     dropout: float = 0.0
+    positions: torch.Tensor | None = None  # [B, P], the only queries; else all T
+
+    def at(self, positions: torch.Tensor) -> "Attention":
+        """The same for queries at positions [B, P] only: what has a row for each query keeps P of them."""
+        rows = [
+            tensor if tensor is None or tensor.shape[1] == 1 else gather_positions(tensor, positions)
+            for tensor in (self.unseen, self.divisor)
+        ]
+        return replace(self, unseen=rows[0], divisor=rows[1], positions=positions)
+
+    def bias(self, distances: torch.Tensor) -> torch.Tensor:
+        """[T, T], or [B, P, T], from the bias of each distance [2T-1]."""
+        table = toeplitz(distances)
+        return table if self.positions is None else table[self.positions]
 
     def heads(
         self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """base [B, T, D] before its activation -> query, key [B, T, D] in base's dtype, computed in fp32."""
+        """base [B, T, D] before its activation -> query, key [B, T or P, D] in base's dtype, computed in fp32."""
         heads = rotate(affine_heads(F.silu(base), scale, offset), self.table, self.interleaved)
-        return (heads[..., 0, :] * self.query_scale).to(base.dtype), heads[..., 1, :].to(base.dtype)
+        query = (heads[..., 0, :] * self.query_scale).to(base.dtype)
+        query = query if self.positions is None else gather_positions(query, self.positions)
+        return query, heads[..., 1, :].to(base.dtype)
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, distances: torch.Tensor | None) -> torch.Tensor:
         """[B, T, T]: the softmax (summed in fp32 whatever dtype it stores), or the ReLU before it is squared.
@@ -52,7 +68,7 @@ class Attention:
         An unseen key has score -1e4, the originals' value, under softmax: a row that sees none is uniform, not NaN.
         """
         key = key.transpose(-1, -2)
-        scores = query @ key if distances is None else torch.baddbmm(toeplitz(distances).to(query.dtype), query, key)
+        scores = query @ key if distances is None else torch.baddbmm(self.bias(distances).to(query.dtype), query, key)
         if self.softmax:
             return torch.softmax(scores.masked_fill_(self.unseen, -1e4), dim=-1)
         return F.relu_(scores.masked_fill_(self.unseen, 0))
@@ -79,25 +95,21 @@ class GatedAttention(torch.autograd.Function):
     """(projected [B, T, 2E+D] before its activation, Wo, its bias, narrow parameters) -> output [B, T, H], weights.
 
     Projected holds u, v and the base of queries and keys; distances [2T-1] is a bias per key minus query, or None.
-    With positions [B, P], the output is [B, P, H], u comes as gate [B, P, E] and projected is [B, T, E+D].
+    With attention.positions, the output is [B, P, H], u comes as gate [B, P, E] and projected is [B, T, E+D].
     The weights [B, T, T] are for looking at and carry no gradient; they are None unless asked for.
     """
 
     @staticmethod
-    def forward(
-        ctx, projected, gate, weight, bias, scale, offset, distances, positions, attention: Attention, training, ask
-    ):
+    def forward(ctx, projected, gate, weight, bias, scale, offset, distances, attention: Attention, training, ask):
         with torch.autocast(projected.device.type, enabled=False):
             u, v, base = parts(projected, gate, weight.shape[1])
             scores = attention.scores(*attention.heads(base, scale, offset), distances)
             keep = keep_factors(scores, attention.dropout) if training and attention.dropout else None
             weights = attention.weights(scores, keep)
             mixed = weights @ F.silu(v)
-            mixed = mixed if positions is None else gather_positions(mixed, positions)
             gated = F.silu(u).mul_(mixed)
             output = F.linear(gated, weight.to(gated.dtype), None if bias is None else bias.to(gated.dtype))
-        narrow = (scale, offset, distances, positions)
-        ctx.save_for_backward(projected, gate, mixed, scores, keep, weight, bias, *narrow)
+        ctx.save_for_backward(projected, gate, mixed, scores, keep, weight, bias, scale, offset, distances)
         ctx.attention = attention
         if not ask:
             return output, None
@@ -107,7 +119,7 @@ class GatedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, _):
-        projected, gate, mixed, scores, keep, weight, bias, *narrow, positions = ctx.saved_tensors
+        projected, gate, mixed, scores, keep, weight, bias, *narrow = ctx.saved_tensors
         attention = ctx.attention
         with torch.autocast(projected.device.type, enabled=False):
             result, gate_result = torch.empty_like(projected), None if gate is None else torch.empty_like(gate)
@@ -118,7 +130,6 @@ class GatedAttention(torch.autograd.Function):
             gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T or P, E]
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
             gradient.mul_(opened)  # of A v
-            gradient = gradient if positions is None else scatter_positions(gradient, positions, v.shape[1])
             weights = attention.weights(scores, keep)
             silu_backward_into(weights.transpose(-1, -2) @ gradient, v, grad_input=v_result)
             scores_gradient = gradient @ F.silu(v).transpose(-1, -2)
@@ -128,12 +139,12 @@ class GatedAttention(torch.autograd.Function):
                 query, key = attention.heads(*leaves[:3])
                 outputs, gradients = [query, key], [scores_gradient @ key, scores_gradient.transpose(-1, -2) @ query]
                 if leaves[3] is not None:
-                    outputs.append(toeplitz(leaves[3]))
-                    gradients.append(scores_gradient.sum(0).to(leaves[3].dtype))
+                    outputs.append(attention.bias(leaves[3]))
+                    gradients.append(scores_gradient.sum_to_size(outputs[2].shape).to(leaves[3].dtype))
             found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
             base_gradient, *narrow = [None if leaf is None else next(found) for leaf in leaves]
             base_result.copy_(base_gradient)
-        return result, gate_result, *linear, *narrow, None, None, None, None
+        return result, gate_result, *linear, *narrow, None, None, None
 
 
 def laplace(scores: torch.Tensor) -> torch.Tensor:

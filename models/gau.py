@@ -135,7 +135,8 @@ class GatedAttentionUnit(nn.Module):
         offset = torch.stack((self.q_scaleoffset.bias, self.k_scaleoffset.bias)) if self.config.use_bias else None
         output, expanded = self.o_dense, self.config.intermediate_size
         inputs = project(self.i_dense, hidden, positions, slice(0, expanded), slice(expanded, None))
-        narrow = (output.weight, output.bias, scale, offset, None, positions)
+        narrow = (output.weight, output.bias, scale, offset, None)
+        attention = attention if positions is None else attention.at(positions)
         return GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
 
 
@@ -287,7 +288,8 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
         expanded = self.o.in_features
         inputs = project(self.uv, self.LayerNorm(hidden), positions, slice(0, expanded), slice(expanded, None))
-        narrow = (self.o.weight, self.o.bias, self.weight, self.bias, self.distances(hidden.shape[1]), positions)
+        narrow = (self.o.weight, self.o.bias, self.weight, self.bias, self.distances(hidden.shape[1]))
+        attention = attention if positions is None else attention.at(positions)
         output, weights = GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
         return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
 

@@ -47,10 +47,11 @@ def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
     )
     shift, bias = (shift, bias) if offset else (None, None)
     distances = distances if kind == "biased_squared_relu" else None
-    arguments = (projected, None, weight, bias, scale, shift, distances, None, attention, True, False)
+    arguments = (projected, None, weight, bias, scale, shift, distances, attention, True, False)
     assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments)
     gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
-    arguments = (projected[..., E:], gate, weight, bias, scale, shift, distances, positions, attention, True, False)
+    some = attention.at(positions)
+    arguments = (projected[..., E:], gate, weight, bias, scale, shift, distances, some, True, False)
     assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments)
 
 

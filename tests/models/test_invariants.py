@@ -198,6 +198,20 @@ def test_masked_positions_give_the_full_loss_logits_and_gradients(variant):
 
 
 @EVERY
+def test_the_last_layer_may_work_at_some_positions_only(variant):
+    model = make(variant, "Model")
+    ids, mask = batch()
+    positions = torch.tensor([[3, 0, 11, 3], [6, 5, 0, 0], [1, 2, 0, 0]])
+    causal = torch.ones(12, 12).tril().expand(3, -1, -1) * mask.unsqueeze(1)
+    for given in (mask,) if VARIANTS[variant][0] == "FLASH" else (mask, causal):
+        whole, some = model(ids, given)[0], model(ids, given, output_positions=positions)[0]
+        torch.testing.assert_close(some, whole.gather(1, positions.unsqueeze(-1).expand(-1, -1, 24)))
+        outputs = model(ids, given, output_positions=positions, output_hidden_states=True)
+        torch.testing.assert_close(outputs[0], some)
+        assert torch.equal(outputs.hidden_states[-1], whole)
+
+
+@EVERY
 def test_no_label_gives_loss_zero_and_no_nan(variant):
     model = make(variant).train()
     ids, mask = batch()
