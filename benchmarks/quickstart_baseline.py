@@ -11,9 +11,12 @@ away. Threads, bf16 autocast, kept malloc pages, masks and the held-out set with
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in the quickstart; spinning threads would use up the CPU time
 
 import numpy as np
 import torch

@@ -46,7 +46,7 @@ done
 
 echo "== 5. Pretraining: GAU-alpha, 8 layers, hidden 256"
 "$python" run_mlm_wwm.py --do_train --tokenizer_name "$out/tokenizer" \
-    --train_dir "$out/corpus_train" --validation_dir "$out/corpus_heldout" --output_dir "$out/run" \
+    --train_dir "$out/corpus_train" --validation_dir "$out/corpus_heldout" --output_dir "$out/gau_alpha_small" \
     --model_type gau_alpha --config_overrides "hidden_size=256,intermediate_size=512,num_hidden_layers=8,attention_key_size=64,\
 max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0" \
     --per_device_train_batch_size 64 --group_by_length --mlm_probability 0.25 --max_steps "$steps" \
@@ -56,15 +56,15 @@ max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob
     --save_steps 200 --save_total_limit 1 --seed 1234 --report_to none "$@"
 
 echo "== 6. Filled blanks"
-"$python" probe_mlm.py "$out/run" "今天[MASK]气很好，我们去公[MASK]玩。" "这家酒店的服[MASK]很好，房[MASK]也很干净。" \
+"$python" probe_mlm.py "$out/gau_alpha_small" "今天[MASK]气很好，我们去公[MASK]玩。" "这家酒店的服[MASK]很好，房[MASK]也很干净。" \
     "中国共产党中央委[MASK]会"
 
 echo "== 7. Curves and held-out numbers"
-"$python" plot_run.py "$out/run" --output "$out/curves.png" \
+"$python" plot_run.py "$out/gau_alpha_small" --output "$out/curves.png" \
     --reference "BERT, standard recipe=$bert_loss,$bert_accuracy" --reference "unigram guess=$unigram_loss,$unigram_accuracy"
 "$python" - "$out" <<'PYTHON'
 import json, sys
-records = [json.loads(line) for line in open(f"{sys.argv[1]}/run/log.jsonl", encoding="utf-8")]
+records = [json.loads(line) for line in open(f"{sys.argv[1]}/gau_alpha_small/log.jsonl", encoding="utf-8")]
 last = [record for record in records if "eval_loss" in record][-1]
 print(f"held out, step {last['step']}: loss {last['eval_loss']:.3f}, accuracy {last['eval_mlm_accuracy']:.1%}")
 PYTHON
