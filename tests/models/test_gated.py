@@ -48,11 +48,11 @@ def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
     shift, bias = (shift, bias) if offset else (None, None)
     distances = distances if kind == "biased_squared_relu" else None
     arguments = (projected, None, weight, bias, scale, shift, distances, attention, True, False)
-    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments)
+    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments, fast_mode=True)
     gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
     some = attention.at(positions)
     arguments = (projected[..., E:], gate, weight, bias, scale, shift, distances, some, True, False)
-    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments)
+    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments, fast_mode=True)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -64,7 +64,7 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
     )
     valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool() if masked else None
     attention = ChunkAttention(
-        table=rotary_table(torch.arange(T), 4).to(torch.complex128),
+        table=rotary_table(torch.arange(T), 4, D).to(torch.complex128),
         group=group,
         query_scale=0.7,
         key_scale=torch.full((1, 1, 1), 0.5, dtype=torch.float64) if valid is None else valid.unsqueeze(-1) / 2,
@@ -80,7 +80,7 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
     )
     gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
     arguments = (hidden[..., :E], gate, *narrow, positions, attention, True, False)
-    assert gradcheck(lambda *given: seeded(MixedChunkAttention, *given), arguments)
+    assert gradcheck(lambda *given: seeded(MixedChunkAttention, *given), arguments, fast_mode=True)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
