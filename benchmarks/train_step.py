@@ -6,8 +6,8 @@
 
 A step is forward, backward, clipping at 3.0 and torch's fused AdamW, on full rows with 15 % of the tokens masked. Ours
 gets masked_positions, as our collator gives it; the original computes logits everywhere. Both sides hold the same
-weights (their losses are compared first), dropout, inputs, dtype and threads, keep freed malloc pages, and take turns
-in one process; the figures are medians of wall times. Peak memory is the growth of a fresh process' resident set over
+weights (their losses are compared first), dropout, inputs, dtype and threads, keep freed malloc pages, flush denormals
+(both backward passes meet them) and take turns in one process; the figures are medians of wall times. Peak memory is the growth of a fresh process' resident set over
 a step, parameters, gradients and AdamW's state included, libraries and interpreter not (on a GPU: allocated memory).
 MFU is the share of the rate of a matrix product of the same dtype, measured between the rounds, that the products a
 side really computes amount to. Letters: B batch, T tokens, P masked tokens a row, V vocab_size.
@@ -21,7 +21,6 @@ import resource
 import statistics
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,81 +28,13 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import models
 from benchmarks.originals import peers
-from benchmarks.originals.flash import OriginalFLASH
-from benchmarks.originals.flashquad import OriginalFLASHQuad
-from benchmarks.originals.gau_alpha import OriginalGAUAlpha
-from training.run import keep_freed_memory
+from benchmarks.originals.sides import FAMILIES, SHAPES, Shape, make_batch, make_model
+from training.run import tune_cpu
 
 ROOT = Path(__file__).resolve().parents[1]
-FAMILIES = {
-    "gau_alpha": (models.GAUAlphaConfig, models.GAUAlphaForMaskedLM, OriginalGAUAlpha),
-    "flash_quad": (models.FLASHQuadConfig, models.FLASHQuadForMaskedLM, OriginalFLASHQuad),
-    "flash": (models.FLASHConfig, models.FLASHForMaskedLM, OriginalFLASH),
-}
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-MASKED_SHARE, MAX_GRAD_NORM, PRODUCT_SIZE = 0.15, 3.0, 2048
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Layers, width and batch of one comparison."""
-
-    name: str
-    layers: int
-    hidden: int
-    batch: int
-    length: int
-
-    def config(self, family: str):
-        fields = {"num_hidden_layers": self.layers, "hidden_size": self.hidden}
-        if family == "gau_alpha":
-            fields["intermediate_size"] = 2 * self.hidden
-        return FAMILIES[family][0](**fields)
-
-    def products(self, family: str, ours: bool) -> float:
-        """Floating point operations of the matrix products of one step: forward, and twice that backward."""
-        config, tokens = self.config(family), self.batch * self.length
-        expanded, width = 2 * self.hidden, 128
-        span = min(config.group_size, self.length) if family == "flash" else self.length
-        layer = self.hidden * (3 * expanded + width) + span * (width + expanded)
-        if family == "flash":
-            layer += 2 * width * expanded  # linear attention
-        head = self.hidden * (config.vocab_size + (self.hidden if family == "flash_quad" else 0))
-        share = MASKED_SHARE if ours else 1.0
-        return 6.0 * tokens * (self.layers * layer + share * head)
-
-
-SHAPES = {
-    "base": Shape("base", layers=12, hidden=768, batch=8, length=512),
-    "quickstart": Shape("quickstart", layers=4, hidden=256, batch=64, length=128),
-    "tiny": Shape("tiny", layers=2, hidden=32, batch=2, length=32),
-}
-
-
-def make_model(family: str, shape: Shape, side: str) -> torch.nn.Module:
-    """The model of one side in training mode; the original gets our initial weights."""
-    torch.manual_seed(0)
-    config = shape.config(family)
-    if side in peers.PEERS:
-        return peers.PEERS[side].build(config).train()
-    model = FAMILIES[family][1](config).train()
-    if side == "ours":
-        return model
-    original, state = FAMILIES[family][2](config).train(), model.state_dict()
-    original.load_state_dict({name: state.get(name, tensor) for name, tensor in original.state_dict().items()})
-    return original
-
-
-def make_batch(shape: Shape, vocab_size: int) -> dict[str, torch.Tensor]:
-    """Random full rows [B, T] with labels at P sorted positions of each."""
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(5, vocab_size, (shape.batch, shape.length), generator=generator)
-    order = torch.rand(ids.shape, generator=generator).argsort(dim=1)
-    positions = order[:, : round(MASKED_SHARE * shape.length)].sort(dim=1).values
-    labels = torch.full_like(ids, -100).scatter_(1, positions, ids.gather(1, positions))
-    return {"ids": ids, "mask": torch.ones_like(ids), "labels": labels, "positions": positions}
+MAX_GRAD_NORM, PRODUCT_SIZE = 3.0, 2048
 
 
 class Side:
@@ -152,6 +83,7 @@ def product_rate(dtype: torch.dtype | None, device: torch.device) -> float:
 def compare_losses(sides: list[Side], batch: dict[str, torch.Tensor], dtype: str) -> None:
     """Stop unless ours and the original have one loss without dropout: they are the same model."""
     losses = []
+    batch = {key: value[:1] for key, value in batch.items()}
     for side in sides[:2]:
         side.model.eval()
         with torch.no_grad():
@@ -170,8 +102,8 @@ def measure_times(family: str, shape: Shape, dtype: str, args) -> dict:
     compare_losses(sides, batch, dtype)
     for side in sides:
         side.step(batch)
-    times, rates = {name: [] for name in names}, []
-    for _ in range(args.rounds):
+    times, rates, start = {name: [] for name in names}, [], time.perf_counter()
+    while len(rates) < args.rounds or time.perf_counter() - start < args.seconds:
         rates.append(product_rate(DTYPES[dtype], device))
         for side in sides:
             times[side.name].append(side.step(batch))
@@ -201,7 +133,7 @@ def in_child(function, *arguments):
 
 def set_up(threads: int) -> None:
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    tune_cpu()
 
 
 def compare(family: str, shape: Shape, dtype: str, args) -> dict:
@@ -234,16 +166,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["base", "quickstart"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
-    parser.add_argument("--rounds", type=int, default=3, help="measured steps of each side")
+    parser.add_argument("--rounds", type=int, default=2, help="measured steps of each side, at least")
+    parser.add_argument("--seconds", type=float, default=6.0, help="keep measuring a comparison for so long")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--peers", action="store_true", help="measure PyPI opponents at the base shape too")
     parser.add_argument("--no_memory", action="store_true", help="skip the peak memory")
-    parser.add_argument("--quick", action="store_true", help="the quickstart's shape only, one round")
+    parser.add_argument("--quick", action="store_true", help="the quickstart's shape only, one step each")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args(argv)
     if args.quick:
-        args.shapes, args.rounds = ["quickstart"], 1
+        args.shapes, args.rounds, args.seconds = ["quickstart"], 1, 0.0
     return args
 
 

@@ -204,8 +204,9 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
         valid = None if attention_mask is None else attention_mask.bool()
+        width = self.config.query_key_dim
         attention = ChunkAttention(
-            table=rotary_table(positions, min(ROTARY_WIDTH, self.config.query_key_dim)),
+            table=rotary_table(positions, min(ROTARY_WIDTH, width), width),
             group=min(self.config.group_size, embeds.shape[1]),  # a short row is one group of its own length
             query_scale=1 / self.config.group_size,
             key_scale=self.linear_key_scale(valid, embeds),

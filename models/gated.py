@@ -57,10 +57,10 @@ class Attention:
         self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """base [B, T, D] before its activation -> query, key [B, T or P, D] in base's dtype, computed in fp32."""
-        heads = rotate(affine_heads(F.silu(base), scale, offset), self.table, self.interleaved)
-        query = (heads[..., 0, :] * self.query_scale).to(base.dtype)
+        query, key = rotate(affine_heads(F.silu(base), scale, offset), self.table, self.interleaved).unbind(-2)
+        query = (query * self.query_scale).to(base.dtype)
         query = query if self.positions is None else gather_positions(query, self.positions)
-        return query, heads[..., 1, :].to(base.dtype)
+        return query, key.to(base.dtype)
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, distances: torch.Tensor | None) -> torch.Tensor:
         """[B, T, T]: the softmax (summed in fp32 whatever dtype it stores), or the ReLU before it is squared.

@@ -98,26 +98,24 @@ def sinusoid_table(positions: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-def rotary_table(positions: torch.Tensor, dim: int) -> torch.Tensor:
-    """cos + i sin for `rotate`, complex [..., 1, dim/2]; the axis of length one runs over heads."""
-    angles = position_angles(positions, dim).unsqueeze(-2)
+def rotary_table(positions: torch.Tensor, dim: int, width: int | None = None) -> torch.Tensor:
+    """cos + i sin for `rotate`, complex [..., 1, width/2]; the axis of length one runs over heads.
+
+    Only the first dim of width channels turn; width is dim unless given.
+    """
+    angles = F.pad(position_angles(positions, dim), (0, ((width or dim) - dim) // 2)).unsqueeze(-2)
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def rotate(heads: torch.Tensor, table: torch.Tensor, interleaved: bool) -> torch.Tensor:
-    """Turns the first R = 2 * table width channels of fp32 `heads` [..., heads, D] by their position's angle.
+    """Turns the channels of fp32 `heads` [..., heads, D] by their position's angle.
 
-    Pairs are (2i, 2i+1) when `interleaved`, else (i, i + R/2), and always come back side by side: every use is a dot
+    Pairs are (2i, 2i+1) when `interleaved`, else (i, i + D/2), and always come back side by side: every use is a dot
     product of two tensors that went through here, which does not see the order of channels. As complex numbers, since
     one product of these is one pass over memory forward and one backward.
     """
-    width = 2 * table.shape[-1]
-    turned = heads[..., :width]
-    pairs = (
-        torch.view_as_complex(turned.unflatten(-1, (-1, 2))) if interleaved else torch.complex(*turned.chunk(2, -1))
-    )
-    turned = torch.view_as_real(pairs * table).flatten(-2)
-    return turned if width == heads.shape[-1] else torch.cat((turned, heads[..., width:]), dim=-1)
+    pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2))) if interleaved else torch.complex(*heads.chunk(2, -1))
+    return torch.view_as_real(pairs * table).flatten(-2)
 
 
 def affine_heads(base: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
