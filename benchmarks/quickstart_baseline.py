@@ -30,7 +30,7 @@ from data.collators import WholeWordMaskCollator
 from data.corpus import Corpus
 from data.masking import WholeWordMasking
 from data.sampling import CorpusRows, EvalBatches, TrainBatches
-from training.run import keep_freed_memory
+from training.run import tune_cpu
 
 
 def masking_for(tokenizer: Tokenizer, seed: int) -> WholeWordMasking:
@@ -126,7 +126,7 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/quickstart_baseline.json"))
     args = parser.parse_args(argv)
 
-    keep_freed_memory()
+    tune_cpu()
     tokenizer = Tokenizer.from_file(str(args.quickstart / "tokenizer" / "tokenizer.json"))
     args.vocab_size = tokenizer.get_vocab_size()
     train, heldout = (Corpus(args.quickstart / name, "--quickstart") for name in ("corpus_train", "corpus_heldout"))

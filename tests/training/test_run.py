@@ -12,7 +12,7 @@ from training.checkpoints import all_checkpoints, publish, rotate
 from training.logs import measured_peak, rewind, training_flops
 from training.objectives import MaskedLanguageModelling
 from training.optimizers import make_muon
-from training.run import keep_freed_memory
+from training.run import keep_freed_memory, tune_cpu
 
 
 def parse(tmp_path, *flags):
@@ -71,6 +71,14 @@ def test_flops_of_a_row_are_those_of_its_matrix_products():
 
 def test_freed_memory_is_kept_where_glibc_is():
     assert keep_freed_memory() in (True, False)
+
+
+def test_a_cpu_run_flushes_denormals():
+    try:
+        tune_cpu()
+        assert (torch.tensor([1e-30]) * torch.tensor([1e-10])).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class Tiny(nn.Module):
