@@ -4,13 +4,14 @@
     python benchmarks/train_step.py --quick     the quickstart's shape only, in about a minute
     python benchmarks/train_step.py --peers     opponents from PyPI as well (benchmarks/requirements.txt)
 
-A step is forward, backward, clipping at 3.0 and torch's fused AdamW, on full rows with 15 % of the tokens masked. Ours
-gets masked_positions, as our collator gives it; the original computes logits everywhere. Both sides hold the same
-weights (their losses are compared first), dropout, inputs, dtype and threads, keep freed malloc pages, flush denormals
-(both backward passes meet them) and take turns in one process; the figures are medians of wall times. Peak memory is the growth of a fresh process' resident set over
-a step, parameters, gradients and AdamW's state included, libraries and interpreter not (on a GPU: allocated memory).
-MFU is the share of the rate of a matrix product of the same dtype, measured between the rounds, that the products a
-side really computes amount to. Letters: B batch, T tokens, P masked tokens a row, V vocab_size.
+A step is forward, backward, clipping at 3.0 and torch's fused AdamW, on full rows with 15 % of the tokens masked.
+Ours gets masked_positions, as our collator gives it; the original computes logits everywhere. Both sides hold the
+same weights (their losses are compared first), dropout, inputs, dtype and threads, keep freed malloc pages, flush
+denormals (both backward passes meet them) and take turns in one process; the figures are medians of wall times. Peak
+memory is the growth of a fresh process' resident set over a step, parameters, gradients and AdamW's state included,
+libraries and interpreter not (on a GPU: allocated memory). MFU is the share of the rate of a matrix product of the
+same dtype, measured between the rounds, that the products a side really computes amount to. Letters: B batch, T
+tokens, P masked tokens a row, V vocab_size.
 """
 
 import argparse
