@@ -6,7 +6,7 @@ about as many parameters as twice as many gated units (Su 2022), so it gets half
 """
 
 import logging
-from importlib.util import find_spec
+from importlib import import_module
 
 import torch
 from transformers import BertConfig, BertForMaskedLM
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Bert4torchGAU:
     """bert4torch's GAU_alpha; it has no dropout on attention and none that we add."""
 
-    family, package = "gau_alpha", "bert4torch"
+    family, module = "gau_alpha", "bert4torch.models.gau_alpha.modeling_gau_alpha"
 
     @staticmethod
     def build(config) -> torch.nn.Module:
@@ -51,7 +51,7 @@ class Bert4torchGAU:
 class LucidrainsFLASH:
     """FLASH-pytorch's FLASHTransformer: a layer norm and an untied projection with bias for a head."""
 
-    family, package = "flash", "flash_pytorch"
+    family, module = "flash", "flash_pytorch"
 
     @staticmethod
     def build(config) -> torch.nn.Module:
@@ -76,7 +76,7 @@ class LucidrainsFLASH:
 class TransformersBERT:
     """BertForMaskedLM of half the layers, which is about the same number of parameters; logits everywhere."""
 
-    family, package = "flash_quad", "transformers"
+    family, module = "flash_quad", "transformers"
 
     @staticmethod
     def build(config) -> torch.nn.Module:
@@ -102,11 +102,15 @@ PEERS = {peer.__name__: peer for peer in (Bert4torchGAU, LucidrainsFLASH, Transf
 
 
 def available(family: str) -> list[str]:
-    """Names of the installed peers of a family; a line says which are not."""
+    """Names of a family's peers that can be imported; a line says why another cannot."""
     found = []
     for name, peer in PEERS.items():
-        if peer.family == family and find_spec(peer.package) is None:
-            logger.warning("%s is skipped: pip install -r benchmarks/requirements.txt", peer.package)
-        elif peer.family == family:
+        if peer.family != family:
+            continue
+        try:
+            import_module(peer.module)
+        except ImportError as error:
+            logger.warning("%s is skipped: %s; see benchmarks/requirements.txt", name, error)
+        else:
             found.append(name)
     return found
