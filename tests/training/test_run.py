@@ -129,7 +129,8 @@ def test_muon_with_adamw_goes_on_exactly_from_its_state(tmp_path):
     train(model, optimizer, scheduler, 3)
     other = Tiny()
     again, schedule = make_optimizer(other, tmp_path)
-    for part, state in zip((other, again, schedule), torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
+    states = torch.load(tmp_path / "state.pt", weights_only=True)
+    for part, state in zip((other, again, schedule), states, strict=True):
         part.load_state_dict(state)
     train(other, again, schedule, 3)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
