@@ -4,6 +4,8 @@ transformers warns about a missing or unexpected tensor and goes on with random 
 B batch, T tokens, H hidden_size.
 """
 
+import sys
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -42,7 +44,7 @@ class StrictPreTrainedModel(PreTrainedModel):
         """As transformers does it, but a missing, mis-shaped or unexpected tensor raises ValueError.
 
         Free are: a new task head (`classifier`, `qa_outputs`), heads of another class, tables that older code saved,
-        and second copies of tied tensors, which must be equal.
+        and second copies of tied tensors, which must be equal, also where this class has no such head.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         own_heads = {f"{name}." for name, _ in model.named_children()}
@@ -62,6 +64,9 @@ class StrictPreTrainedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path} must hold exactly the tensors of {cls.__name__}, got: {shown}; "
                 "check its config.json, or rewrite foreign names with convert_checkpoint.py"
             )
+        masked_lm = getattr(sys.modules[cls.config_class.__module__], f"{cls.family}ForMaskedLM")
+        if masked_lm is not cls and info["unexpected_keys"] & masked_lm._tied_weights_keys.keys():
+            masked_lm.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # raises unless they are equal
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):

@@ -5,8 +5,13 @@ transformers' BertForMaskedLM is the encoder that the gated unit replaces: as ma
 about as many parameters as twice as many gated units (Su 2022), so it gets half the layers.
 """
 
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import logging
+import sys
 from importlib import import_module
+from unittest.mock import MagicMock
 
 import torch
 from transformers import BertConfig, BertForMaskedLM
@@ -33,7 +38,7 @@ class Bert4torchGAU:
             hidden_act="swish",
             dropout_rate=config.hidden_dropout_prob,
             attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-            max_position=config.max_position_embeddings,
+            max_position_embeddings=config.max_position_embeddings,
             segment_vocab_size=config.type_vocab_size,
             pos_emb_type="rotary",
             use_bias=False,
@@ -44,7 +49,7 @@ class Bert4torchGAU:
 
     @staticmethod
     def logits(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        outputs = model(ids)
+        outputs = model(ids, torch.zeros_like(ids))
         return outputs[-1] if isinstance(outputs, (list, tuple)) else outputs
 
 
@@ -98,11 +103,31 @@ class TransformersBERT:
         return model(ids, attention_mask=mask).logits
 
 
+class TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Empty modules by torchvision's names, where it is not installed (its wheels want a CUDA build of torch).
+
+    bert4torch imports it for images as soon as any of its models is imported; no text model calls it.
+    """
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] == "torchvision":
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec):
+        return MagicMock(__path__=[], __version__="0")
+
+    def exec_module(self, module):
+        """Nothing to run."""
+
+
 PEERS = {peer.__name__: peer for peer in (Bert4torchGAU, LucidrainsFLASH, TransformersBERT)}
 
 
 def available(family: str) -> list[str]:
     """Names of a family's peers that can be imported; a line says why another cannot."""
+    if importlib.util.find_spec("torchvision") is None:
+        sys.meta_path.append(TorchvisionStandIn())
     found = []
     for name, peer in PEERS.items():
         if peer.family != family:

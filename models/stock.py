@@ -1,0 +1,73 @@
+"""Stock transformers encoders under the inputs of this repository's own: masked positions and packed rows.
+
+Their masked-LM heads compute logits at all positions, they take a mask of pairs with a dimension for heads, and RoBERTa
+counts positions from pad_token_id + 1. Letters: B batch, T tokens, P masked positions of the fullest row.
+"""
+
+import functools
+import inspect
+import types
+
+import torch
+from transformers import PreTrainedModel
+
+from .layers import gather_positions
+
+
+def adapt(model: PreTrainedModel) -> PreTrainedModel:
+    """Let a transformers encoder, with or without a head, take what this repository's models take; returns it.
+
+    Its forward then accepts, by keyword,
+        masked_positions [B, P] int64: logits and loss are of these positions only, labels stay [B, T];
+        attention_mask [B, T] or [B, T, T] (query, key);
+        position_ids [B, T] that count from 0 in each document.
+    A model that takes masked_positions already is returned as it is.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    if "masked_positions" in parameters:
+        return model
+    offset = _position_offset(model)
+    asked: list[torch.Tensor] = []  # masked_positions of the running forward
+
+    def keep_asked(encoder, args, output):
+        if not asked:
+            return output
+        hidden = gather_positions(output[0], asked[0])
+        if isinstance(output, tuple):
+            return (hidden, *output[1:])
+        output["last_hidden_state"] = hidden
+        return output
+
+    if model.base_model is not model:
+        model.base_model.register_forward_hook(keep_asked)
+    stock_forward = type(model).forward
+
+    @functools.wraps(stock_forward)
+    def forward(self, *args, attention_mask=None, position_ids=None, labels=None, masked_positions=None, **kwargs):
+        if attention_mask is not None and attention_mask.dim() == 3:
+            if self.config._attn_implementation != "sdpa":
+                raise ValueError("attention_mask of shape [B, T, T] needs attn_implementation sdpa; load the model so")
+            attention_mask = attention_mask.bool().unsqueeze(1)
+        if position_ids is not None and "position_ids" in parameters:
+            kwargs["position_ids"] = position_ids + offset
+        if labels is not None:
+            kwargs["labels"] = labels if masked_positions is None else labels.gather(1, masked_positions)
+        asked[:] = [] if masked_positions is None else [masked_positions]
+        try:
+            return stock_forward(self, *args, attention_mask=attention_mask, **kwargs)
+        finally:
+            asked.clear()
+
+    taken = [p for p in inspect.signature(stock_forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    taken.append(inspect.Parameter("masked_positions", inspect.Parameter.KEYWORD_ONLY, default=None))
+    forward.__signature__ = inspect.Signature(taken)
+    model.forward = types.MethodType(forward, model)
+    return model
+
+
+def _position_offset(model: PreTrainedModel) -> int:
+    """What the model's position of a row's first token is: 0, or pad_token_id + 1 in RoBERTa's relatives."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.padding_idx + 1
+    return 0

@@ -1,0 +1,60 @@
+"""Stock transformers models, adapted: the same numbers at the positions asked for, and packed documents kept apart."""
+
+import pytest
+import torch
+import transformers
+
+from models.stock import adapt
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+}
+KINDS = pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
+
+
+def make(kind, **changes):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**SIZES, **changes)
+    return getattr(transformers, f"{kind}ForMaskedLM")(config).eval()
+
+
+@KINDS
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_logits_and_loss_at_masked_positions_equal_those_of_all(kind, return_dict):
+    model = make(kind)
+    ids = torch.randint(5, 50, (2, 9))
+    positions = torch.tensor([[2, 7], [5, 0]])
+    labels = torch.full((2, 9), -100)
+    labels[0, 2], labels[0, 7], labels[1, 5] = 8, 9, 10
+    full = model(ids, labels=labels, attention_mask=torch.ones_like(ids))
+    keywords = {"attention_mask": torch.ones_like(ids), "return_dict": return_dict}
+    few = adapt(model)(input_ids=ids, labels=labels, masked_positions=positions, **keywords)
+    torch.testing.assert_close(few[0], full.loss)
+    torch.testing.assert_close(few[1], full.logits.gather(1, positions[..., None].expand(2, 2, 50)))
+    torch.testing.assert_close(model(input_ids=ids, **keywords)[0], full.logits)  # and without positions, all
+
+
+@KINDS
+def test_packed_documents_have_the_logits_of_each_alone(kind):
+    model = adapt(make(kind))
+    first, second = torch.randint(5, 50, (1, 6)), torch.randint(5, 50, (1, 4))
+    documents = torch.tensor([[1] * 6 + [2] * 4])
+    packed = model(
+        input_ids=torch.cat([first, second], dim=1),
+        attention_mask=documents[:, :, None] == documents[:, None, :],
+        position_ids=torch.tensor([[*range(6), *range(4)]]),
+    ).logits
+    torch.testing.assert_close(packed[:, :6], model(input_ids=first).logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed[:, 6:], model(input_ids=second).logits, atol=1e-5, rtol=0)
+
+
+def test_pair_masks_without_sdpa_are_refused():
+    model = adapt(make("Bert", attn_implementation="eager"))
+    with pytest.raises(ValueError, match="sdpa"):
+        model(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3, 3))
