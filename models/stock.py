@@ -1,7 +1,7 @@
 """Stock transformers encoders under the inputs of this repository's own: masked positions and packed rows.
 
-Their masked-LM heads compute logits at all positions, they take a mask of pairs with a dimension for heads, and RoBERTa
-counts positions from pad_token_id + 1. Letters: B batch, T tokens, P masked positions of the fullest row.
+Their masked-LM heads compute logits at all positions, they take a mask of pairs with a dimension for heads, and
+RoBERTa counts positions from pad_token_id + 1. Letters: B batch, T tokens, P masked positions of the fullest row.
 """
 
 import functools
