@@ -1,11 +1,13 @@
-"""Choose whole words to mask and what replaces their tokens, as a pure function of (seed, epoch, sample, position).
+"""Choose tokens to label and what replaces them, as a pure function of (seed, epoch, sample, position).
 
-Semantics of transformers 4.x' DataCollatorForWholeWordMask: words are taken in random order, each one that still fits
-a budget of round(probability * tokens of the row, [CLS] and [SEP] included), at least one, so that the budget is
-filled exactly wherever the words allow it; of the labelled tokens most become [MASK], some a random token, the rest
-stay. Where we differ: special tokens ([UNK] among them) are never chosen and take nothing from the budget, and every
-draw is a hash of its place instead of a generator's next number, so that workers, restarts and process counts cannot
-change it.
+Whole words: semantics of transformers 4.x' DataCollatorForWholeWordMask. Words are taken in random order, each one
+that still fits a budget of round(probability * tokens of the row, [CLS] and [SEP] included), at least one, so that the
+budget is filled exactly wherever the words allow it. Single tokens: each is labelled with the given probability on its
+own, as in transformers' DataCollatorForLanguageModeling and richarddwang/electra_pytorch's mask_tokens. Of the
+labelled tokens some become [MASK], some a random token, the rest stay: 80/10/10 in BERT, 85/0/15 in ELECTRA.
+Where we differ: special tokens ([UNK] among them, unless told otherwise) are never chosen and take nothing from the
+budget, and every draw is a hash of its place instead of a generator's next number, so that workers, restarts and
+process counts cannot change it.
 N tokens of the batch without padding, R rows, W words of the longest row, K labelled tokens.
 """
 
@@ -18,7 +20,8 @@ _MAX_ROW = (1 << 16) - 1
 _SIXTEEN, _LOW = np.uint64(16), np.uint64(0xFFFF)
 _NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)  # sorts last, and a word of 65,535 tokens fits no budget
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
-_ORDER, _REPLACEMENT, _RANDOM_TOKEN = 1, 2, 3  # one stream of draws per purpose
+_ORDER, _REPLACEMENT, _RANDOM_TOKEN, _NOISE = 1, 2, 3, 4  # one stream of draws per purpose
+MASK_STYLES = {"electra": (0.85, 0.0), "bert": (0.8, 0.1)}  # name -> (mask_share, random_share)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -47,8 +50,8 @@ def _share(bits: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class WholeWordMasking:
-    """The rule by which the tokens of a batch are labelled and replaced.
+class Masking:
+    """The rule by which the tokens of a batch are labelled and replaced; a subclass says which ones.
 
     Attributes:
         vocab_size: random tokens are uniform over all ids below it, as in transformers 4.x.
@@ -112,16 +115,20 @@ class WholeWordMasking:
         row = np.repeat(np.arange(len(lengths)), lengths)  # [N]
         position = np.arange(len(input_ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         word_first = np.flatnonzero(np.asarray(continuation) == 0)  # index of each word's first token
-        word_length = np.diff(word_first, append=len(input_ids))
         special = self._is_special[input_ids]
-        word_of_special = np.searchsorted(word_first, np.flatnonzero(special), side="right") - 1
-        sizes = word_length - np.bincount(word_of_special, minlength=len(word_first))
-        order = draw_at(draw(row_keys, _ORDER)[row[word_first]], position[word_first])
-        budgets = np.maximum(1, np.rint(self.probability * lengths)).astype(np.int64)
-        taken = _fill_budgets(sizes, row[word_first], order, budgets)
-        chosen = np.flatnonzero(np.repeat(taken, word_length) & ~special)
-        decided_at = np.repeat(word_first, word_length)[chosen] if self.by_word else chosen
+        chosen = self._choose(word_first, special, lengths, draw(row_keys, _ORDER), row, position)
+        decided_at = chosen
+        if self.by_word:
+            decided_at = word_first[np.searchsorted(word_first, chosen, side="right") - 1]
         return chosen, self._replace(input_ids[chosen], row_keys, row[chosen], position[chosen], position[decided_at])
+
+    def noise_seeds(self, epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Seed of what is sampled for each row besides its mask: int64 [R], not negative."""
+        return (draw(self.seed, _NOISE, epochs, samples) >> np.uint64(1)).astype(np.int64)
+
+    def _choose(self, word_first, special, lengths, keys, row, position) -> np.ndarray:
+        """Indices of the labelled tokens, int64 [K]. keys: uint64 [R], of the rows' draws; special: bool [N]."""
+        raise NotImplementedError
 
     def _replace(self, ids, row_keys, row, position, decided_at):
         """What stands at the chosen tokens after masking: [K] int64."""
@@ -129,6 +136,26 @@ class WholeWordMasking:
         random_ids = draw_at(draw(row_keys, _RANDOM_TOKEN)[row], position) % np.uint64(self.vocab_size)
         kept_or_random = np.where(share < self.mask_share + self.random_share, random_ids.astype(np.int64), ids)
         return np.where(share < self.mask_share, self.mask_token_id, kept_or_random)
+
+
+class WholeWordMasking(Masking):
+    """Labels whole words, a fixed number of tokens per row."""
+
+    def _choose(self, word_first, special, lengths, keys, row, position):
+        word_length = np.diff(word_first, append=len(special))
+        word_of_special = np.searchsorted(word_first, np.flatnonzero(special), side="right") - 1
+        sizes = word_length - np.bincount(word_of_special, minlength=len(word_first))
+        order = draw_at(keys[row[word_first]], position[word_first])
+        budgets = np.maximum(1, np.rint(self.probability * lengths)).astype(np.int64)
+        taken = _fill_budgets(sizes, row[word_first], order, budgets)
+        return np.flatnonzero(np.repeat(taken, word_length) & ~special)
+
+
+class TokenMasking(Masking):
+    """Labels each token with the same probability, independently of all others; a row may end up without labels."""
+
+    def _choose(self, word_first, special, lengths, keys, row, position):
+        return np.flatnonzero((_share(draw_at(keys[row], position)) < self.probability) & ~special)
 
 
 def _fill_budgets(sizes, word_row, order, budgets) -> np.ndarray:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from data.masking import WholeWordMasking, draw, draw_at
+from data.masking import MASK_STYLES, TokenMasking, WholeWordMasking, draw, draw_at
 
 VOCAB, MASK = 12000, 103
 SPECIAL = (0, 100, 101, 102, 103)
@@ -141,6 +141,50 @@ def test_shares_and_replacement_by_word():
     by_token = WholeWordMasking(VOCAB, MASK, SPECIAL, mask_share=0.5, random_share=0.25)
     masked = np.bincount(word[mask(by_token, ids, marks, lengths)[1] == MASK], minlength=word.max() + 1)
     assert np.sum((masked != 0) & (masked != whole)) > 1000
+
+
+@pytest.mark.parametrize("style, probability", [("electra", 0.15), ("bert", 0.15), ("electra", 0.25)])
+def test_single_tokens_are_labelled_independently_with_the_shares_of_their_style(style, probability):
+    lengths = np.full(7850, 128)
+    ids, marks = make_rows(6, lengths)
+    mask_share, random_share = MASK_STYLES[style]
+    masking = TokenMasking(VOCAB, MASK, SPECIAL, probability, mask_share, random_share, seed=11)
+    chosen, replacement = mask(masking, ids, marks, lengths)
+    free = (~np.isin(ids, SPECIAL)).sum()
+    assert free > 985_000 and not np.isin(ids[chosen], SPECIAL).any()
+    masked, kept = replacement == MASK, replacement == ids[chosen]
+    assert abs(len(chosen) / free - probability) < 4 * (probability * (1 - probability) / free) ** 0.5
+    # Four standard errors at 150,000 draws.
+    assert abs(masked.mean() - mask_share) < 0.004
+    assert abs(kept.mean() - (1 - mask_share - random_share)) < 0.004
+    assert abs((~masked & ~kept).mean() - random_share) < 0.004
+    # Counts per row are binomial: mean 126 p, variance 126 p (1 - p).
+    per_row = np.bincount(chosen // 128, minlength=len(lengths))
+    assert abs(per_row.mean() - 126 * probability) < 0.2
+    assert abs(per_row.std() - (126 * probability * (1 - probability)) ** 0.5) < 0.15
+    neighbours = np.diff(chosen) == 1
+    assert abs(neighbours.mean() - probability) < 0.005
+
+
+def test_single_tokens_depend_on_their_place_alone():
+    lengths = np.array([100, 60, 80])
+    ids, marks = make_rows(4, lengths)
+    masking = TokenMasking(VOCAB, MASK, SPECIAL, seed=1)
+    whole, replaced = masking(ids, marks, lengths, np.full(3, 2), np.array([5, 6, 7]))
+    alone, replaced_alone = masking(ids[100:160], marks[100:160], lengths[1:2], np.array([2]), np.array([6]))
+    inside = (whole >= 100) & (whole < 160)
+    assert whole[inside].tolist() == (alone + 100).tolist() and replaced[inside].tolist() == replaced_alone.tolist()
+    assert whole.tolist() != mask(masking, ids, marks, lengths, epoch=3)[0].tolist()
+
+
+def test_noise_seeds_are_distinct_and_depend_on_seed_epoch_and_sample_alone():
+    epochs, samples = np.repeat([0, 1], 500), np.tile(np.arange(500), 2)
+    seeds = TokenMasking(VOCAB, MASK, SPECIAL, seed=1).noise_seeds(epochs, samples)
+    assert seeds.dtype == np.int64 and seeds.min() >= 0 and len(set(seeds.tolist())) == 1000
+    assert WholeWordMasking(VOCAB, MASK, SPECIAL, seed=1).noise_seeds(epochs[::-1], samples[::-1]).tolist() == (
+        seeds[::-1].tolist()
+    )
+    assert not set(TokenMasking(VOCAB, MASK, SPECIAL, seed=2).noise_seeds(epochs, samples)) & set(seeds)
 
 
 @pytest.mark.parametrize(
