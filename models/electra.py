@@ -1,0 +1,372 @@
+"""ELECTRA pretraining: a masked-LM generator proposes tokens, a discriminator tells which of them are replaced.
+
+Source: Clark et al. 2020, arXiv 2003.10555; google-research/electra. We differ in: logits at masked positions only,
+any masked LM as generator and any encoder as discriminator, noise that is a function of the sample and the place.
+Letters: B batch, T tokens, P masked positions of the fullest row, V vocab_size.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForTokenClassification,
+    ElectraConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils.generic import ModelOutput
+
+from .heads import IGNORED
+from .stock import adapt
+from .token_sampling import SAMPLERS, place_keys, sample_tokens, sample_uniformly
+
+# size: embedding, hidden, layers, heads, feed-forward, what the generator's width is divided by
+SIZES = {
+    "small": (128, 256, 12, 4, 1024, 4),
+    "base": (768, 768, 12, 12, 3072, 3),
+    "large": (1024, 1024, 24, 16, 4096, 4),
+}
+REPLACED_TOKEN_HEADS = ("electra", "gau_alpha", "flash_quad", "flash")  # families with a ForPreTraining of this kind
+INITS = ("hf", "google")
+
+
+@dataclass(frozen=True)
+class ElectraOptions:
+    """What is trained and how tokens are sampled; defaults are google-research/electra's.
+
+    Attributes:
+        electra_objective: train the discriminator; else the generator alone, which is plain masked LM.
+        uniform_generator: sample replacements uniformly from the vocabulary, without a generator.
+        untied_generator: the generator is a network of its own; else it is the discriminator's with another head.
+        untied_generator_embeddings: the generator has embeddings of its own.
+        sampling: fp32_gumbel, fp16_gumbel (logits rounded to half precision) or multinomial.
+        temperature: of the softmax that is sampled from.
+        disallow_correct: never sample the original token.
+        gen_weight, disc_weight: of the two losses.
+        gen_smooth_label: label smoothing of the generator's cross entropy, in [0, 1); True is 0.1.
+        disc_smooth_label: target of original tokens instead of 0, in [0, 1); True is 0.1.
+        init: of a new model: hf (normal) or google (truncated normal; Glorot for projections).
+
+    Raises:
+        ValueError: names the option.
+    """
+
+    electra_objective: bool = True
+    uniform_generator: bool = False
+    untied_generator: bool = True
+    untied_generator_embeddings: bool = False
+    sampling: str = "fp32_gumbel"
+    temperature: float = 1.0
+    disallow_correct: bool = False
+    gen_weight: float = 1.0
+    disc_weight: float = 50.0
+    gen_smooth_label: float | bool = 0.0
+    disc_smooth_label: float | bool = 0.0
+    init: str = "hf"
+
+    def __post_init__(self):
+        for name in ("gen_smooth_label", "disc_smooth_label"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, 0.1 if value is True else float(value))
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}; 0 switches it off")
+        for name, choices in (("sampling", SAMPLERS), ("init", INITS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; correct it"
+                )
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature must be positive, got {self.temperature}; 1 samples from the softmax itself"
+            )
+        for name in ("gen_weight", "disc_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}; 0 switches the loss off")
+        if self.uniform_generator and not (self.electra_objective and self.untied_generator):
+            raise ValueError("uniform_generator must stand without other generator options, got both; leave one out")
+
+
+def electra_configs(size: str, vocab_size: int, pad_token_id: int = 0) -> tuple[ElectraConfig, ElectraConfig]:
+    """Configs of the generator and the discriminator of a published size: small, base or large."""
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}; correct it")
+    embedding, hidden, layers, heads, feed_forward, divisor = SIZES[size]
+    discriminator = ElectraConfig(
+        vocab_size=vocab_size,
+        pad_token_id=pad_token_id,
+        embedding_size=embedding,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=feed_forward,
+    )
+    return generator_config(discriminator, divisor), discriminator
+
+
+def generator_config(discriminator: PreTrainedConfig, divisor: int) -> PreTrainedConfig:
+    """A smaller config whose embeddings can be the discriminator's.
+
+    A family with a projection after its embeddings (ELECTRA) is divisor times narrower, any other that much shallower.
+    """
+    fields = discriminator.to_dict()
+    for name in ("model_type", "architectures", "_name_or_path"):
+        fields.pop(name, None)
+    if isinstance(discriminator, ElectraConfig):
+        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
+            fields[name] = max(1, fields[name] // divisor)
+    else:
+        fields["num_hidden_layers"] = max(1, fields["num_hidden_layers"] // divisor)
+    return type(discriminator)(**fields)
+
+
+class ElectraJointConfig(PreTrainedConfig):
+    """Configs of both networks, either of which may be absent, and the options as a dictionary."""
+
+    model_type = "electra_joint"
+    sub_configs: ClassVar = {"generator": AutoConfig, "discriminator": AutoConfig}
+
+    generator: PreTrainedConfig | dict | None = None
+    discriminator: PreTrainedConfig | dict | None = None
+    options: dict | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        for name in ("generator", "discriminator"):
+            if isinstance(getattr(self, name), dict):
+                fields = dict(getattr(self, name))
+                setattr(self, name, AutoConfig.for_model(fields.pop("model_type"), **fields))
+        self.options = asdict(ElectraOptions(**self.options or {}))
+        super().__post_init__(**kwargs)
+
+
+@dataclass
+class ElectraJointOutput(ModelOutput):
+    """What one batch gives; sums and counts are scalars on the device, of a term that is absent None.
+
+    Attributes:
+        loss: weighted sum of both mean losses, fp32.
+        generator_loss: sum of cross entropies in nats over masked tokens, fp32.
+        masked, generator_correct, sampled_correct: masked tokens, and those whose likeliest and whose sampled token
+            is the original, int64.
+        discriminator_loss: sum of binary cross entropies in nats over real tokens, fp32.
+        logits: [B, T] of being replaced.
+        replaced: [B, T] bool, where the discriminator's input differs from the original.
+        scored: [B, T] bool, the real tokens.
+    """
+
+    loss: torch.Tensor | None = None
+    generator_loss: torch.Tensor | None = None
+    masked: torch.Tensor | None = None
+    generator_correct: torch.Tensor | None = None
+    sampled_correct: torch.Tensor | None = None
+    discriminator_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    replaced: torch.Tensor | None = None
+    scored: torch.Tensor | None = None
+
+
+def generator_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Sum of cross entropies, in fp32 or wider, of logits [N, V] and labels [N] int64, -100 where nothing is asked."""
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+
+
+def discriminator_loss(
+    logits: torch.Tensor, replaced: torch.Tensor, scored: torch.Tensor, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Sum of binary cross entropies, in fp32 or wider, over the scored tokens of logits [B, T].
+
+    replaced, scored: [B, T] bool. Smoothing is one-sided: original tokens have it as their target instead of 0.
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    target = torch.where(replaced, 1.0, smoothing).to(logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return losses.masked_fill(~scored, 0).sum()
+
+
+class ElectraForJointPreTraining(PreTrainedModel):
+    """Generator and discriminator under one loss; parameters begin with `generator.` and `discriminator.`."""
+
+    config_class = ElectraJointConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: ElectraJointConfig, generator=None, discriminator=None):
+        super().__init__(config)
+        self.options = ElectraOptions(**config.options)
+        if generator is None and config.generator is not None:
+            generator = AutoModelForMaskedLM.from_config(config.generator)
+        if discriminator is None and config.discriminator is not None:
+            discriminator = discriminator_class(config.discriminator).from_config(config.discriminator)
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            setattr(self, name, network if network is None else adapt(network))
+            setattr(config, name, network if network is None else network.config)
+        self._tied_weights_keys = self._shared_names()
+        self.post_init()
+
+    def _shared_names(self) -> dict[str, str]:
+        """Parameters of the discriminator that are the generator's: the embeddings, or the whole encoder."""
+        if self.generator is None or self.discriminator is None:
+            return {}
+        if self.options.untied_generator and self.options.untied_generator_embeddings:
+            return {}
+        start = "embeddings." if self.options.untied_generator else ""
+        own, other = self.generator.base_model, self.discriminator.base_model
+        shared = {name: parameter.shape for name, parameter in own.named_parameters() if name.startswith(start)}
+        wanted = {name: parameter.shape for name, parameter in other.named_parameters() if name.startswith(start)}
+        unlike = sorted(name for name in shared.keys() | wanted.keys() if shared.get(name) != wanted.get(name))
+        if unlike:
+            raise ValueError(
+                f"generator and discriminator must have {start or 'encoder.'}* of the same names and shapes to share "
+                f"them, got another {unlike[0]}; set untied_generator_embeddings"
+            )
+        prefixes = [f"{name}.{getattr(self, name).base_model_prefix}" for name in ("discriminator", "generator")]
+        return {f"{prefixes[0]}.{name}": f"{prefixes[1]}.{name}" for name in wanted}
+
+    def get_input_embeddings(self):
+        return (self.generator or self.discriminator).get_input_embeddings()
+
+    def get_output_embeddings(self):
+        return None if self.generator is None else self.generator.get_output_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        masked_positions: torch.Tensor,
+        noise_seed: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        real_tokens: torch.Tensor | None = None,
+    ) -> ElectraJointOutput:
+        """One pass through both networks; all arguments int64 unless said.
+
+        input_ids [B, T]: masked; attention_mask [B, T], or [B, T, T] bool (query, key); labels [B, T]: the original
+        token where one is masked, else -100; masked_positions [B, P]: places of the labels, filled with places that
+        have none; noise_seed [B]: a number for each sample, drawn if absent; real_tokens [B, T]: what the
+        discriminator is scored on, needed with a mask of pairs only.
+        """
+        options, inputs = self.options, {"attention_mask": attention_mask}
+        inputs |= {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        inputs |= {} if position_ids is None else {"position_ids": position_ids}
+        wanted = labels.gather(1, masked_positions)  # [B, P]
+        asked = wanted != IGNORED
+        output = ElectraJointOutput(masked=asked.sum())
+        if noise_seed is None:
+            noise_seed = torch.randint(2**63 - 1, labels.shape[:1], device=labels.device)
+        keys = place_keys(noise_seed, masked_positions).flatten()
+        if self.generator is None:
+            sampled = sample_uniformly(keys, self.config.discriminator.vocab_size).view_as(wanted)
+        else:
+            logits = self.generator(input_ids=input_ids, masked_positions=masked_positions, **inputs).logits
+            output.generator_loss = generator_loss(logits.flatten(0, 1), wanted.flatten(), options.gen_smooth_label)
+            with torch.no_grad():
+                output.generator_correct = (logits.argmax(-1) == wanted).sum()  # -100 equals no id
+                sampled = self.sample(logits.flatten(0, 1), wanted.flatten(), keys).view_as(wanted)
+        output.sampled_correct = (sampled == wanted).sum()
+        terms = [] if self.generator is None else [(options.gen_weight, output.generator_loss, output.masked)]
+        if self.discriminator is not None:
+            original = torch.where(labels == IGNORED, input_ids, labels)
+            changes = (sampled - wanted).masked_fill(~asked, 0)
+            changed = original.scatter_add(1, masked_positions, changes)
+            output.replaced = changed != original
+            output.scored = (attention_mask if real_tokens is None else real_tokens).bool()
+            logits = self.discriminator(input_ids=changed, **inputs).logits
+            output.logits = logits.squeeze(-1) if logits.dim() == 3 else logits
+            scores = (output.logits, output.replaced, output.scored)
+            output.discriminator_loss = discriminator_loss(*scores, options.disc_smooth_label)
+            terms.append((options.disc_weight, output.discriminator_loss, output.scored.sum()))
+        output.loss = sum(weight * total / count.clamp(min=1) for weight, total, count in terms)
+        return output
+
+    def sample(self, logits: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Token ids [N] for logits [N, V], labels [N] and keys [N], as the options say."""
+        options = self.options
+        logits = logits.half().float() if options.sampling == "fp16_gumbel" else logits.float()
+        logits = logits / options.temperature
+        if options.disallow_correct:
+            logits = logits.scatter(1, labels.clamp(min=0).unsqueeze(-1), -torch.inf)
+        return sample_tokens(torch.exp(logits - logits.amax(-1, keepdim=True)), keys, options.sampling)
+
+    def export(self, folder: str) -> None:
+        """Writes each network as a plain folder of its own, `generator/` and `discriminator/`."""
+        for name, network in self.named_children():
+            network.save_pretrained(f"{folder}/{name}")
+
+
+def discriminator_class(config: PreTrainedConfig):
+    """The Auto class that gives an encoder of this config one score a token."""
+    if config.model_type in REPLACED_TOKEN_HEADS:
+        return AutoModelForPreTraining
+    config.num_labels = 1
+    return AutoModelForTokenClassification
+
+
+def make_joint_model(
+    generator: PreTrainedModel | None, discriminator: PreTrainedModel | None, options: ElectraOptions
+) -> ElectraForJointPreTraining:
+    """Both networks, new or loaded, in one model that shares what the options say.
+
+    generator: a masked LM, None with uniform_generator; discriminator: a model of one score a token, such as
+    ElectraForPreTraining, None without electra_objective.
+
+    Raises:
+        ValueError: a network is missing or too many, vocabularies or shared parameters differ.
+    """
+    for name, model, wanted in (
+        ("generator", generator, not options.uniform_generator),
+        ("discriminator", discriminator, options.electra_objective),
+    ):
+        if (model is not None) != wanted:
+            given = "one" if model is not None else "none"
+            raise ValueError(f"{name} must be {'given' if wanted else 'absent'} with these options, got {given}")
+    if generator is not None and discriminator is not None:
+        sizes = generator.config.vocab_size, discriminator.config.vocab_size
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"generator and discriminator must have one vocabulary, got {sizes[0]} and {sizes[1]} entries; "
+                "take networks of one tokenizer"
+            )
+    config = ElectraJointConfig(
+        generator=None if generator is None else generator.config.to_dict(),
+        discriminator=None if discriminator is None else discriminator.config.to_dict(),
+        options=asdict(options),
+    )
+    return ElectraForJointPreTraining(config, generator, discriminator)
+
+
+def new_joint_model(
+    generator: PreTrainedConfig, discriminator: PreTrainedConfig, options: ElectraOptions
+) -> ElectraForJointPreTraining:
+    """A new model of these configs, initialised as the options say.
+
+    With untied_generator off, and without electra_objective, the generator has the discriminator's config.
+    """
+    if not (options.untied_generator and options.electra_objective):
+        generator = discriminator
+    model = make_joint_model(
+        None if options.uniform_generator else AutoModelForMaskedLM.from_config(generator),
+        discriminator_class(discriminator).from_config(discriminator) if options.electra_objective else None,
+        options,
+    )
+    if options.init == "google":
+        initialize_as_google(model)
+    return model
+
+
+def initialize_as_google(model: nn.Module) -> None:
+    """Truncated normal matrices of deviation 0.02 before truncation, Glorot-uniform projections and output."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            if name.endswith(("embeddings_project", "dense_prediction")):
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
