@@ -9,6 +9,7 @@ Letters: N characters of the batch, T tokens, R rows (blocks).
 from typing import NamedTuple
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from data.segmentation import Segmenter
 from data.tokenization import FastTokenizer, Tokens
@@ -135,6 +136,25 @@ def _last_cut(sentences: np.ndarray, continuation: np.ndarray, start: int, limit
         return int(sentences[before - 1])
     words = np.flatnonzero(~continuation[start + 1 : limit + 1])
     return start + 1 + int(words[-1]) if len(words) else limit
+
+
+def sentence_tables(backend: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """What each id means for sentences where only ids are left, [V] each.
+
+    Returns:
+        kinds int8: 1 ends a sentence, 2 closes what was ended before it, 0 neither; opens bool: text that may begin a
+        sentence, which a number behind a full stop does not.
+    """
+    size = max(backend.get_vocab().values()) + 1
+    kinds, opens = np.zeros(size, np.int8), np.zeros(size, bool)
+    for token, text in enumerate(backend.decode_batch([[token] for token in range(size)])):
+        text = text.lstrip(" \u0120\u2581")  # what stands for a space where a tokenizer has no decoder
+        marks = {int(_CLASSES[ord(character)]) for character in text}
+        if text and 0 not in marks:
+            kinds[token] = 2 if marks == {_CLOSE} else 1
+        else:
+            opens[token] = bool(text) and not text.startswith("##") and not text[0].isdigit()
+    return kinds, opens
 
 
 def join_rows(flat: np.ndarray, lengths: np.ndarray, before: int, after: int) -> np.ndarray:

@@ -35,8 +35,10 @@ class WholeWordMaskCollator:
 
         Returns:
             int64 tensors: input_ids, attention_mask, labels [B, T]; labels are -100 where nothing is predicted.
-            masked_positions [B, P]: where the labelled tokens of each row stand, filled up with 0, the place of
-            [CLS], whose label is always -100.
+            masked_positions [B, P]: where the labelled tokens of each row stand, filled up with the row's first
+            position whose label is -100; that is 0, the place of [CLS], unless the row begins inside a document.
+            Of rows with the key pieces (the lengths of parts to keep apart) also document_ids [B, T], 1, 2, ...
+            within the row and 0 at padding, and position_ids [B, T] that count from 0 in each piece.
         """
         lengths = np.array([len(row["input_ids"]) for row in rows], np.int64)
         input_ids = np.concatenate([row["input_ids"] for row in rows]).astype(np.int64)
@@ -56,11 +58,26 @@ class WholeWordMaskCollator:
         padded[row, position] = replacement
 
         labelled = np.bincount(row, minlength=len(rows))
-        masked_positions = np.zeros((len(rows), max(1, labelled.max())), np.int64)
+        masked_positions = np.empty((len(rows), max(1, labelled.max())), np.int64)
+        masked_positions[:] = (labels == IGNORED).argmax(axis=1)[:, None]
         masked_positions[row, np.arange(len(row)) - (np.cumsum(labelled) - labelled)[row]] = position
-        return {
-            "input_ids": torch.from_numpy(padded),
-            "attention_mask": torch.from_numpy(real.astype(np.int64)),
-            "labels": torch.from_numpy(labels),
-            "masked_positions": torch.from_numpy(masked_positions),
+        arrays = {
+            "input_ids": padded,
+            "attention_mask": real.astype(np.int64),
+            "labels": labels,
+            "masked_positions": masked_positions,
         }
+        if "pieces" in rows[0]:
+            arrays |= piece_arrays([row["pieces"] for row in rows], real)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def piece_arrays(pieces: list[np.ndarray], real: np.ndarray) -> dict[str, np.ndarray]:
+    """document_ids and position_ids, int64 [B, T], of rows made of pieces of these lengths; real [B, T] is no padding."""
+    counts = np.array([len(found) for found in pieces])
+    sizes = np.concatenate(pieces)
+    numbers = np.arange(1, len(sizes) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
+    documents, positions = np.zeros(real.shape, np.int64), np.zeros(real.shape, np.int64)
+    documents[real] = np.repeat(numbers, sizes)
+    positions[real] = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return {"document_ids": documents, "position_ids": positions}

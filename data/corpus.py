@@ -8,6 +8,7 @@ Letters: T tokens of a row, [CLS] and [SEP] included; R rows of the corpus; V en
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,15 @@ class Corpus:
             row = {"input_ids": self._ids[shard][span], "continuation": self._marks[shard][span]}
             found.append({"sample": index, **row})
         return found
+
+    def shards(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """By shard: number of its first row, ids and continuation of all its rows end to end, offsets [rows + 1]."""
+        yield from zip(self._first_rows.tolist(), self._ids, self._marks, self._offsets, strict=False)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether rows were cut from one stream of all documents, so that they begin anywhere and none is padded."""
+        return self.manifest.get("settings", {}).get("line_by_line") is False
 
     def check_tokenizer(self, backend: Tokenizer, flag: str = "--tokenizer_name") -> None:
         """CorpusError naming `flag` unless the corpus was made with this tokenizer."""

@@ -1,0 +1,226 @@
+"""Which tokens make up a training row: a row of the corpus as it is, several laid end to end, or several kept apart.
+
+concat is RoBERTa's FULL-SENTENCES (Liu et al. 2019, arXiv 1907.11692, section 4.2): whole sentences in the order of
+the corpus, across documents, with a separator between two of these. isolated fills a row with whole corpus rows by
+longest-pack-first histogram packing (Krell et al. 2021, arXiv 2107.02027); a model sees each as if it were alone.
+Neither loses or repeats a token, and both depend on the corpus and the chosen rows alone.
+
+Letters: N rows of the corpus that are used, R rows that come of them, t tokens of one of these, V vocabulary.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from data.blocks import sentence_tables
+from data.corpus import Corpus, CorpusError
+from data.sampling import TrainBatches
+from data.tokenization import special_frame
+
+PACKINGS = ("none", "concat", "isolated")
+
+
+class Rows:
+    """Some rows of a corpus as they are.
+
+    Attributes: corpus; numbers int64 [N], which of its rows; lengths int64 [R], tokens of each row that comes of them.
+    """
+
+    def __init__(self, corpus: Corpus, numbers: np.ndarray):
+        self.corpus, self.numbers = corpus, np.asarray(numbers, np.int64)
+        self.lengths = corpus.lengths[self.numbers].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self, indices) -> list[dict]:
+        """Rows by number -> dicts: sample (int), input_ids and continuation [t].
+
+        Isolated rows also have pieces, int64: the lengths of the parts that must not see each other; they sum to t.
+        """
+        return self.corpus.rows(self.numbers[np.asarray(indices, np.int64)])
+
+
+def pack(corpus: Corpus, numbers: np.ndarray, packing: str, length: int, backend: Tokenizer) -> Rows:
+    """The training rows that --packing (one of PACKINGS) makes of some rows of a corpus, at most `length` tokens each.
+
+    numbers: increasing; rows that create_data.py has joined already stay as they are under concat.
+    CorpusError when a row of the corpus is longer, or the tokenizer sets no token on either side of a text.
+    """
+    rows = Rows(corpus, numbers)
+    if packing == "none":
+        return rows
+    longest = int(rows.lengths.max(initial=0))
+    if length < longest:
+        raise CorpusError(
+            f"--max_seq_length must be at least the {longest} tokens of the longest row of {corpus.folder}, got "
+            f"{length}; raise it or prepare the corpus with shorter rows"
+        )
+    frame = special_frame(backend)
+    if len(frame) != 2:
+        raise CorpusError(
+            f"--packing {packing} needs a tokenizer with one token before a text and one after it, got {len(frame)} "
+            "in all; use --packing none"
+        )
+    if packing == "isolated":
+        return IsolatedRows(corpus, numbers, length, frame[0])
+    return rows if corpus.is_grouped else ConcatRows(corpus, numbers, length, backend)
+
+
+class ConcatRows(Rows):
+    """[CLS] sentences [SEP] sentences of the next document [SEP]: as many sentences as fit into `length` tokens.
+
+    The rows are cut from a stream of all chosen corpus rows without their frames, with a separator before each
+    document. They begin where a corpus row or a sentence does, right behind the separator if there is one.
+    """
+
+    def __init__(self, corpus: Corpus, numbers: np.ndarray, length: int, backend: Tokenizer):
+        super().__init__(corpus, numbers)
+        self._frame = special_frame(backend)
+        joined = (np.diff(corpus.documents[self.numbers], prepend=-1) == 0) & (np.diff(self.numbers, prepend=-2) == 1)
+        self._separated = ~joined  # bool [N]: begins a document, or goes on after a gap
+        sizes = self.lengths - 2
+        self._stream_ends = np.cumsum(sizes + self._separated)  # int64 [N]
+        self._stream_starts = self._stream_ends - sizes
+        self._starts, self._stops = self._cut(length - 2, *sentence_tables(backend))  # int64 [R] each
+        self.lengths = self._stops - self._starts + 2
+
+    def _cut(self, capacity: int, ends: np.ndarray, opens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where rows begin and end in the stream."""
+        starts, stops = [], []
+        places, is_separated = np.zeros(0, np.int64), np.zeros(0, bool)
+        for found, separated, stream_end in self._places(ends, opens):
+            places, is_separated = np.concatenate([places, found]), np.concatenate([is_separated, separated])
+            before = np.append(places - is_separated, stream_end)  # where a row ends that the next place does not join
+            following = np.searchsorted(before, places + capacity, side="right") - 1
+            at, following = 0, following.tolist()
+            while following[at] < len(places):
+                starts.append(int(places[at]))
+                at = following[at]
+                stops.append(int(before[at]))
+            places, is_separated = places[at:], is_separated[at:]  # the row that the next shard may fill further
+        return np.array([*starts, *places[:1]], np.int64), np.array([*stops, *self._stream_ends[-1:]], np.int64)
+
+    def _places(self, ends: np.ndarray, opens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """By shard: where a row may begin (int64, increasing), whether after a separator, and the end of the stream.
+
+        A shard at a time, because the sentences of a large corpus do not fit into memory.
+        """
+        for first_row, ids, marks, offsets in self.corpus.shards():
+            chosen = slice(*np.searchsorted(self.numbers, [first_row, first_row + len(offsets) - 1]))
+            local = self.numbers[chosen] - first_row
+            if not len(local):
+                continue
+            sentences = _sentence_starts(ids, marks, ends, opens)
+            row = np.searchsorted(local, np.searchsorted(offsets, sentences, side="right") - 1)
+            used = local[np.minimum(row, len(local) - 1)]
+            within = sentences - offsets[used] - 1
+            inside = (within > 0) & (within < offsets[used + 1] - offsets[used] - 2)
+            begins = self._stream_starts[chosen]
+            places = np.concatenate([begins, begins[row[inside]] + within[inside]])
+            separated = np.append(self._separated[chosen], np.zeros(len(places) - len(begins), bool))
+            order = np.argsort(places)
+            yield places[order], separated[order], int(self._stream_ends[chosen][-1])
+
+    def rows(self, indices) -> list[dict]:
+        return [self._row(index) for index in np.asarray(indices, np.int64).tolist()]
+
+    def _row(self, index: int) -> dict:
+        start, stop = int(self._starts[index]), int(self._stops[index])
+        first = int(np.searchsorted(self._stream_ends, start, side="right"))
+        last = int(np.searchsorted(self._stream_starts, stop, side="left"))
+        cls, sep = ([token] for token in self._frame)
+        ids, marks = [cls], [[0]]
+        for number, row in enumerate(self.corpus.rows(self.numbers[first:last]), first):
+            if number > first and self._separated[number]:
+                ids.append(sep)
+                marks.append([0])
+            begin = int(self._stream_starts[number]) - 1  # of its frame
+            inside = slice(max(start - begin, 1), min(stop - begin, len(row["input_ids"]) - 1))
+            ids.append(row["input_ids"][inside])
+            marks.append(row["continuation"][inside])
+        return {
+            "sample": index,
+            "input_ids": np.concatenate([*ids, sep]),
+            "continuation": np.concatenate([*marks, [0]]),
+        }
+
+
+def _sentence_starts(ids: np.ndarray, marks: np.ndarray, ends: np.ndarray, opens: np.ndarray) -> np.ndarray:
+    """Sorted indices of the tokens that begin a word right after the end of a sentence and its closing quotes.
+
+    ids, marks: of all rows of a shard, frames included; ends, opens: of data.blocks.sentence_tables.
+    """
+    kinds = ends[ids]  # 1 ends a sentence, 2 closes what was ended before it
+    last = np.flatnonzero(kinds == 1)
+    if not len(last):
+        return last
+    after, count = last + 1, len(ids)
+    while (closing := (after < count) & (kinds[np.minimum(after, count - 1)] == 2)).any():
+        after = after + closing
+    after = np.unique(after[after < count])
+    return after[opens[ids[after]] & (marks[after] == 0)]
+
+
+class IsolatedRows(Rows):
+    """Whole corpus rows side by side, each of them, and each document in rows joined already, a piece of its own."""
+
+    def __init__(self, corpus: Corpus, numbers: np.ndarray, length: int, first_token: int):
+        super().__init__(corpus, numbers)
+        self._first_token = first_token
+        self._members, self._edges = fill_rows(self.lengths, length)
+        ends = np.append(0, np.cumsum(self.lengths[self._members]))
+        self.lengths = np.diff(ends[self._edges])
+
+    def rows(self, indices) -> list[dict]:
+        found = []
+        for index in np.asarray(indices, np.int64).tolist():
+            members = self.corpus.rows(self.numbers[self._members[slice(*self._edges[index : index + 2])]])
+            ids, marks = (np.concatenate([row[name] for row in members]) for name in ("input_ids", "continuation"))
+            begins = ids == self._first_token
+            begins[np.cumsum([0] + [len(row["input_ids"]) for row in members[:-1]])] = True
+            pieces = np.diff(np.flatnonzero(begins), append=len(ids))
+            found.append({"sample": index, "input_ids": ids, "continuation": marks, "pieces": pieces})
+        return found
+
+
+def fill_rows(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put items of these lengths, [N] from 1 to capacity, into few rows of `capacity`.
+
+    The longest item left opens a row, and the longest that still fits joins it until none does; rows of the same
+    lengths are made at once, so that the time hardly depends on N.
+
+    Returns:
+        members int64 [N], items of one row after the other; edges int64 [R + 1], where in members each row begins.
+    """
+    items = np.argsort(lengths, kind="stable")
+    counts = np.bincount(lengths, minlength=capacity + 1)
+    taken = np.cumsum(counts) - counts  # where in items the next one of each length stands
+    members, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    while (longest := np.flatnonzero(counts)).size:
+        pattern, room, left = [], capacity, counts.copy()
+        while room and (fitting := np.flatnonzero(left[: room + 1])).size:
+            pattern.append(int(fitting[-1]))
+            left[pattern[-1]] -= 1
+            room -= pattern[-1]
+        chosen, uses = np.unique(pattern, return_counts=True)
+        times = int((counts[chosen] // uses).min())
+        columns = []
+        for size, use in zip(chosen.tolist(), uses.tolist(), strict=True):
+            columns.append(items[taken[size] : taken[size] + use * times].reshape(times, use))
+            taken[size] += use * times
+            counts[size] -= use * times
+        members.append(np.concatenate(columns, axis=1).ravel())
+        sizes.append(np.full(times, len(pattern)))
+    return np.concatenate(members), np.append(0, np.cumsum(np.concatenate(sizes)))
+
+
+def padding_share(batches: TrainBatches, lengths: np.ndarray, multiple: int, micro_batches: int = 2000) -> float:
+    """Share of the positions of the run's first micro-batches that hold no token."""
+    tokens = positions = 0
+    for _, batch in zip(range(micro_batches), batches, strict=False):
+        found = lengths[[row for _, row in batch]]
+        tokens += int(found.sum())
+        positions += len(found) * -(-int(found.max()) // multiple) * multiple
+    return 1 - tokens / positions
