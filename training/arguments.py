@@ -14,6 +14,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from training.pretrained import ArgumentError
+from training.schedules import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,18 @@ class RunArguments(TrainingArguments):
     optimizer: str = field(
         default="adamw", metadata={"help": "adamw (see --optim) or muon.", "choices": ["adamw", "muon"]}
     )
+    adam_bias_correction: bool = field(
+        default=True, metadata={"help": "Correct Adam's moments; without it as google-research/electra."}
+    )
     muon_learning_rate: float = field(
         default=5e-3, metadata={"help": "Peak learning rate of hidden matrices under --optimizer muon."}
+    )
+    schedule: str | None = field(
+        default=None,
+        metadata={"help": "Published ELECTRA schedule instead of --lr_scheduler_type.", "choices": SCHEDULES},
+    )
+    steps_before: int = field(
+        default=0, metadata={"help": "Updates the loaded weights have had; the linear --schedule goes on from there."}
     )
     evaluation_strategy: str | None = field(default=None, metadata={"help": "Old name of eval_strategy."})
     warmup_ratio: float | None = field(default=None, metadata={"help": "Share of max_steps, if warmup_steps is 0."})
@@ -113,6 +124,12 @@ class RunArguments(TrainingArguments):
             raise ValueError(
                 f"--schedule_by_time needs a schedule of steps, got {self.lr_scheduler_type}; leave it out"
             )
+        if self.steps_before < 0 or (self.steps_before and self.schedule is None):
+            raise ValueError(
+                f"--steps_before {self.steps_before} needs --schedule and to be positive; add or change it"
+            )
+        if self.optimizer == "muon" and not self.adam_bias_correction:
+            raise ValueError("--optimizer muon needs --adam_bias_correction true; add it")
         for name in ("auto_find_batch_size", "save_only_model", "label_smoothing_factor", *_FULL_EVAL):
             if getattr(self, name):
                 raise ValueError(f"--{name} {getattr(self, name)} is not supported here; leave it out")
@@ -213,6 +230,7 @@ def split_for_cpu(args: RunArguments, longest: int) -> None:
 _COURSE = (
     *("seed", "data_seed", "max_steps", "train_sampling_strategy", "bf16", "fp16", "tf32", "neftune_noise_alpha"),
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "schedule_by_time"),
+    *("schedule", "steps_before", "adam_bias_correction"),
     *("max_grad_norm", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("optim", "optim_args", "optimizer", "muon_learning_rate"),
 )

@@ -18,7 +18,7 @@ class ReplacedTokenDetection:
     def __init__(self, model: torch.nn.Module, longest: int, probability: float):
         """longest: tokens of the longest row; probability: masked tokens per token."""
         options = model.options
-        self.weights, self.metrics, self.summaries = {}, [], {}
+        self.weights, self.metrics, self.histograms = {}, [], {}
         if model.generator is not None:
             self.weights["generator"] = options.gen_weight
             self.metrics += ["generator_accuracy"]
@@ -27,7 +27,7 @@ class ReplacedTokenDetection:
             self.weights["discriminator"] = options.disc_weight
             names = ("accuracy", "precision", "recall")
             self.metrics += [*(f"discriminator_{name}" for name in names), "share_replaced"]
-            self.summaries["discriminator_auc"] = area_under_curve
+            self.histograms["discriminator_auc"] = (2 * SCORE_BINS, area_under_curve)
         self.example_lengths = (max(longest // 2, 1), max(longest, 2))
         self._probability = probability
 

@@ -2,15 +2,17 @@
 
 An objective has
     weights: {term: factor}, the total loss is the sum over terms of factor * sum / count of the whole global batch;
-    metrics: names of the metrics;
+    metrics: names of the metrics that are quotients of two sums;
+    histograms: {metric: (bins, function of the summed bins)}, of those that are not;
     perplexity_of: the term whose exponential evaluation reports, or None;
     example_lengths, example(length): two row lengths, and inputs of one row, on which FLOPs are counted;
     counts(inputs) -> {term: int64 scalar}, how many targets the micro-batch holds, read from the inputs alone;
-    __call__(model, inputs) -> ({term: sum over targets}, {metric: (numerator, denominator)}), fp32 or int64 scalars
-    on the device.
+    __call__(model, inputs) -> ({term: sum over targets}, {metric: (numerator, denominator) or histogram}), fp32 or
+    int64 scalars, and vectors, on the device.
 """
 
 import inspect
+from types import MappingProxyType
 
 import torch
 
@@ -23,7 +25,7 @@ class MaskedLanguageModelling:
     A head whose forward takes `masked_positions` computes logits there only.
     """
 
-    metrics = ("mlm_accuracy",)
+    metrics, histograms = ("mlm_accuracy",), MappingProxyType({})
     perplexity_of = "mlm"
 
     def __init__(self, model: torch.nn.Module, longest: int, probability: float):

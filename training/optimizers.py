@@ -1,11 +1,31 @@
-"""Muon for hidden matrices together with AdamW for everything else, as one torch optimiser that resumes exactly.
+"""Optimisers that torch lacks: ELECTRA's Adam without bias correction, and Muon for hidden matrices beside AdamW.
 
+Without bias correction: google-research/electra's optimization.py, theta -= lr * (m / (sqrt(v) + eps) + wd * theta).
 Muon: Jordan et al. 2024 (torch.optim.Muon). Matrices are the weights of nn.Linear modules inside the encoder and
 head; embeddings, the output projection, vectors and tables stay with AdamW.
 """
 
 import torch
 from torch import nn
+
+
+class AdamWithoutBiasCorrection(torch.optim.AdamW):
+    """torch's fused AdamW with its step count at infinity, where both corrections are exactly 1."""
+
+    def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0.0):
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for parameter in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.full((), torch.inf, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+        super().step()
+        return loss
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

@@ -30,7 +30,7 @@ _PARTIAL_RUN_FILE = f"incomplete-{RUN_FILE}"
 _OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "model*.safetensors*", "pytorch_model*.bin", "training_args.bin")
 _OWNED += ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 # What a named checkpoint may go on with, because the schedule is made anew: everything else lies in the checkpoint.
-_SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
+_SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "schedule")
 _MAY_CHANGE = {f"arguments.{name}" for name in _SCHEDULE}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 

@@ -23,11 +23,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from training.checkpoints import COMPLETE, PARTIAL, PROGRESS, publish, rotate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
-from training.optimizers import make_muon
+from training.optimizers import AdamWithoutBiasCorrection, make_muon
 from training.pretrained import ArgumentError
 from training.run import LOG_FILE, keep_freed_memory
+from training.schedules import FollowGlobalStep, RateAndMomentum, check_schedule, make_schedule
 from training.stopping import StopEarly, obey_parent_only
-from training.window import Window, means
+from training.window import Window, summary
 
 
 def _set_up_worker(number: int) -> None:
@@ -52,6 +53,9 @@ class Trainer(transformers.Trainer):
         if train_batches is not None:
             args.max_steps = train_batches.steps
             args.ignore_data_skip = True  # the sampler itself starts at the right place
+            if args.schedule is not None:
+                warmup = args.get_warmup_steps(args.max_steps)
+                check_schedule(args.schedule, args.max_steps, warmup, args.steps_before)
         tensorboard = "tensorboard" in args.report_to
         args.report_to = [name for name in args.report_to if name != "tensorboard"]
         super().__init__(**kwargs)
@@ -64,6 +68,7 @@ class Trainer(transformers.Trainer):
         self.add_callback(ConsoleAndFile(Path(args.output_dir) / LOG_FILE))
         self.stop = StopEarly(args.max_train_minutes, across_calls=args.schedule_by_time)
         self.add_callback(self.stop)
+        self.add_callback(FollowGlobalStep())
         self._row_flops = (0.0, 0.0)
         self._start = (0, 0)  # step and place of the data stream that this call starts from
         self._window = Window()
@@ -115,8 +120,7 @@ class Trainer(transformers.Trainer):
         self._window.add("loss", loss)
         if len(sums) > 1:
             metrics |= {f"{term}_loss": (sums[term], self.objective.counts(inputs)[term]) for term in sums}
-        for name, pair in metrics.items():
-            self._window.add_pair(name, pair)
+        self._window.add_metrics(metrics)
         return loss * self.args.world_size
 
     # Logs
@@ -126,7 +130,8 @@ class Trainer(transformers.Trainer):
             totals = self._window.totals(self.accelerator)
             rates = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
             steps = self.state.global_step - self._window_step
-            logs = {"loss": totals["loss"] / steps, **means(totals), **rates, **self._speed(totals)}
+            means = summary(totals, self.objective.histograms)
+            logs = {"loss": totals["loss"] / steps, **means, **rates, **self._speed(totals)}
             self._window.clear()
             self._window_step = self.state.global_step
         if self.train_batches is not None:
@@ -176,42 +181,58 @@ class Trainer(transformers.Trainer):
         return found
 
     def create_optimizer(self, model=None):
-        if self.optimizer is None and self.args.optimizer == "muon":
+        args = self.args
+        if self.optimizer is None and args.optimizer == "muon":
             model = self.model if model is None else model
-            self.optimizer = make_muon(model, self.get_decay_parameter_names(model), self.args)
+            self.optimizer = make_muon(model, self.get_decay_parameter_names(model), args)
+        elif not args.adam_bias_correction:
+            options = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+            self.optimizer_cls_and_kwargs = (AdamWithoutBiasCorrection, options)
         return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
+        args = self.args
+        if self.lr_scheduler is None and args.schedule is not None:
+            warmup = args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = make_schedule(
+                optimizer or self.optimizer, args.schedule, num_training_steps, warmup, args.steps_before
+            )
+            self._created_lr_scheduler = True
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if self.args.schedule_by_time:
-            # As far along as the steps or the minutes are, whichever is further.
-            scheduler.lr_lambdas = [
-                lambda step, rule=rule: rule(max(step, self.stop.share * num_training_steps))
-                for rule in scheduler.lr_lambdas
-            ]
+        if args.schedule_by_time:
+
+            def by_time(rule):
+                """As far along as the steps or the minutes are, whichever is further."""
+                return lambda step: rule(max(step, self.stop.share * num_training_steps))
+
+            scheduler.lr_lambdas = [by_time(rule) for rule in scheduler.lr_lambdas]
+            if isinstance(scheduler, RateAndMomentum):
+                scheduler.momentum = by_time(scheduler.momentum)
         return scheduler
 
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Loss, metrics and perplexity over eval_batches, each a quotient of sums over all tokens and processes."""
-        started = time.perf_counter()
-        names = [*self.objective.weights, *self.objective.metrics]
-        totals = torch.zeros(2 * len(names), dtype=torch.float64, device=self.args.device)
+        """Loss, metrics and perplexity over eval_batches, from sums over all tokens and processes."""
+        started, objective = time.perf_counter(), self.objective
+        window, zero = Window(), torch.zeros((), device=self.args.device)
+        # All processes add up the same names, also those without a batch.
+        window.add_metrics({name: (zero, zero) for name in (*objective.weights, *objective.metrics)})
+        window.add_metrics({name: zero.expand(bins) for name, (bins, _) in objective.histograms.items()})
         self.model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             for batch in self._loader(self.eval_dataset, self.eval_batches, self.eval_collator, workers=0):
                 batch = send_to_device(batch, self.args.device, non_blocking=True)
-                counts = self.objective.counts(batch)
-                sums, metrics = self.objective(self.model, batch)
-                pairs = {term: (sums[term], counts[term]) for term in sums} | metrics
-                totals += torch.stack([value.double() for name in names for value in pairs[name]])
-        totals = self.accelerator.reduce(totals, "sum").view(-1, 2).tolist()
-        means = {name: top / max(bottom, 1) for name, (top, bottom) in zip(names, totals, strict=True)}
-        logs = {"loss": sum(weight * means[term] for term, weight in self.objective.weights.items())}
-        logs |= {name: means[name] for name in self.objective.metrics}
-        if self.objective.perplexity_of is not None:
-            logs["perplexity"] = math.exp(min(means[self.objective.perplexity_of], 700))
+                counts = objective.counts(batch)
+                sums, metrics = objective(self.model, batch)
+                window.add_metrics({term: (sums[term], counts[term]) for term in sums} | metrics)
+        means = summary(window.totals(self.accelerator), objective.histograms)
+        terms = {term: means.pop(term) for term in objective.weights}
+        logs = {"loss": sum(weight * terms[term] for term, weight in objective.weights.items()), **means}
+        if len(terms) > 1:
+            logs |= {f"{term}_loss": value for term, value in terms.items()}
+        if objective.perplexity_of is not None:
+            logs["perplexity"] = math.exp(min(terms[objective.perplexity_of], 700))
         logs = {f"{metric_key_prefix}_{name}": value for name, value in logs.items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)

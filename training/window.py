@@ -1,4 +1,7 @@
-"""Sums since the last log, kept so that neither micro-batches nor processes nor a restart change what is logged."""
+"""Sums since the last log, kept so that neither micro-batches nor processes nor a restart change what is logged.
+
+Most are two scalars, whose quotient is logged; a metric that is no such quotient is computed from a summed histogram.
+"""
 
 from collections import Counter
 
@@ -6,7 +9,7 @@ import torch
 
 
 class Window:
-    """Named sums of this process, of numbers known on the host and of scalars on a device that is not waited for."""
+    """Named sums of this process, of numbers known on the host and of tensors on a device that is not waited for."""
 
     def __init__(self):
         self._host: Counter = Counter()
@@ -24,26 +27,35 @@ class Window:
         self.add(f"{name}/numerator", pair[0])
         self.add(f"{name}/denominator", pair[1])
 
-    def totals(self, accelerator) -> dict[str, float]:
+    def add_metrics(self, metrics: dict[str, tuple | torch.Tensor]) -> None:
+        """Pairs, as for add_pair, and histograms."""
+        for name, value in metrics.items():
+            (self.add_pair if isinstance(value, tuple) else self.add)(name, value)
+
+    def totals(self, accelerator) -> dict[str, float | list[float]]:
         """All sums over all processes."""
         names = sorted(self._device.keys() | self._host.keys())
         values = [
             self._device.get(name, torch.zeros((), dtype=torch.float64)).to(accelerator.device) + self._host[name]
             for name in names
         ]
-        totals = accelerator.reduce(torch.stack(values), "sum").tolist() if values else []
-        return dict(zip(names, totals, strict=True))
+        if not values:
+            return {}
+        sums = accelerator.reduce(torch.cat([value.flatten() for value in values]), "sum").cpu()
+        parts = sums.split([value.numel() for value in values])
+        return {name: part.view(value.shape).tolist() for name, part, value in zip(names, parts, values, strict=True)}
 
-    def restore(self, totals: dict[str, float], share: float) -> None:
+    def restore(self, totals: dict[str, float | list[float]], share: float) -> None:
         """Take up the totals of an earlier call: all of them (share 1) on one process, none (0) on the others."""
-        self._device = {name: torch.tensor(share * value, dtype=torch.float64) for name, value in totals.items()}
+        self._device = {name: share * torch.tensor(value, dtype=torch.float64) for name, value in totals.items()}
 
     def clear(self) -> None:
         self._host.clear()
         self._device.clear()
 
 
-def means(totals: dict[str, float]) -> dict[str, float]:
-    """Quotients of the pairs among the totals."""
+def summary(totals: dict[str, float | list[float]], histograms: dict[str, tuple]) -> dict[str, float]:
+    """Quotients of the pairs among the totals, and what the histograms' functions make of theirs."""
     names = [name.removesuffix("/numerator") for name in totals if name.endswith("/numerator")]
-    return {name: totals[f"{name}/numerator"] / max(totals[f"{name}/denominator"], 1) for name in names}
+    found = {name: totals[f"{name}/numerator"] / max(totals[f"{name}/denominator"], 1) for name in names}
+    return found | {name: function(totals[name]) for name, (_, function) in histograms.items()}

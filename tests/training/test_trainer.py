@@ -19,6 +19,9 @@ class TwoTerms:
 
     weights = {"few": 1.0, "many": 50.0}  # noqa: RUF012
     metrics = ("share",)
+    histograms = {
+        "median": (LENGTH + 1, lambda bins: next(n for n in range(LENGTH + 1) if 2 * sum(bins[: n + 1]) >= sum(bins)))
+    }  # noqa: RUF012
     perplexity_of = None
     example_lengths = (6, 12)
 
@@ -34,7 +37,8 @@ class TwoTerms:
         few = torch.nn.functional.cross_entropy(logits.transpose(1, 2), inputs["labels"], reduction="sum")
         many = (logits.square().mean(-1) * inputs["attention_mask"]).sum()
         share = (inputs["attention_mask"].sum(), torch.ones_like(inputs["labels"]).sum())
-        return {"few": few, "many": many}, {"share": share}
+        lengths = torch.bincount(inputs["attention_mask"].sum(1), minlength=LENGTH + 1)
+        return {"few": few, "many": many}, {"share": share, "median": lengths}
 
 
 class Rows(Dataset):
@@ -108,7 +112,7 @@ def test_two_losses_with_their_own_counts_do_not_depend_on_accumulation(tmp_path
     whole_trainer, whole = run(tmp_path / "whole", SIZE)
     trainer, parts = run(tmp_path / "parts", micro)
     for one, other in zip(whole, parts, strict=True):
-        for name in ("loss", "few_loss", "many_loss", "share", "grad_norm"):
+        for name in ("loss", "few_loss", "many_loss", "share", "median", "grad_norm"):
             assert one[name] == pytest.approx(other[name], rel=1e-5)
         assert one["loss"] == pytest.approx(one["few_loss"] + 50 * one["many_loss"], rel=1e-6)
     ends = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
