@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
-from data.collators import WholeWordMaskCollator
+from data.collators import MaskCollator
 from data.corpus import Corpus, CorpusError
 from data.masking import WholeWordMasking
 from data.sampling import CorpusRows, EvalBatches, TrainBatches
@@ -167,7 +167,7 @@ def set_unigram_bias(model, corpus: Corpus) -> None:
         bias[: len(counts)].copy_(torch.log(counts / counts.sum()))
 
 
-def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> WholeWordMaskCollator:
+def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> MaskCollator:
     try:
         masking = WholeWordMasking(
             vocab_size=len(tokenizer),
@@ -181,7 +181,7 @@ def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = 
         )
     except ValueError as error:
         raise ArgumentError(f"--{error}") from error
-    return WholeWordMaskCollator(masking, tokenizer.pad_token_id, multiple, fixed)
+    return MaskCollator(masking, tokenizer.pad_token_id, multiple, fixed)
 
 
 def make_train_batches(args, train: Rows) -> TrainBatches:

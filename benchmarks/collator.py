@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.collators import WholeWordMaskCollator
+from data.collators import MaskCollator
 from data.masking import WholeWordMasking
 from training.run import keep_freed_memory
 
@@ -119,7 +119,7 @@ def main(argv=None):
     torch.set_num_threads(1)
     keep_freed_memory()  # as in the loader workers of a training; for both sides
     rows = make_rows(args.rows, args.length)
-    ours = WholeWordMaskCollator(WholeWordMasking(VOCAB, MASK, SPECIAL), PAD, pad_to_multiple_of=8)
+    ours = MaskCollator(WholeWordMasking(VOCAB, MASK, SPECIAL), PAD, pad_to_multiple_of=8)
     tokens = args.rows * args.length
     speeds = {
         "transformers 4.x": tokens / cpu_seconds(ListCollator(), rows, max(3, args.rounds // 4)),

@@ -26,7 +26,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.collators import WholeWordMaskCollator
+from data.collators import MaskCollator
 from data.corpus import Corpus
 from data.masking import WholeWordMasking
 from data.sampling import CorpusRows, EvalBatches, TrainBatches
@@ -131,8 +131,8 @@ def main(argv=None):
     args.vocab_size = tokenizer.get_vocab_size()
     train, heldout = (Corpus(args.quickstart / name, "--quickstart") for name in ("corpus_train", "corpus_heldout"))
     masking = masking_for(tokenizer, args.seed)
-    fixed = WholeWordMaskCollator(masking, pad_token_id=tokenizer.token_to_id("[PAD]"), fixed=True)
-    collator = WholeWordMaskCollator(masking, pad_token_id=tokenizer.token_to_id("[PAD]"))
+    fixed = MaskCollator(masking, pad_token_id=tokenizer.token_to_id("[PAD]"), fixed=True)
+    collator = MaskCollator(masking, pad_token_id=tokenizer.token_to_id("[PAD]"))
     rows = CorpusRows(heldout)
     batches = [fixed(rows.__getitems__(b)) for b in EvalBatches(np.arange(len(heldout)), heldout.lengths, 64)]
 

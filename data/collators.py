@@ -1,4 +1,4 @@
-"""Turn corpus rows into the tensors of one micro-batch, masking whole words on the way.
+"""Turn corpus rows into the tensors of one micro-batch, masking words or tokens on the way.
 
 B rows of the batch, T tokens of its longest row (rounded up to a multiple), P labelled tokens of the fullest row.
 """
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.masking import WholeWordMasking
+from data.masking import Masking
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 FIXED_EPOCH = 2**63 - 1  # no training epoch is ever this one
 
 
 @dataclass(frozen=True)
-class WholeWordMaskCollator:
+class MaskCollator:
     """Collator for masked language modelling on a prepared corpus.
 
     Attributes:
@@ -23,12 +23,14 @@ class WholeWordMaskCollator:
         pad_token_id: fills input_ids on the right.
         pad_to_multiple_of: T is rounded up to a multiple of it (8 suits half-precision matrix units).
         fixed: give a sample the same mask in every epoch (evaluation).
+        noise: add noise_seed, for models that sample.
     """
 
-    masking: WholeWordMasking
+    masking: Masking
     pad_token_id: int
     pad_to_multiple_of: int = 1
     fixed: bool = False
+    noise: bool = False
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Collate rows with keys epoch, sample (int), input_ids and continuation ([t] integer arrays).
@@ -39,6 +41,7 @@ class WholeWordMaskCollator:
             position whose label is -100; that is 0, the place of [CLS], unless the row begins inside a document.
             Of rows with the key pieces (the lengths of parts to keep apart) also document_ids [B, T], 1, 2, ...
             within the row and 0 at padding, and position_ids [B, T] that count from 0 in each piece.
+            With noise, noise_seed [B].
         """
         lengths = np.array([len(row["input_ids"]) for row in rows], np.int64)
         input_ids = np.concatenate([row["input_ids"] for row in rows]).astype(np.int64)
@@ -67,6 +70,8 @@ class WholeWordMaskCollator:
             "labels": labels,
             "masked_positions": masked_positions,
         }
+        if self.noise:
+            arrays["noise_seed"] = self.masking.noise_seeds(epochs, samples)
         if "pieces" in rows[0]:
             arrays |= piece_arrays([row["pieces"] for row in rows], real)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

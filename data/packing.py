@@ -198,7 +198,7 @@ def fill_rows(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarra
     counts = np.bincount(lengths, minlength=capacity + 1)
     taken = np.cumsum(counts) - counts  # where in items the next one of each length stands
     members, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    while (longest := np.flatnonzero(counts)).size:
+    while counts.any():
         pattern, room, left = [], capacity, counts.copy()
         while room and (fitting := np.flatnonzero(left[: room + 1])).size:
             pattern.append(int(fitting[-1]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.collators import IGNORED, WholeWordMaskCollator
+from data.collators import IGNORED, MaskCollator
 from data.masking import WholeWordMasking
 from training.run import keep_freed_memory
 
@@ -24,7 +24,7 @@ def make_row(sample, length, epoch=0):
 
 
 def make_collator(**options):
-    return WholeWordMaskCollator(WholeWordMasking(12000, 103, SPECIAL, seed=1), pad_token_id=0, **options)
+    return MaskCollator(WholeWordMasking(12000, 103, SPECIAL, seed=1), pad_token_id=0, **options)
 
 
 def test_tensors_fit_together():
