@@ -5,7 +5,7 @@ Both are means over the whole global batch, of masked tokens and of all real tok
 
 import torch
 
-from training.objectives import IGNORED
+from training.objectives import IGNORED, model_inputs
 
 SCORE_BINS, SCORE_RANGE = 2048, 10.0  # of the histogram from which the AUC is computed, in nats of logit
 
@@ -47,7 +47,7 @@ class ReplacedTokenDetection:
         }
 
     def __call__(self, model, inputs: dict):
-        found = model(**inputs)
+        found = model(**model_inputs(inputs), real_tokens=inputs["attention_mask"])
         sums = {term: getattr(found, f"{term}_loss") for term in self.weights}
         metrics = {"sampled_accuracy": (found.sampled_correct, found.masked)}
         if found.generator_correct is not None:

@@ -19,6 +19,18 @@ import torch
 IGNORED = -100
 
 
+def model_inputs(inputs: dict) -> dict:
+    """The batch as models take it: document_ids [B, T] become a mask of pairs [B, T, T] bool as attention_mask.
+
+    Padding, document 0, sees itself: no row of the softmax is empty.
+    """
+    documents = inputs.get("document_ids")
+    if documents is None:
+        return inputs
+    pairs = documents.unsqueeze(2) == documents.unsqueeze(1)
+    return {name: tensor for name, tensor in inputs.items() if name != "document_ids"} | {"attention_mask": pairs}
+
+
 class MaskedLanguageModelling:
     """Cross entropy and accuracy at the labelled positions of a masked-LM head.
 
