@@ -1,7 +1,8 @@
-"""Pretrain a masked language model with whole-word masks on a corpus folder made by run_chinese_ref.py.
+"""Pretrain a masked language model on a corpus folder made by run_chinese_ref.py or data/create_data.py.
 
-Without --model_type, --config_name and --model_name_or_path it trains GAU-alpha L-24 H-768. Running the same command
-again resumes. Flags are those of JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
+Without --model_type, --config_name and --model_name_or_path it trains GAU-alpha L-24 H-768; --model_type roberta, bert
+and every other masked LM of transformers work as well. Running the same command again resumes. Flags are those of
+JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
 """
 
 import sys
@@ -16,6 +17,7 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,12 +27,16 @@ from transformers import AutoModelForMaskedLM, set_seed
 import models  # noqa: F401  registers the model types
 from data.collators import MaskCollator
 from data.corpus import Corpus, CorpusError
-from data.masking import WholeWordMasking
+from data.masking import TokenMasking, WholeWordMasking
+from data.packing import HELD_OUT_SEED, Rows, load_rows, pack, padding_share
 from data.sampling import CorpusRows, EvalBatches, TrainBatches
+from models.stock import adapt, check_isolation, longest_row
 from training.architecture import make_model
 from training.arguments import (
+    CorpusArguments,
     ModelArguments,
     RunArguments,
+    check_data_flags,
     course_settings,
     parse_arguments,
     per_epoch_to_steps,
@@ -40,17 +46,17 @@ from training.objectives import MaskedLanguageModelling
 from training.run import set_up_process, start_run
 from training.trainer import Trainer
 
-HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
+logger = logging.getLogger(__name__)
+
+MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
 
 
 @dataclass
-class DataArguments:
+class DataArguments(CorpusArguments):
     """What to train on and how to mask it."""
 
-    train_dir: str | None = field(default=None, metadata={"help": "Corpus folder to train on."})
-    validation_dir: str | None = field(default=None, metadata={"help": "Corpus folder to evaluate on."})
-    validation_split: float | None = field(
-        default=None, metadata={"help": "Share of train_dir's documents held out for evaluation, in (0, 1)."}
+    mask_unit: str = field(
+        default="word", metadata={"help": "What is masked whole: word or token.", "choices": list(MASKINGS)}
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "Labelled tokens per token, in (0, 1)."})
     mask_share: float = field(default=0.8, metadata={"help": "Share of labelled tokens that become [MASK]."})
@@ -67,22 +73,25 @@ def main(argv=None) -> dict[str, float]:
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
-    train, held_out = load_rows(data_args, tokenizer)
+    backend = tokenizer.backend_tokenizer
+    plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
+    train = pack(plain, data_args.packing, data_args.max_seq_length, backend)
     set_seed(args.seed)
-    model = make_model(AutoModelForMaskedLM, model_args, tokenizer)
+    model = adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer))
+    check_rows(model, data_args, train, held_out)
     if data_args.unigram_bias:
         set_unigram_bias(model, train.corpus)
-    batches = make_train_batches(args, train) if args.do_train else None
     multiple = 8 if args.fp16 or args.bf16 else 1
+    batches = make_train_batches(args, train, plain, multiple) if args.do_train else None
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
         objective=MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability),
-        train_dataset=CorpusRows(train.corpus),
+        train_dataset=CorpusRows(train),
         train_batches=batches,
         data_collator=make_collator(data_args, tokenizer, args.seed, multiple),
-        eval_dataset=CorpusRows(held_out.corpus) if held_out else None,
+        eval_dataset=CorpusRows(held_out) if held_out else None,
         eval_batches=make_eval_batches(args, held_out) if held_out else None,
         eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),
     )
@@ -99,17 +108,7 @@ def main(argv=None) -> dict[str, float]:
 
 def check_arguments(model_args, data_args, args) -> None:
     """ArgumentError for flags that do not go together."""
-    if not (args.do_train or args.do_eval):
-        raise ArgumentError("--do_train or --do_eval must be given, got neither; add one")
-    if data_args.train_dir is None:
-        raise ArgumentError("--train_dir must name a corpus folder, got none; make one with run_chinese_ref.py")
-    if args.do_train and args.output_dir is None:
-        raise ArgumentError("--output_dir must name the folder of the run, got none; add it")
-    if data_args.validation_dir and data_args.validation_split is not None:
-        raise ArgumentError("--validation_dir must stand without --validation_split, got both; leave one out")
-    held_out = data_args.validation_dir or data_args.validation_split is not None
-    if not held_out and (args.do_eval or args.eval_strategy != "no"):
-        raise ArgumentError("--do_eval and --eval_strategy need held-out data; add --validation_split 0.01")
+    check_data_flags(data_args, args)
     if model_args.model_name_or_path and (model_args.config_name or model_args.config_overrides):
         raise ArgumentError(
             "--model_name_or_path must stand without --config_name and --config_overrides; leave it out"
@@ -119,40 +118,21 @@ def check_arguments(model_args, data_args, args) -> None:
     if data_args.unigram_bias and model_args.model_name_or_path:
         raise ArgumentError("--unigram_bias is for new models; leave it or --model_name_or_path out")
     args.output_dir = args.output_dir or model_args.model_name_or_path
-    args.do_eval = bool(held_out)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a corpus: their numbers and their lengths in tokens."""
-
-    corpus: Corpus
-    numbers: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.corpus.lengths[self.numbers]
-
-
-def load_rows(data_args, tokenizer) -> tuple[Rows, Rows | None]:
-    """Training rows, and held-out rows if there are any, of corpora made with this tokenizer."""
-
-    def load(folder, flag):
-        corpus = Corpus(folder, flag)
-        corpus.check_tokenizer(tokenizer.backend_tokenizer, "--tokenizer_name")
-        if not len(corpus):
-            raise ArgumentError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
-        return corpus
-
-    corpus = load(data_args.train_dir, "--train_dir")
-    if data_args.validation_split is not None:
-        train, held_out = corpus.split_documents(data_args.validation_split, HELD_OUT_SEED)
-        return Rows(corpus, train), Rows(corpus, held_out)
-    every = Rows(corpus, np.arange(len(corpus)))
-    if data_args.validation_dir is None:
-        return every, None
-    held_out = load(data_args.validation_dir, "--validation_dir")
-    return every, Rows(held_out, np.arange(len(held_out)))
+def check_rows(model, data_args, train: Rows, held_out: Rows | None) -> None:
+    """ArgumentError when the model cannot take these rows."""
+    most, longest = longest_row(model), max(int(rows.lengths.max()) for rows in (train, held_out) if rows)
+    if most is not None and longest > most:
+        raise ArgumentError(
+            f"--max_seq_length must be at most {most}, the tokens that the model has positions for, got rows of "
+            f"{longest}; prepare shorter ones or raise max_position_embeddings in --config_overrides"
+        )
+    if data_args.packing == "isolated":
+        try:
+            check_isolation(model)
+        except ValueError as error:
+            raise ArgumentError(f"--packing {error}") from error
 
 
 def set_unigram_bias(model, corpus: Corpus) -> None:
@@ -169,7 +149,7 @@ def set_unigram_bias(model, corpus: Corpus) -> None:
 
 def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> MaskCollator:
     try:
-        masking = WholeWordMasking(
+        masking = MASKINGS[data_args.mask_unit](
             vocab_size=len(tokenizer),
             mask_token_id=tokenizer.mask_token_id,
             special_ids=tuple(tokenizer.all_special_ids),
@@ -184,31 +164,52 @@ def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = 
     return MaskCollator(masking, tokenizer.pad_token_id, multiple, fixed)
 
 
-def make_train_batches(args, train: Rows) -> TrainBatches:
-    """This process's micro-batches of the whole run; settles max_steps and what is measured in epochs."""
+def make_train_batches(args, train: Rows, plain: Rows, multiple: int) -> TrainBatches:
+    """This process's micro-batches of the whole run; settles max_steps and what is measured in epochs.
+
+    plain: the rows that `train` was packed from; multiple: what rows are padded to.
+    """
     split_for_cpu(args, int(train.lengths.max()))
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    per_epoch_to_steps(args, len(train.numbers) / rows_per_step)
-    return TrainBatches(
-        train.numbers,
-        args.train_batch_size,
-        args.gradient_accumulation_steps,
-        args.world_size,
-        args.process_index,
-        steps=args.max_steps,
-        seed=args.seed if args.data_seed is None else args.data_seed,
-        lengths=train.lengths if args.train_sampling_strategy == "group_by_length" else None,
-    )
+    per_epoch_to_steps(args, len(train) / rows_per_step)
+
+    def batches_of(rows: Rows) -> TrainBatches:
+        return TrainBatches(
+            np.arange(len(rows)),
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.process_index,
+            steps=args.max_steps,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            lengths=rows.lengths if args.train_sampling_strategy == "group_by_length" else None,
+        )
+
+    shares = [100 * padding_share(batches_of(rows), rows, multiple) for rows in (train, plain)]
+    logger.info("%d rows; padding %.1f %% of the positions (%.1f %% with --packing none)", len(train), *shares)
+    return batches_of(train)
 
 
 def make_eval_batches(args, held_out: Rows) -> EvalBatches:
-    return EvalBatches(held_out.numbers, held_out.lengths, args.eval_batch_size, args.world_size, args.process_index)
+    return EvalBatches(
+        np.arange(len(held_out)), held_out.lengths, args.eval_batch_size, args.world_size, args.process_index
+    )
 
 
 def settings_of(model_args, data_args, args, config, train: Rows, held_out: Rows | None) -> dict:
     """All that decides which weights the run ends with: a run is resumed only with equal settings."""
     manifest = json.dumps(train.corpus.manifest, sort_keys=True).encode()
-    names = ("mlm_probability", "mask_share", "random_share", "replace_by_word", "unigram_bias", "validation_split")
+    names = (
+        "packing",
+        "max_seq_length",
+        "mask_unit",
+        "mlm_probability",
+        "mask_share",
+        "random_share",
+        "replace_by_word",
+        "unigram_bias",
+        "validation_split",
+    )
     return {
         "arguments": course_settings(args),
         "data": {name: getattr(data_args, name) for name in names}

@@ -78,7 +78,7 @@ class MaskCollator:
 
 
 def piece_arrays(pieces: list[np.ndarray], real: np.ndarray) -> dict[str, np.ndarray]:
-    """document_ids and position_ids, int64 [B, T], of rows made of pieces of these lengths; real [B, T] is no padding."""
+    """document_ids and position_ids, int64 [B, T], of rows of pieces of these lengths; real [B, T] is no padding."""
     counts = np.array([len(found) for found in pieces])
     sizes = np.concatenate(pieces)
     numbers = np.arange(1, len(sizes) + 1) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -19,6 +19,7 @@ from data.sampling import TrainBatches
 from data.tokenization import special_frame
 
 PACKINGS = ("none", "concat", "isolated")
+HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
 
 
 class Rows:
@@ -42,21 +43,47 @@ class Rows:
         return self.corpus.rows(self.numbers[np.asarray(indices, np.int64)])
 
 
-def pack(corpus: Corpus, numbers: np.ndarray, packing: str, length: int, backend: Tokenizer) -> Rows:
-    """The training rows that --packing (one of PACKINGS) makes of some rows of a corpus, at most `length` tokens each.
+def load_rows(
+    train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer
+) -> tuple[Rows, Rows | None]:
+    """Training rows, and held-out rows if there are any. CorpusError unless this tokenizer made the corpora."""
 
-    numbers: increasing; rows that create_data.py has joined already stay as they are under concat.
-    CorpusError when a row of the corpus is longer, or the tokenizer sets no token on either side of a text.
+    def load(folder, flag):
+        corpus = Corpus(folder, flag)
+        corpus.check_tokenizer(backend, "--tokenizer_name")
+        if not len(corpus):
+            raise CorpusError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
+        return corpus
+
+    corpus = load(train_dir, "--train_dir")
+    if validation_split is not None:
+        train, held_out = corpus.split_documents(validation_split, HELD_OUT_SEED)
+        return Rows(corpus, train), Rows(corpus, held_out)
+    every = Rows(corpus, np.arange(len(corpus)))
+    if validation_dir is None:
+        return every, None
+    held_out = load(validation_dir, "--validation_dir")
+    return every, Rows(held_out, np.arange(len(held_out)))
+
+
+def pack(rows: Rows, packing: str, length: int | None, backend: Tokenizer) -> Rows:
+    """The training rows that --packing (one of PACKINGS) makes of some rows of a corpus, whose numbers increase.
+
+    length: most tokens of a row, by default those that the corpus was prepared for.
+    Rows that create_data.py has joined already stay as they are under concat.
+    CorpusError when a row of the corpus is longer, or the tokenizer does not set one token on either side of a text.
     """
-    rows = Rows(corpus, numbers)
-    if packing == "none":
-        return rows
+    corpus, numbers = rows.corpus, rows.numbers
     longest = int(rows.lengths.max(initial=0))
+    if length is None:
+        length = max(longest, corpus.manifest.get("settings", {}).get("max_seq_length", 0))
     if length < longest:
         raise CorpusError(
             f"--max_seq_length must be at least the {longest} tokens of the longest row of {corpus.folder}, got "
             f"{length}; raise it or prepare the corpus with shorter rows"
         )
+    if packing == "none":
+        return rows
     frame = special_frame(backend)
     if len(frame) != 2:
         raise CorpusError(
@@ -112,7 +139,7 @@ class ConcatRows(Rows):
             local = self.numbers[chosen] - first_row
             if not len(local):
                 continue
-            sentences = _sentence_starts(ids, marks, ends, opens)
+            sentences = sentence_starts(ids, marks, ends, opens)
             row = np.searchsorted(local, np.searchsorted(offsets, sentences, side="right") - 1)
             used = local[np.minimum(row, len(local) - 1)]
             within = sentences - offsets[used] - 1
@@ -147,7 +174,7 @@ class ConcatRows(Rows):
         }
 
 
-def _sentence_starts(ids: np.ndarray, marks: np.ndarray, ends: np.ndarray, opens: np.ndarray) -> np.ndarray:
+def sentence_starts(ids: np.ndarray, marks: np.ndarray, ends: np.ndarray, opens: np.ndarray) -> np.ndarray:
     """Sorted indices of the tokens that begin a word right after the end of a sentence and its closing quotes.
 
     ids, marks: of all rows of a shard, frames included; ends, opens: of data.blocks.sentence_tables.
@@ -216,11 +243,11 @@ def fill_rows(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarra
     return np.concatenate(members), np.append(0, np.cumsum(np.concatenate(sizes)))
 
 
-def padding_share(batches: TrainBatches, lengths: np.ndarray, multiple: int, micro_batches: int = 2000) -> float:
-    """Share of the positions of the run's first micro-batches that hold no token."""
+def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batches: int = 2000) -> float:
+    """Share of the positions of the run's first micro-batches without a token; multiple: what they are padded to."""
     tokens = positions = 0
     for _, batch in zip(range(micro_batches), batches, strict=False):
-        found = lengths[[row for _, row in batch]]
+        found = rows.lengths[[row for _, row in batch]]
         tokens += int(found.sum())
         positions += len(found) * -(-int(found.max()) // multiple) * multiple
     return 1 - tokens / positions

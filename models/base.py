@@ -36,6 +36,7 @@ class StrictPreTrainedModel(PreTrainedModel):
     """
 
     family: str
+    takes_pair_masks = True  # attention_mask [B, T, T]
     supports_gradient_checkpointing = True
     _keys_to_ignore_on_load_unexpected = (r"(^|\.)position_ids$",)
 

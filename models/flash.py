@@ -160,6 +160,7 @@ class FLASHPreTrainedModel(StrictPreTrainedModel):
     family = "FLASH"
     config_class = FLASHConfig
     base_model_prefix = "flash"
+    takes_pair_masks = False  # linear attention sums over keys before it meets a query
     _no_split_modules = ("FLASHLayer",)
     _keys_to_ignore_on_load_unexpected = (r"(^|\.)position_ids$", r"(^|\.)rotary_pos_emb\.freqs$")
 

@@ -65,6 +65,33 @@ def adapt(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def check_isolation(model: PreTrainedModel) -> None:
+    """ValueError unless the model, adapted if need be, can keep documents of one row apart.
+
+    That takes a mask of pairs [B, T, T] in every layer and positions that restart.
+    """
+    takes = getattr(model, "takes_pair_masks", None)  # of this repository's own models
+    if takes is None:
+        parameters = inspect.signature(type(model).forward).parameters
+        is_local = getattr(model.config, "sliding_window", None) or getattr(model.config, "local_attention", None)
+        takes = model.config._attn_implementation == "sdpa" and "position_ids" in parameters and not is_local
+    if not takes:
+        raise ValueError(
+            f"isolated needs a model that takes a mask of pairs of tokens, and {type(model).__name__} does not; use "
+            "concat or none, or gau_alpha, flash_quad, roberta, bert or electra"
+        )
+
+
+def longest_row(model: PreTrainedModel) -> int | None:
+    """Most tokens of a row that the model has positions for, None if any number will do."""
+    sizes = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if name.endswith(("position_embeddings", "embed_positions")) and isinstance(module, torch.nn.Embedding)
+    ]
+    return min(sizes, default=None)
+
+
 def _position_offset(model: PreTrainedModel) -> int:
     """What the model's position of a row's first token is: 0, or pad_token_id + 1 in RoBERTa's relatives."""
     for name, module in model.named_modules():

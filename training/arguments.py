@@ -161,6 +161,43 @@ class _Parser(HfArgumentParser):
         raise ArgumentError(message)
 
 
+@dataclass
+class CorpusArguments:
+    """What to train and evaluate on."""
+
+    train_dir: str | None = field(default=None, metadata={"help": "Corpus folder to train on."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Corpus folder to evaluate on."})
+    validation_split: float | None = field(
+        default=None, metadata={"help": "Share of train_dir's documents held out for evaluation, in (0, 1)."}
+    )
+    packing: str = field(
+        default="none",
+        metadata={
+            "help": "none, concat (rows of whole sentences, across documents) or isolated (documents apart).",
+            "choices": ["none", "concat", "isolated"],
+        },
+    )
+    max_seq_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a row; default: what train_dir was prepared for."}
+    )
+
+
+def check_data_flags(data_args: CorpusArguments, args: RunArguments) -> None:
+    """ArgumentError for flags that do not go together; do_eval becomes whether there is held-out data."""
+    if not (args.do_train or args.do_eval):
+        raise ArgumentError("--do_train or --do_eval must be given, got neither; add one")
+    if data_args.train_dir is None:
+        raise ArgumentError("--train_dir must name a corpus folder, got none; make one with run_chinese_ref.py")
+    if args.do_train and args.output_dir is None:
+        raise ArgumentError("--output_dir must name the folder of the run, got none; add it")
+    if data_args.validation_dir and data_args.validation_split is not None:
+        raise ArgumentError("--validation_dir must stand without --validation_split, got both; leave one out")
+    held_out = data_args.validation_dir or data_args.validation_split is not None
+    if not held_out and (args.do_eval or args.eval_strategy != "no"):
+        raise ArgumentError("--do_eval and --eval_strategy need held-out data; add --validation_split 0.01")
+    args.do_eval = bool(held_out)
+
+
 def parse_arguments(classes: list[type], argv: list[str] | None = None) -> tuple:
     """Read flags, or one JSON or YAML file of flags, into one instance of each dataclass.
 

@@ -31,10 +31,23 @@ def model_inputs(inputs: dict) -> dict:
     return {name: tensor for name, tensor in inputs.items() if name != "document_ids"} | {"attention_mask": pairs}
 
 
+def separate_documents(inputs: dict) -> dict:
+    """Inputs without document_ids [B, T]; attention_mask is the mask of pairs [B, T, T] bool that they stand for.
+
+    Padding (document 0) sees padding alone, because a row of a softmax that sees nothing is not a number. Inputs
+    without document_ids are returned as they are.
+    """
+    if "document_ids" not in inputs:
+        return inputs
+    documents = inputs["document_ids"]
+    kept = {name: tensor for name, tensor in inputs.items() if name != "document_ids"}
+    return kept | {"attention_mask": documents.unsqueeze(2) == documents.unsqueeze(1)}
+
+
 class MaskedLanguageModelling:
     """Cross entropy and accuracy at the labelled positions of a masked-LM head.
 
-    A head whose forward takes `masked_positions` computes logits there only.
+    A head whose forward takes `masked_positions` computes logits there only; rows with document_ids are isolated.
     """
 
     metrics, histograms = ("mlm_accuracy",), MappingProxyType({})
@@ -56,6 +69,7 @@ class MaskedLanguageModelling:
         return {"input_ids": ones, "attention_mask": ones, "labels": ones, "masked_positions": positions}
 
     def __call__(self, model, inputs: dict):
+        inputs = separate_documents(inputs)
         labels, positions = inputs["labels"], inputs["masked_positions"]
         if self._takes_positions:
             outputs = model(**inputs)
