@@ -41,7 +41,8 @@ class MaskCollator:
             position whose label is -100; that is 0, the place of [CLS], unless the row begins inside a document.
             Of rows with the key pieces (the lengths of parts to keep apart) also document_ids [B, T], 1, 2, ...
             within the row and 0 at padding, and position_ids [B, T] that count from 0 in each piece.
-            With noise, noise_seed [B].
+            Of rows with the key first_segment (its tokens, separator included) token_type_ids [B, T]: 0, then 1, and
+            0 at padding. With noise, noise_seed [B].
         """
         lengths = np.array([len(row["input_ids"]) for row in rows], np.int64)
         input_ids = np.concatenate([row["input_ids"] for row in rows]).astype(np.int64)
@@ -72,6 +73,9 @@ class MaskCollator:
         }
         if self.noise:
             arrays["noise_seed"] = self.masking.noise_seeds(epochs, samples)
+        if "first_segment" in rows[0]:
+            second = np.arange(width) >= np.array([row["first_segment"] for row in rows])[:, None]
+            arrays["token_type_ids"] = (second & real).astype(np.int64)
         if "pieces" in rows[0]:
             arrays |= piece_arrays([row["pieces"] for row in rows], real)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,0 +1,183 @@
+"""Rows for ELECTRA: the references' examples to the last bit, and none of the corpus lost when packed."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data.collators import MaskCollator
+from data.corpus import FORMAT, Corpus, CorpusError, shard_name, write_manifest, write_shard
+from data.electra_examples import ElectraRows, ExampleBuilder
+from data.masking import TokenMasking
+from training.pretrained import load_tokenizer
+
+CLS, SEP = 101, 102
+DIGESTS = {
+    (24, 0): (271, 4828, 156, "afc1ded788503c3e"),
+    (24, 1): (272, 4856, 167, "44347d1b05e4b02d"),
+    (24, 2): (272, 4842, 162, "59d575bd4a4fd584"),
+    (64, 0): (202, 5215, 53, "1e534caa825b79f3"),
+    (64, 1): (203, 5222, 58, "dd7a86098c2177f9"),
+    (64, 2): (203, 5225, 61, "2a8fc616d30c158f"),
+}
+
+
+def documents():
+    """The token ids of each line of 200 documents."""
+    return [
+        [
+            [1000 + (31 * d + 17 * line + k) % 20000 for k in range((3 * d + 5 * line) % 11 + 1)]
+            for line in range(d % 7 + 1)
+        ]
+        for d in range(200)
+    ]
+
+
+def lines_of(texts):
+    contents = 0
+    for text in texts:
+        for number, line in enumerate(text):
+            yield contents, len(line), number == 0
+            contents += len(line)
+
+
+def build(length, seed, **options):
+    builder = ExampleBuilder(length, seed, **options)
+    texts = documents()
+    flat = [token for text in texts for line in text for token in line]
+    found = [*builder.add(lines_of(texts)), *builder.end_document()]
+    return flat, [[[i for start, size in part for i in range(start, start + size)] for part in row] for row in found]
+
+
+@pytest.mark.parametrize("length, seed", DIGESTS)
+def test_examples_are_those_of_the_references(length, seed):
+    flat, rows = build(length, seed)
+    examples = []
+    for first, second in rows:
+        ids = [CLS, *(flat[i] for i in first), SEP]
+        examples.append([len(ids), ids + ([*(flat[i] for i in second), SEP] if second else [])])
+    digest = hashlib.sha256(json.dumps(examples, separators=(",", ":")).encode()).hexdigest()[:16]
+    tokens = sum(len(ids) for _, ids in examples)
+    assert (len(rows), tokens, sum(bool(second) for _, second in rows), digest) == DIGESTS[length, seed]
+
+
+@pytest.mark.parametrize("length", [8, 24, 64, 128])
+def test_packed_examples_hold_every_token_once_and_no_document_meets_another(length):
+    flat, rows = build(length, 3, keep_overflow=True)
+    assert sorted(i for row in rows for part in row for i in part) == list(range(len(flat)))
+    assert max(len(first) + len(second) + (3 if second else 2) for first, second in rows) <= length
+    owner = np.repeat(range(200), [sum(map(len, text)) for text in documents()])
+    assert all(len({owner[i] for part in row for i in part}) == 1 for row in rows)
+    assert all(first for first, _ in rows)
+
+
+def test_the_reference_throws_tokens_away_and_packed_does_not():
+    rng = np.random.default_rng(0)
+    kept = {}
+    for keep in (False, True):
+        rng = np.random.default_rng(0)
+        sizes = [np.maximum(1, rng.exponential(40, rng.geometric(1 / 12))).astype(int) for _ in range(1500)]
+        starts = np.cumsum(np.concatenate(sizes)) - np.concatenate(sizes)
+        begins = [number == 0 for found in sizes for number in range(len(found))]
+        builder = ExampleBuilder(128, 0, keep_overflow=keep)
+        lines = zip(starts.tolist(), np.concatenate(sizes).tolist(), begins, strict=True)
+        rows = [*builder.add(lines), *builder.end_document()]
+        kept[keep] = sum(size for row in rows for part in row for _, size in part) / sum(map(sum, sizes))
+    assert kept[True] == 1 and kept[False] == pytest.approx(0.77, abs=0.01)
+
+
+@pytest.fixture
+def tokenizer(bert_folder):
+    return load_tokenizer(str(bert_folder()), "--tokenizer_name")
+
+
+@pytest.fixture
+def corpus(tmp_path, tokenizer):
+    """(rows of token texts, documents, rows in the first of two shards, settings) -> a Corpus."""
+
+    def make(rows, numbers, first_shard, **settings):
+        ids = [tokenizer.convert_tokens_to_ids(row) for row in rows]
+        shards = []
+        for number, part in enumerate((slice(0, first_shard), slice(first_shard, None))):
+            flat = np.concatenate(ids[part])
+            marks = np.array([token.startswith("##") for row in rows[part] for token in row], np.uint8)
+            path = tmp_path / shard_name(number)
+            lengths = np.array([len(row) for row in ids[part]])
+            write_shard(path, flat.astype(np.uint16), marks, lengths, np.array(numbers[part]), {})
+            shards.append({"file": path.name, "bytes": path.stat().st_size})
+        manifest = {"format": FORMAT, "complete": True, "shards": shards, "settings": settings}
+        write_manifest(tmp_path, manifest)
+        return Corpus(tmp_path)
+
+    return make
+
+
+def frame(text):
+    return ["[CLS]", *text, "[SEP]"]
+
+
+def make(made, tokenizer, numbers, kind="packed", length=16, seed=0):
+    """Rows as lists of tokens; checks what every row must be."""
+    found = ElectraRows(made, np.asarray(numbers), kind, length, tokenizer.backend_tokenizer, seed)
+    rows = found.rows(range(len(found)))
+    tokens = [tokenizer.convert_ids_to_tokens(row["input_ids"]) for row in rows]
+    for number, (row, text) in enumerate(zip(rows, tokens, strict=True)):
+        assert row["sample"] == number and row["continuation"].tolist() == [t.startswith("##") for t in text]
+        assert len(text) == found.lengths[number] <= length
+        assert text[0] == "[CLS]" and text[-1] == text[row["first_segment"] - 1] == "[SEP]"
+        assert text.count("[SEP]") == 1 + (row["first_segment"] < len(text))
+    return tokens
+
+
+def contents(rows):
+    return sorted(token for row in rows for token in row if token not in ("[CLS]", "[SEP]"))
+
+
+ROWS = [frame("天气好。我爱"), frame(["caf", "##fe", "。", "他", "在"]), frame("北京。清华"), frame("长江!”和")]
+
+
+def test_rows_are_whole_sentences_of_one_document_across_corpus_rows_and_shards(corpus, tokenizer):
+    made = corpus(ROWS, [0, 0, 0, 4], 1)
+    rows = make(made, tokenizer, range(4))
+    assert contents(rows) == contents(ROWS)
+    assert [row for row in rows if "江" in row or "和" in row] == [rows[-1]] and len(contents(rows[-1:])) == 5
+    assert contents(make(made, tokenizer, range(4), "reference", length=8)) != contents(ROWS)
+    # A corpus row that is left out, as a held-out document, ends the document before it.
+    rows = make(made, tokenizer, [0, 2, 3])
+    assert contents(rows) == contents([ROWS[0], ROWS[2], ROWS[3]])
+    assert not any("爱" in row and "北" in row for row in rows)
+
+
+def test_rows_cut_anywhere_from_one_stream_give_their_documents(corpus, tokenizer):
+    stream = [*frame("天气好。我爱"), *frame("他在北京。清华"), *frame("长江!”和")]
+    rows = [stream[i : i + 7] for i in range(0, len(stream), 7)]
+    found = make(corpus(rows, range(len(rows)), 2, line_by_line=False), tokenizer, range(len(rows)))
+    assert contents(found) == contents([stream])
+    assert ["[CLS]", *"长江!”和", "[SEP]"] in [[t for t in row if t != "[SEP]"] + ["[SEP]"] for row in found]
+    assert not any("爱" in row and "他" in row for row in found)
+
+
+def test_a_corpus_of_lines_keeps_them_whole(corpus, tokenizer):
+    rows = [frame("天。气。好。我"), frame("爱。你")]
+    lines = corpus(rows, [0, 0], 1, line_by_line=True)
+    seen = {tuple(row) for seed in range(30) for row in make(lines, tokenizer, [0, 1], seed=seed)}
+    assert any(row[:9] == tuple(frame("天。气。好。我"))[:9] for row in seen)
+    assert all(row.index("[SEP]") >= 8 for row in seen if row[1] == "天")
+
+
+def test_bad_lengths_and_tokenizers_are_refused(corpus, tokenizer):
+    with pytest.raises(CorpusError, match="--max_seq_length must be at least 8, got 7"):
+        make(corpus(ROWS, [0, 0, 0, 4], 1), tokenizer, range(4), length=7)
+
+
+def test_type_ids_tell_the_segments_apart(corpus, tokenizer):
+    made = ElectraRows(corpus(ROWS, [0, 0, 0, 4], 1), np.arange(4), "packed", 16, tokenizer.backend_tokenizer, 0)
+    rows = [{"epoch": 0, **row} for row in made.rows(range(len(made)))]
+    masking = TokenMasking(len(tokenizer), tokenizer.mask_token_id, tuple(tokenizer.all_special_ids))
+    batch = MaskCollator(masking, tokenizer.pad_token_id)(rows)
+    types, real = batch["token_type_ids"], batch["attention_mask"]
+    assert types.dtype == torch.int64 and types.shape == real.shape and (types[real == 0] == 0).all()
+    for row, found, kept in zip(rows, types, real, strict=True):
+        assert found[kept == 1].tolist() == [int(i >= row["first_segment"]) for i in range(len(row["input_ids"]))]
