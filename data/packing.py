@@ -8,6 +8,7 @@ Neither loses or repeats a token, and both depend on the corpus and the chosen r
 Letters: N rows of the corpus that are used, R rows that come of them, t tokens of one of these, V vocabulary.
 """
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,8 +16,10 @@ from tokenizers import Tokenizer
 
 from data.blocks import sentence_tables
 from data.corpus import Corpus, CorpusError
-from data.sampling import TrainBatches
+from data.sampling import EvalBatches, TrainBatches
 from data.tokenization import special_frame
+
+logger = logging.getLogger(__name__)
 
 PACKINGS = ("none", "concat", "isolated")
 HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
@@ -251,3 +254,33 @@ def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batche
         tokens += int(found.sum())
         positions += len(found) * -(-int(found.max()) // multiple) * multiple
     return 1 - tokens / positions
+
+
+def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBatches:
+    """This process's micro-batches of a whole run; logs how much of them is padding.
+
+    args: transformers' TrainingArguments, max_steps set; plain: rows of the corpus that `rows` were made of; multiple:
+    what micro-batches are padded to.
+    """
+
+    def batches_of(found: Rows) -> TrainBatches:
+        return TrainBatches(
+            np.arange(len(found)),
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.process_index,
+            steps=args.max_steps,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            lengths=found.lengths if args.train_sampling_strategy == "group_by_length" else None,
+        )
+
+    shares = [100 * padding_share(batches_of(found), found, multiple) for found in (rows, plain)]
+    logger.info("%d rows; padding %.1f %% of the positions (%.1f %% in rows of the corpus)", len(rows), *shares)
+    return batches_of(rows)
+
+
+def make_eval_batches(args, rows: Rows) -> EvalBatches:
+    """This process's share of the evaluation; args: transformers' TrainingArguments."""
+    numbers = np.arange(len(rows))
+    return EvalBatches(numbers, rows.lengths, args.eval_batch_size, args.world_size, args.process_index)

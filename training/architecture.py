@@ -51,3 +51,27 @@ def make_config(model_args, tokenizer):
         raise ArgumentError(
             f"--config_overrides {model_args.config_overrides}: {error}; see {type(config).__name__}"
         ) from error
+
+
+def check_length(most: int | None, longest: int) -> None:
+    """ArgumentError when the longest row has more tokens than the model has positions for; None is any number."""
+    if most is not None and longest > most:
+        raise ArgumentError(
+            f"--max_seq_length must be at most {most}, the tokens that the model has positions for, got rows of "
+            f"{longest}; prepare shorter ones or raise max_position_embeddings in --config_overrides"
+        )
+
+
+def set_unigram_bias(model, counts) -> None:
+    """Set a masked LM's output bias to the log frequency of each token, so that training need not learn it first.
+
+    counts: int64 array [V], how often each id occurs.
+    """
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is None:
+        raise ArgumentError(
+            f"--unigram_bias needs a head with an output bias, and {type(model).__name__} has none; leave it out"
+        )
+    counts = torch.from_numpy(counts).float() + 1
+    with torch.no_grad():
+        bias[: len(counts)].copy_(torch.log(counts / counts.sum()))

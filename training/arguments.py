@@ -283,6 +283,13 @@ def course_settings(args: RunArguments) -> dict:
     return values
 
 
+def settle_steps(args: RunArguments, lengths) -> None:
+    """Settle the micro-batch, max_steps and what is measured in epochs. lengths: int64 [rows], tokens of each row."""
+    split_for_cpu(args, int(lengths.max()))
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    per_epoch_to_steps(args, len(lengths) / rows_per_step)
+
+
 def per_epoch_to_steps(args: RunArguments, steps_per_epoch: float) -> None:
     """Turn num_train_epochs and `epoch` strategies into numbers of steps, which do not depend on loader lengths.
 

@@ -6,6 +6,7 @@ what stands in the way is moved to a folder beside.
 """
 
 import ctypes
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from transformers.utils.logging import disable_progress_bar
 
+from training.arguments import course_settings
 from training.checkpoints import all_checkpoints, named_checkpoint, newest_checkpoint, remove_partial, step_of
 from training.pretrained import ArgumentError
 
@@ -65,6 +67,17 @@ def keep_freed_memory() -> bool:
         return False
     # No size gets a mapping of its own: M_MMAP_THRESHOLD stops at 32 MiB in some versions, activations are larger.
     return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)])
+
+
+def run_settings(args, data_args, manifest: dict, config, sources: dict) -> dict:
+    """All that decides which weights a run ends with: a run is resumed only with equal settings.
+
+    data_args: dataclass; manifest: of the corpus, which stands for its folder; config: the model's; sources: more.
+    """
+    data = {name: value for name, value in vars(data_args).items() if name not in ("train_dir", "validation_dir")}
+    data["train_dir"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    model = {k: v for k, v in config.to_diff_dict().items() if k not in ("transformers_version", "_name_or_path")}
+    return {"arguments": course_settings(args), "data": data, "model": model, **sources}
 
 
 def start_run(args, settings: dict) -> Path | None:

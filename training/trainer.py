@@ -217,7 +217,7 @@ class Trainer(transformers.Trainer):
         started, objective = time.perf_counter(), self.objective
         window, zero = Window(), torch.zeros((), device=self.args.device)
         # All processes add up the same names, also those without a batch.
-        window.add_metrics({name: (zero, zero) for name in (*objective.weights, *objective.metrics)})
+        window.add_metrics(dict.fromkeys((*objective.weights, *objective.metrics), (zero, zero)))
         window.add_metrics({name: zero.expand(bins) for name, (bins, _) in objective.histograms.items()})
         self.model.eval()
         with torch.no_grad(), self.accelerator.autocast():
@@ -290,3 +290,8 @@ class Trainer(transformers.Trainer):
                 f"--resume_from_checkpoint must name a checkpoint of this model, got one with missing tensors "
                 f"{sorted(missing)[:3]} and unexpected ones {load_result.unexpected_keys[:3]}; start over with none"
             )
+
+
+def last_evaluation(state) -> dict[str, float]:
+    """The numbers of the last evaluation of a run, {} if there was none. state: transformers' TrainerState."""
+    return next((logs for logs in reversed(state.log_history) if "eval_loss" in logs), {})
