@@ -13,12 +13,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.jsonl import input_files
-from data.preparation import Preparer, begin, finish, locked_output, prepare_all, scan
+from data.preparation import Preparer, begin, finish, locked_output, prepare_units
 from data.reference import ReferenceWriter
 from data.segmentation import SEGMENTERS, make_segmenter
+from data.sources import LineSource
 from data.tokenization import FastTokenizer, load_backend, tokenizer_hash
 from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
 
@@ -56,9 +55,9 @@ def load(args: argparse.Namespace):
     name = resolve_pretrained(args.model_name, "--model_name")
     backend = load_backend(name, lambda folder: load_tokenizer(folder, "--model_name").backend_tokenizer)
     tokenizer = FastTokenizer(backend)
-    if len(tokenizer.frame) != 2:
+    if list(map(len, tokenizer.frame)) != [1, 1]:
         raise ArgumentError(
-            f"--model_name must add one token before a text and one after it, got {len(tokenizer.frame)} in all from "
+            f"--model_name must add one token before a text and one after it, got {tokenizer.frame} from "
             f"{args.model_name!r}; use a tokenizer with [CLS] and [SEP]"
         )
     return backend, tokenizer
@@ -72,29 +71,6 @@ def settings_of(args: argparse.Namespace) -> dict:
     return {**kept, "segmenter": name, "user_dict": words}
 
 
-def prepare_units(preparer: Preparer, units: list, workers: int, log_interval: int) -> list[dict]:
-    """Prepare the units that are not finished yet; return the records of all."""
-    records = {unit.number: record for unit in units if (record := preparer.record_of(unit))}
-    waiting = [unit for unit in units if unit.number not in records]
-    if records:
-        print(f"going on: {len(records)} of {len(units)} shards are finished", file=sys.stderr)
-    finished = sum(unit.size for unit in units if unit.number in records)
-    bar = tqdm(total=finished + sum(unit.size for unit in waiting), initial=finished, unit="B", unit_scale=True)
-    bytes_done = documents = 0
-
-    def report(unit, record):
-        nonlocal bytes_done, documents
-        records[unit.number] = record
-        bytes_done, documents = bytes_done + unit.size, documents + record["documents"]
-        if documents >= log_interval or len(records) == len(units):
-            bar.update(bytes_done)
-            bytes_done = documents = 0
-
-    with bar:
-        prepare_all(preparer, waiting, workers, report)
-    return [records[unit.number] for unit in units]
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
@@ -104,18 +80,19 @@ def main(argv: list[str] | None = None) -> None:
     segmenter = make_segmenter(args.segmenter, args.user_dict)
     folder = Path(args.output_dir)
     with locked_output(folder):
-        inputs, units = scan(files, Path(args.input_path))
+        source = LineSource(files, Path(args.input_path), args.json_key)
+        inputs, units = source.scan()
         identity = {"name": args.model_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
-        manifest = begin(folder, inputs, identity, settings_of(args))
+        manifest = begin(folder, inputs, identity, settings_of(args), ("--input_path", "--model_name"))
         preparer = Preparer(
             folder=folder,
             tokenizer=tokenizer,
             segmenter=segmenter,
-            reference=ReferenceWriter(folder, backend) if args.reference_files else None,
-            json_key=args.json_key,
+            source=source,
             max_seq_length=args.max_seq_length,
             min_chars=args.min_chars,
             skip_errors=args.on_error == "skip",
+            reference=ReferenceWriter(folder, backend) if args.reference_files else None,
         )
         records = prepare_units(preparer, units, args.workers, args.log_interval)
         if not any(record["blocks"] for record in records):

@@ -53,7 +53,9 @@ def make_blocks(
     sizes = np.diff(bounds)
     kept = np.array([len(document.strip()) >= min_chars for document in documents], bool) & (sizes > 0)
     words = int(np.count_nonzero(~continuation & np.repeat(kept, sizes)))
-    edges, owners, cut_words = _pack(bounds, kept, capacity, continuation, sentence_starts(points, tokens, starts))
+    is_long = kept & (sizes > capacity)
+    sentences = sentence_starts(points, tokens, starts) if is_long.any() else None
+    edges, owners, cut_words = _pack(bounds, kept, capacity, continuation, sentences)
     continuation[edges[:, 0]] = False
     lengths = edges[:, 1] - edges[:, 0]
     ids = tokens.ids
@@ -105,12 +107,13 @@ def sentence_starts(points: np.ndarray, tokens: Tokens, documents: np.ndarray) -
 
 
 def _pack(
-    bounds: np.ndarray, kept: np.ndarray, capacity: int, continuation: np.ndarray, sentences: np.ndarray
+    bounds: np.ndarray, kept: np.ndarray, capacity: int, continuation: np.ndarray, sentences: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Token ranges of the blocks (int64 [R, 2]), the document of each, and the number of words that had to be cut."""
-    sizes = np.diff(bounds)
-    is_long = kept & (sizes > capacity)
-    if not is_long.any():
+    """Token ranges of the blocks (int64 [R, 2]), the document of each, and the number of words that had to be cut.
+
+    sentences: where they start, None when every document fits into a block.
+    """
+    if sentences is None:
         owners = np.flatnonzero(kept)
         return np.stack([bounds[owners], bounds[owners + 1]], axis=1), owners, 0
     sentences = sentences[~continuation[sentences]]
@@ -157,12 +160,15 @@ def sentence_tables(backend: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     return kinds, opens
 
 
-def join_rows(flat: np.ndarray, lengths: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Put one item before and one after each row: flat [T] with rows of `lengths` -> [T + 2 R], same dtype."""
-    joined = np.empty(len(flat) + 2 * len(lengths), flat.dtype)
-    ends = np.cumsum(lengths + 2)
+def join_rows(flat: np.ndarray, lengths: np.ndarray, before: list[int], after: list[int]) -> np.ndarray:
+    """Put the same items before and after each row: flat [T] -> [T + R * (items before and after)], same dtype."""
+    framed = lengths + len(before) + len(after)
+    joined = np.empty(len(flat) + int((framed - lengths).sum()), flat.dtype)
     inside = np.ones(len(joined), bool)
-    inside[ends - 1] = inside[ends - lengths - 2] = False
-    joined[ends - lengths - 2], joined[ends - 1] = before, after
+    ends = np.cumsum(framed)
+    for place, item in enumerate(before):
+        joined[ends - framed + place], inside[ends - framed + place] = item, False
+    for place, item in enumerate(reversed(after), 1):
+        joined[ends - place], inside[ends - place] = item, False
     joined[inside] = flat
     return joined

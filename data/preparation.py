@@ -1,16 +1,16 @@
-"""From JSON lines to the shards of a corpus, in units of work that any number of processes can share and resume.
+"""From documents to the shards of a corpus, in units of work that any number of processes can share and resume.
 
-A unit is a run of whole lines of the input. It becomes one shard, whose bytes depend on the unit and the settings
-alone; a shard that exists is finished, because it appears by a rename together with its record.
+A unit of the source becomes one shard, whose bytes depend on the unit and the settings alone; a shard that exists is
+finished, because it appears by a rename together with its record.
 """
 
 import errno
 import fcntl
 import gc
-import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,9 +20,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
+from tqdm import tqdm
 
 from data.blocks import Blocks, join_rows, make_blocks
 from data.corpus import (
@@ -37,74 +38,16 @@ from data.corpus import (
     write_manifest,
     write_shard,
 )
-from data.jsonl import DataError, parse_text
+from data.jsonl import DataError
 from data.reference import REFERENCE, ReferenceWriter
 from data.segmentation import Segmenter
+from data.sources import Source, Unit
 from data.tokenization import FastTokenizer
 
-UNIT_BYTES = 1 << 20  # of a small input; a unit is the least that a killed run repeats, and what two workers share
-_MOST_UNIT_BYTES = 16 << 20  # of a large one; a worker holds the tokens of one unit
-_FEW_UNITS = 256  # in between, so many units
 _BATCH = 1 << 16  # characters tokenised at once; larger arrays leave the processor's cache
+_NO_LIMIT = 2**40
 _LOCK = ".lock"
 _LOCK_SECONDS = 10.0
-
-
-class Span(NamedTuple):
-    """Whole lines of one file: the bytes start:end, of which the first is the beginning of line `line` (from 1)."""
-
-    path: Path
-    start: int
-    end: int
-    line: int
-
-
-class Unit(NamedTuple):
-    number: int
-    document: int  # number of its first line over all files
-    spans: tuple[Span, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(span.end - span.start for span in self.spans)
-
-
-def scan(files: list[Path], root: Path) -> tuple[list[dict], list[Unit]]:
-    """Read all inputs once: (name below `root`, bytes and SHA-256 of each file; the units of work)."""
-    total = sum(file.stat().st_size for file in files)
-    target = max(UNIT_BYTES, min(total // _FEW_UNITS, _MOST_UNIT_BYTES))
-    inputs, units, spans = [], [], []
-    filled = documents = first_document = 0
-
-    def close(path, start, end, line):
-        nonlocal filled, spans, first_document
-        spans.append(Span(path, start, end, line))
-        units.append(Unit(len(units), first_document, tuple(spans)))
-        filled, spans, first_document = 0, [], documents
-
-    for path in files:
-        digest, position, start, line, first_line = hashlib.sha256(), 0, 0, 1, 1
-        with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-                done = 0
-                while (cut := block.find(b"\n", done + max(target - filled - 1, 0)) + 1) > 0:
-                    lines = block.count(b"\n", done, cut)
-                    documents, line = documents + lines, line + lines
-                    close(path, start, position + cut, first_line)
-                    start, first_line, done = position + cut, line, cut
-                lines = block.count(b"\n", done)
-                documents, line, filled = documents + lines, line + lines, filled + len(block) - done
-                position += len(block)
-                unended = not block.endswith(b"\n")
-        if position > start:
-            documents += unended
-            spans.append(Span(path, start, position, first_line))
-        name = path.relative_to(root).as_posix() if path != root else path.name
-        inputs.append({"file": name, "bytes": position, "sha256": digest.hexdigest()})
-    if spans:
-        units.append(Unit(len(units), first_document, tuple(spans)))
-    return inputs, units
 
 
 @contextmanager
@@ -145,9 +88,10 @@ def _try_lock(handle: IO) -> bool:
     return True
 
 
-def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict) -> dict:
+def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict, flags: tuple[str, str]) -> dict:
     """Return the manifest of an unfinished corpus: the one in the folder, or a new one, which is written.
 
+    flags: those that name the input and the tokenizer; the keys of `settings` are flags too.
     CorpusError naming the flag when the folder was begun with other inputs, another tokenizer or other settings.
     """
     fresh = {"format": FORMAT, "complete": False, "inputs": inputs, "tokenizer": tokenizer, "settings": settings}
@@ -155,10 +99,10 @@ def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict) -> 
         write_manifest(folder, fresh)
         return fresh
     found = read_manifest(folder, "--output_dir")
-    differences = [("--input_path", _describe(found["inputs"]), _describe(inputs), found["inputs"] != inputs)]
+    differences = [(flags[0], _describe(found["inputs"]), _describe(inputs), found["inputs"] != inputs)]
     old, new = found["tokenizer"], tokenizer
     described = [f"{made['name']} ({made['size']} entries)" for made in (old, new)]
-    differences.append(("--model_name", *described, old["hash"] != new["hash"]))
+    differences.append((flags[1], *described, old["hash"] != new["hash"]))
     for name, value in settings.items():
         differences.append((f"--{name}", found["settings"].get(name), value, found["settings"].get(name) != value))
     for flag, before, now, differs in differences:
@@ -181,11 +125,12 @@ class Preparer:
     folder: Path
     tokenizer: FastTokenizer
     segmenter: Segmenter
-    reference: ReferenceWriter | None
-    json_key: str
+    source: Source
     max_seq_length: int
-    min_chars: int
-    skip_errors: bool
+    min_chars: int = 1
+    skip_errors: bool = False
+    reference: ReferenceWriter | None = None
+    whole: bool = False  # a row for each document, whatever its length
 
     def record_of(self, unit: Unit) -> dict | None:
         """The record of a finished unit; None when its shard is missing, or skipped lines that must now fail."""
@@ -198,14 +143,16 @@ class Preparer:
         counts = Counter(dict.fromkeys(COUNTS, 0))
         columns = [bytearray() for _ in range(4)]  # they grow in place: a unit is never in memory twice
         dtypes = (id_dtype(self.tokenizer.vocab_size), np.uint8, np.int64, np.int64)
-        references = []
+        references, (before, after) = [], self.tokenizer.frame
+        framed = len(before) + len(after)
+        capacity = _NO_LIMIT if self.whole else self.max_seq_length - framed
         for numbers, texts in self._batches(unit, counts):
-            blocks, text = make_blocks(texts, self.tokenizer, self.segmenter, self.max_seq_length - 2, self.min_chars)
+            blocks, text = make_blocks(texts, self.tokenizer, self.segmenter, capacity, self.min_chars)
             _count(counts, texts, blocks)
             rows = (
-                join_rows(blocks.ids, blocks.lengths, *self.tokenizer.frame),
-                join_rows(blocks.continuation, blocks.lengths, 0, 0),
-                blocks.lengths + 2,
+                join_rows(blocks.ids, blocks.lengths, before, after),
+                join_rows(blocks.continuation, blocks.lengths, [0] * len(before), [0] * len(after)),
+                blocks.lengths + framed,
                 np.array(numbers)[blocks.documents],
             )
             for column, values, dtype in zip(columns, rows, dtypes, strict=True):
@@ -221,9 +168,9 @@ class Preparer:
 
     def _batches(self, unit: Unit, counts: Counter) -> Iterator[tuple[list[int], list[str]]]:
         numbers, texts, characters = [], [], 0
-        for number, line, path, line_number in _lines(unit):
+        for number, content, where in self.source.raw(unit):
             try:
-                text = parse_text(line, self.json_key, f"{path}:{line_number}")
+                text = self.source.text(content, where)
             except DataError:
                 if not self.skip_errors:
                     raise
@@ -254,21 +201,6 @@ def _count(counts: Counter, texts: list[str], blocks: Blocks) -> None:
     counts["words"] += blocks.words
     counts["cut_words"] += blocks.cut_words
     counts["blocks"] += len(blocks.lengths)
-
-
-def _lines(unit: Unit) -> Iterator[tuple[int, bytes, Path, int]]:
-    """Lines that are not blank: (number over all files, line, file, number in the file)."""
-    number = unit.document
-    for span in unit.spans:
-        with span.path.open("rb") as handle:
-            handle.seek(span.start)
-            remaining, line_number = span.end - span.start, span.line
-            while remaining > 0:
-                line = handle.readline(remaining)
-                remaining -= len(line)
-                if not line.isspace():
-                    yield number, line, span.path, line_number
-                number, line_number = number + 1, line_number + 1
 
 
 _prepare: Preparer  # of a worker
@@ -308,6 +240,32 @@ def prepare_all(prepare: Preparer, units: list[Unit], workers: int, report: Call
     finally:
         pool.shutdown(cancel_futures=True)
         gc.unfreeze()
+
+
+def prepare_units(preparer: Preparer, units: list[Unit], workers: int, log_interval: int = 100) -> list[dict]:
+    """Prepare the units that are not finished yet; return the records of all, in order.
+
+    log_interval: documents between updates of the progress bar, at least.
+    """
+    records = {unit.number: record for unit in units if (record := preparer.record_of(unit))}
+    waiting = [unit for unit in units if unit.number not in records]
+    if records:
+        print(f"going on: {len(records)} of {len(units)} shards are finished", file=sys.stderr)
+    finished = sum(unit.size for unit in units if unit.number in records)
+    bar = tqdm(total=finished + sum(unit.size for unit in waiting), initial=finished, unit="B", unit_scale=True)
+    bytes_done = documents = 0
+
+    def report(unit, record):
+        nonlocal bytes_done, documents
+        records[unit.number] = record
+        bytes_done, documents = bytes_done + unit.size, documents + record["documents"]
+        if documents >= log_interval or len(records) == len(units):
+            bar.update(bytes_done)
+            bytes_done = documents = 0
+
+    with bar:
+        prepare_all(preparer, waiting, workers, report)
+    return [records[unit.number] for unit in units]
 
 
 def finish(folder: Path, manifest: dict, records: list[dict]) -> dict:

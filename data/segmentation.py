@@ -1,4 +1,4 @@
-"""Word boundaries of Chinese text as character positions: rjieba's own cut, or white space.
+"""Word boundaries of text as character positions: rjieba's own cut, white space, or BERT's basic tokenizer's.
 
 Source: jieba's dictionary and HMM through rjieba (https://github.com/messense/rjieba-py). The original program
 (spec: JunnYu/FLASHQuad_pytorch run_chinese_ref.py) throws the positions away and matches a set of words against the
@@ -7,6 +7,7 @@ text, which joins 研究|生命 into 研究生|命; here the positions themselve
 Letters: N characters of the text.
 """
 
+import unicodedata
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import rjieba
 
 from data.jsonl import DataError
 
-SEGMENTERS = ("rjieba", "whitespace")
+SEGMENTERS = ("rjieba", "whitespace", "basic")
 _PIECE = 1 << 15  # characters per call of rjieba: its word list then stays in the processor's cache
 _SAFE_END = "。"  # jieba never joins this character with a neighbour, so a cut after it changes no word
 _SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], np.uint32)
@@ -76,10 +77,38 @@ class WhitespaceSegmenter:
         return np.cumsum(starts, dtype=np.int32)
 
 
+class BasicSegmenter:
+    """Words of most languages: every punctuation mark and ideograph is one, and so is what stands between them.
+
+    As google-research/bert's BasicTokenizer splits, so that WordPiece's words are those of whole-word BERT.
+    """
+
+    def __init__(self):
+        self._apart = np.full(0x110000, -1, np.int8)  # 1 alone, 0 joins its neighbours, -1 not looked at yet
+
+    def word_numbers(self, text: str, points: np.ndarray) -> np.ndarray:
+        apart = self._apart.take(points)
+        if len(apart) and apart.min() < 0:
+            for point in np.unique(points[apart < 0]).tolist():
+                self._apart[point] = _stands_alone(chr(point))
+            apart = self._apart.take(points)
+        starts = apart > 0
+        starts[1:] |= apart[:-1] > 0
+        return np.cumsum(starts, dtype=np.int32)
+
+
+def _stands_alone(character: str) -> bool:
+    if character.isspace() or unicodedata.category(character)[0] == "P":
+        return True
+    if character.isascii():
+        return not character.isalnum() and character.isprintable()
+    return unicodedata.name(character, "").startswith(("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH"))
+
+
 def make_segmenter(name: str, user_dict: str | None = None) -> Segmenter:
     """The segmenter called `name` (one of SEGMENTERS). ValueError when a dictionary is given to one without."""
     if name == "rjieba":
         return RjiebaSegmenter(user_dict)
     if user_dict is not None:
         raise ValueError(f"--user_dict must go with --segmenter rjieba, got --segmenter {name}; drop one of the two")
-    return WhitespaceSegmenter()
+    return WhitespaceSegmenter() if name == "whitespace" else BasicSegmenter()

@@ -130,6 +130,16 @@ def special_frame(backend: Tokenizer) -> list[int]:
     return [token for token, real in zip(empty.ids, empty.attention_mask, strict=True) if real]
 
 
+def split_frame(backend: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids of special_frame before and those after a text."""
+    frame, text = special_frame(backend), "0"
+    count = len(backend.encode(text, add_special_tokens=False).ids)
+    framed = backend.encode(text)
+    found = [token for token, real in zip(framed.ids, framed.attention_mask, strict=True) if real]
+    before = next(place for place in range(len(frame) + 1) if found[:place] + found[place + count :] == frame)
+    return frame[:before], frame[before:]
+
+
 def _looks_at_single_characters(normalizer: dict) -> bool:
     """Whether the normaliser treats every character without regard to its neighbours.
 
@@ -150,13 +160,13 @@ def _looks_at_single_characters(normalizer: dict) -> bool:
 class FastTokenizer:
     """Tokenises batches of documents; ids, without specials, are those of `backend.encode` on each document.
 
-    Attributes: vocab_size; frame, the ids that the tokenizer sets around a text ([CLS] and [SEP]).
+    Attributes: vocab_size; frame, the ids that the tokenizer sets before and after a text ([CLS] and [SEP]).
     """
 
     def __init__(self, backend: Tokenizer):
         self._backend = backend
         self.vocab_size = backend.get_vocab_size()
-        self.frame = special_frame(backend)
+        self.frame = split_frame(backend)
         settings = json.loads(backend.to_str())
         self._added = [token["content"] for token in settings["added_tokens"]]
         flags = ("normalized", "lstrip", "rstrip", "single_word")

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 import run_chinese_ref
-from data import preparation
+from data import preparation, sources
 from data.corpus import Corpus, CorpusError
 from data.jsonl import DataError
 from data.tokenization import load_backend
@@ -56,7 +56,7 @@ def write_jsonl(path, texts, key="text"):
 
 @pytest.fixture
 def small_units(monkeypatch):
-    monkeypatch.setattr(preparation, "UNIT_BYTES", 4000)
+    monkeypatch.setattr(sources, "UNIT_BYTES", 4000)
     monkeypatch.setattr(preparation, "_BATCH", 1000)
 
 
@@ -149,7 +149,7 @@ def test_the_same_command_goes_on_at_the_first_missing_shard(tokenizer, tmp_path
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tokenizer, tmp_path):
     source, out = write_jsonl(tmp_path / "in.jsonl", documents(1500)), tmp_path / "out"
-    code = "import sys, data.preparation as p; p.UNIT_BYTES = 9000; import run_chinese_ref as r; r.main(sys.argv[1:])"
+    code = "import sys, data.sources as p; p.UNIT_BYTES = 9000; import run_chinese_ref as r; r.main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "--model_name", str(tokenizer), "--input_path", str(source)]
     command += ["--workers", "2", "--reference_files", "--output_dir"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)

@@ -153,5 +153,5 @@ def test_short_documents_are_dropped_whole_and_their_tokens_counted(backend):
 
 def test_rows_are_framed():
     flat, lengths = np.array([5, 6, 7], np.uint16), np.array([2, 1])
-    assert join_rows(flat, lengths, 1, 2).tolist() == [1, 5, 6, 2, 1, 7, 2]
-    assert join_rows(flat[:0], lengths[:0], 1, 2).tolist() == []
+    assert join_rows(flat, lengths, [1], [2]).tolist() == [1, 5, 6, 2, 1, 7, 2]
+    assert join_rows(flat[:0], lengths[:0], [1], [2]).tolist() == []

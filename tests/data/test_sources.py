@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import preparation
-from data.preparation import scan
+from data import sources
+from data.sources import LineSource
 
 
 def scanned(folder, contents, unit_bytes):
@@ -15,8 +15,8 @@ def scanned(folder, contents, unit_bytes):
     for file, content in zip(files, contents, strict=True):
         file.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "UNIT_BYTES", unit_bytes)
-        return scan(files, folder)
+        patch.setattr(sources, "UNIT_BYTES", unit_bytes)
+        return LineSource(files, folder, None).scan()
 
 
 @settings(deadline=None, max_examples=150)
@@ -27,14 +27,15 @@ def scanned(folder, contents, unit_bytes):
 def test_units_hold_every_line_once_and_know_their_numbers(tmp_path_factory, contents, unit_bytes):
     folder = tmp_path_factory.mktemp("scan")
     inputs, units = scanned(folder, contents, unit_bytes)
-    found = [line for unit in units for line in preparation._lines(unit)]
+    source = LineSource([], folder, None)
+    found = [line for unit in units for line in source.raw(unit)]
     expected, number = [], 0
     for i, content in enumerate(contents):
         lines = content.split(b"\n")
         lines = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
         for line_number, line in enumerate(lines, 1):
             if line != b"\n":
-                expected.append((number, line, folder / f"{i:03d}.jsonl", line_number))
+                expected.append((number, line, f"{folder / f'{i:03d}.jsonl'}:{line_number}"))
             number += 1
     assert found == expected
     assert [unit.number for unit in units] == list(range(len(units)))
@@ -46,11 +47,14 @@ def test_units_hold_every_line_once_and_know_their_numbers(tmp_path_factory, con
 def test_a_long_line_stays_whole(tmp_path):
     long_line = b"x" * (3 << 20) + b"\n"
     _, units = scanned(tmp_path, [b"a\n" + long_line + b"b\n"], unit_bytes=10)
-    assert [[line for _, line, _, _ in preparation._lines(unit)] for unit in units] == [[b"a\n", long_line], [b"b\n"]]
+    assert [[line for _, line, _ in LineSource([], tmp_path, None).raw(unit)] for unit in units] == [
+        [b"a\n", long_line],
+        [b"b\n"],
+    ]
 
 
 def test_many_files_share_units_and_units_grow_with_the_input_up_to_a_limit(tmp_path, monkeypatch):
     _, units = scanned(tmp_path, [b"line\n"] * 600, unit_bytes=1)
     assert 200 <= len(units) <= 300 and sum(len(unit.spans) for unit in units) == 600
-    monkeypatch.setattr(preparation, "_MOST_UNIT_BYTES", 5)
+    monkeypatch.setattr(sources, "_MOST_UNIT_BYTES", 5)
     assert len(scanned(tmp_path, [b"line\n"] * 600, unit_bytes=1)[1]) == 600
