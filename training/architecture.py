@@ -16,13 +16,7 @@ def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
     """
     if model_args.model_name_or_path:
         flag, name = "--model_name_or_path", model_args.model_name_or_path
-        config = load_config(name, flag)
-        if config.vocab_size < len(tokenizer):
-            raise ArgumentError(
-                f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
-                f"got {config.vocab_size}; name the tokenizer it was trained with"
-            )
-        return auto_class.from_pretrained(resolve_pretrained(name, flag), config=config, dtype=torch.float32)
+        return load_model(auto_class, load_config(name, flag), name, flag, tokenizer)
     config = make_config(model_args, tokenizer)
     try:
         return auto_class.from_config(config)
@@ -30,6 +24,16 @@ def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
         raise ArgumentError(
             f"--config_overrides and --config_name must give a model that can be built: {error}"
         ) from error
+
+
+def load_model(auto_class, config, name: str, flag: str, tokenizer) -> torch.nn.Module:
+    """The model of a folder or hub name, typed after `flag`, in fp32; ArgumentError if it lacks some of the tokens."""
+    if config.vocab_size < len(tokenizer):
+        raise ArgumentError(
+            f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
+            f"got {config.vocab_size}; name the tokenizer it was trained with"
+        )
+    return auto_class.from_pretrained(resolve_pretrained(name, flag), config=config, dtype=torch.float32)
 
 
 def make_config(model_args, tokenizer):
@@ -40,17 +44,20 @@ def make_config(model_args, tokenizer):
         config = AutoConfig.for_model(model_args.model_type)
     else:
         raise ArgumentError(f"--model_type {model_args.model_type} must be one that transformers or models/ knows")
+    return finish_config(config, model_args.config_overrides, "--config_overrides", tokenizer)
+
+
+def finish_config(config, overrides: str | None, flag: str, tokenizer):
+    """A new model's config with the tokenizer's entries and `overrides`, key=value,key=value as typed after `flag`."""
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     if hasattr(config, "linear_divisor"):
         config.linear_divisor = "valid"  # padding changes nothing then; published weights alone need another
     try:
-        if model_args.config_overrides:
-            config.update_from_string(model_args.config_overrides)
+        if overrides:
+            config.update_from_string(overrides)
         return type(config).from_dict(config.to_dict())  # checks the fields once more
     except (ValueError, TypeError) as error:
-        raise ArgumentError(
-            f"--config_overrides {model_args.config_overrides}: {error}; see {type(config).__name__}"
-        ) from error
+        raise ArgumentError(f"{flag} {overrides}: {error}; see {type(config).__name__}") from error
 
 
 def check_length(most: int | None, longest: int) -> None:

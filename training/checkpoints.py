@@ -7,7 +7,10 @@ A folder `checkpoint-N` always holds everything a resumed run needs; what a kill
 import logging
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
+
+from transformers import TrainerCallback
 
 from training.pretrained import ArgumentError
 
@@ -98,11 +101,21 @@ def discard(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def rotate(output_dir: Path, limit: int | None, best: str | None) -> None:
-    """Keep the newest `limit` checkpoints (None: all) and the best one."""
+class SaveAfter(TrainerCallback):
+    """Asks for a checkpoint after each of some steps."""
+
+    def __init__(self, steps: Collection[int]):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= state.global_step in self.steps
+
+
+def rotate(output_dir: Path, limit: int | None, best: str | None, kept_steps: Collection[int] = ()) -> None:
+    """Keep the newest `limit` checkpoints (None: all), the best one, and those after kept_steps, which count apart."""
     if limit is None or limit <= 0:
         return
-    for folder in all_checkpoints(output_dir)[:-limit]:
+    for folder in [folder for folder in all_checkpoints(output_dir) if step_of(folder) not in kept_steps][:-limit]:
         if best is None or folder.resolve() != Path(best).resolve():
             discard(folder)
 

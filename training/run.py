@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ _PARTIAL_RUN_FILE = f"incomplete-{RUN_FILE}"
 # What a run writes into its folder, apart from TensorBoard's files; globs.
 _OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "model*.safetensors*", "pytorch_model*.bin", "training_args.bin")
 _OWNED += ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_OWNED += ("generator", "discriminator")
 # What a named checkpoint may go on with, because the schedule is made anew: everything else lies in the checkpoint.
 _SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "schedule")
 _MAY_CHANGE = {f"arguments.{name}" for name in _SCHEDULE}
@@ -67,6 +69,20 @@ def keep_freed_memory() -> bool:
         return False
     # No size gets a mapping of its own: M_MMAP_THRESHOLD stops at 32 MiB in some versions, activations are larger.
     return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)])
+
+
+def settle_seed(args) -> None:
+    """Draw the seed of a run that was given 0, and log it; a run that goes on keeps the one it drew."""
+    if args.seed:
+        return
+    wanted = args.resume_from_checkpoint or "auto"
+    folder = Path(args.output_dir if wanted in ("auto", "none") else wanted).resolve()
+    before = _read_settings(folder if wanted == "auto" else folder.parent) if wanted != "none" else None
+    drawn = [(before or {}).get("arguments", {}).get("seed", secrets.randbelow(1_000_000))]
+    if args.world_size > 1:
+        broadcast_object_list(drawn)
+    args.seed = drawn[0]
+    logger.info("seed %d, drawn", args.seed)
 
 
 def run_settings(args, data_args, manifest: dict, config, sources: dict) -> dict:

@@ -21,7 +21,7 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from training.checkpoints import COMPLETE, PARTIAL, PROGRESS, publish, rotate
+from training.checkpoints import COMPLETE, PARTIAL, PROGRESS, SaveAfter, publish, rotate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
 from training.optimizers import AdamWithoutBiasCorrection, make_muon
 from training.pretrained import ArgumentError
@@ -44,11 +44,22 @@ class Trainer(transformers.Trainer):
         objective: what a step minimises and counts.
         train_batches: batch sampler with step_size, start, epoch_at(place) and a length of steps * accumulation.
         eval_batches, eval_collator: batch sampler and collator of this process's share of the evaluation data.
+        kept_steps, export: after these steps a checkpoint is kept for good, and export(folder) adds to it.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by counts of the whole step
 
-    def __init__(self, *, objective, train_batches=None, eval_batches=None, eval_collator=None, **kwargs):
+    def __init__(
+        self,
+        *,
+        objective,
+        train_batches=None,
+        eval_batches=None,
+        eval_collator=None,
+        kept_steps=(),
+        export=None,
+        **kwargs,
+    ):
         args = kwargs["args"]
         if train_batches is not None:
             args.max_steps = train_batches.steps
@@ -61,6 +72,7 @@ class Trainer(transformers.Trainer):
         super().__init__(**kwargs)
         self.objective, self.train_batches = objective, train_batches
         self.eval_batches, self.eval_collator = eval_batches, eval_collator
+        self.kept_steps, self.export = kept_steps, export
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if tensorboard:
@@ -69,6 +81,7 @@ class Trainer(transformers.Trainer):
         self.stop = StopEarly(args.max_train_minutes, across_calls=args.schedule_by_time)
         self.add_callback(self.stop)
         self.add_callback(FollowGlobalStep())
+        self.add_callback(SaveAfter(kept_steps))
         self._row_flops = (0.0, 0.0)
         self._start = (0, 0)  # step and place of the data stream that this call starts from
         self._window = Window()
@@ -258,11 +271,13 @@ class Trainer(transformers.Trainer):
         self._save_rng_state(str(partial))
         if self.args.should_save:
             self.state.save_to_json(str(partial / "trainer_state.json"))
+            if self.export is not None and self.state.global_step in self.kept_steps:
+                self.export(partial)
             (partial / PROGRESS).write_text(json.dumps(self._progress(totals)), encoding="utf-8")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             publish(partial, final)
-            rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+            rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, self.kept_steps)
         self.accelerator.wait_for_everyone()
         self._clock += time.perf_counter() - started
 

@@ -1,0 +1,218 @@
+"""Pretrain ELECTRA, a generator and a discriminator, on a corpus folder made by run_chinese_ref.py or create_data.py.
+
+Without further flags it is ELECTRA-small of google-research/electra in the form of richarddwang/electra_pytorch;
+--size base and large take their settings, --model_type gau_alpha another pair of networks. Running the same command
+again resumes. The run's folder receives discriminator/ and generator/, which transformers loads as they are.
+"""
+
+import sys
+
+from training.pretrained import ArgumentError, load_config, load_tokenizer, refuse_unknown_names
+
+if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
+    try:
+        names = ("--tokenizer_name", "--config_name", "--generator_config_name")
+        refuse_unknown_names(sys.argv[1:], (*names, "--model_name_or_path", "--generator_name_or_path"))
+    except ArgumentError as error:
+        sys.exit(f"run_electra.py: {error}")
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from transformers import AutoModelForMaskedLM, set_seed
+
+import models  # noqa: F401  registers the model types
+from data.collators import MaskCollator
+from data.corpus import CorpusError
+from data.electra_examples import ElectraRows
+from data.masking import MASK_STYLES, TokenMasking, WholeWordMasking
+from data.packing import HELD_OUT_SEED, Rows, load_rows, make_eval_batches, make_train_batches, pack
+from data.sampling import CorpusRows
+from models.electra import (
+    SIZES,
+    ElectraForJointPreTraining,
+    ElectraOptions,
+    discriminator_class,
+    electra_configs,
+    generator_config,
+    make_joint_model,
+    new_joint_model,
+)
+from models.stock import check_isolation, longest_row
+from training.architecture import check_length, finish_config, load_model, make_config, set_unigram_bias
+from training.arguments import check_data_flags, parse_arguments, settle_steps
+from training.electra_arguments import (
+    ElectraDataArguments,
+    ElectraModelArguments,
+    ElectraRunArguments,
+    fill_from_size,
+    run_name,
+)
+from training.electra_objective import ReplacedTokenDetection
+from training.run import run_settings, set_up_process, settle_seed, start_run
+from training.trainer import Trainer, last_evaluation
+
+MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
+
+
+def main(argv=None) -> dict[str, float]:
+    """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
+    classes = [ElectraModelArguments, ElectraDataArguments, ElectraRunArguments]
+    model_args, data_args, args = parse_arguments(classes, argv)
+    check_arguments(model_args, data_args, args)
+    set_up_process(args)
+    settle_seed(args)
+    args.run_name = run_name(args)
+    tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
+    backend = tokenizer.backend_tokenizer
+    plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
+    train = make_rows(data_args, plain, backend, args.seed)
+    held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED)
+    set_seed(args.seed)
+    model = make_model(model_args, args.size, tokenizer)
+    check_rows(model, data_args, train, held_out)
+    if model_args.unigram_bias:
+        set_unigram_bias(model, train.corpus.token_counts())
+    multiple = 8 if args.fp16 or args.bf16 else 1
+    settle_steps(args, train.lengths)
+
+    def export(folder):
+        export_networks(model, tokenizer, Path(folder))
+
+    trainer = Trainer(
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        objective=ReplacedTokenDetection(model, int(train.lengths.max()), data_args.mlm_probability),
+        train_dataset=CorpusRows(train),
+        train_batches=make_train_batches(args, train, plain, multiple) if args.do_train else None,
+        data_collator=make_collator(data_args, tokenizer, args.seed, multiple),
+        eval_dataset=CorpusRows(held_out) if held_out else None,
+        eval_batches=make_eval_batches(args, held_out) if held_out else None,
+        eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),
+        kept_steps=args.kept_steps,
+        export=export,
+    )
+    if not args.do_train:
+        metrics = trainer.evaluate()
+        print(json.dumps(metrics))
+        return metrics
+    sources = {name: getattr(model_args, name) for name in ("model_name_or_path", "generator_name_or_path")}
+    checkpoint = start_run(args, run_settings(args, data_args, train.corpus.manifest, model.config, sources))
+    trainer.train(checkpoint)
+    if trainer.stop.reason != "SIGTERM" and args.should_save:
+        export(args.output_dir)
+    return last_evaluation(trainer.state)
+
+
+def check_arguments(model_args, data_args, args) -> None:
+    """ArgumentError for flags that do not go together; fills in what --size gives."""
+    check_data_flags(data_args, args)
+    fill_from_size(data_args, args)
+    if model_args.model_name_or_path and not model_args.generator_name_or_path:
+        both = [Path(model_args.model_name_or_path) / name for name in ("discriminator", "generator")]
+        found = [str(folder) if folder.is_dir() else None for folder in both]
+        if any(found):
+            model_args.model_name_or_path, model_args.generator_name_or_path = found
+    loads = model_args.model_name_or_path or model_args.generator_name_or_path
+    new = ("config_name", "generator_config_name", "config_overrides", "generator_overrides", "unigram_bias")
+    given = [name for name in new if getattr(model_args, name)]
+    if loads and given:
+        raise ArgumentError(f"--{given[0]} is for new networks, and {loads} is to be loaded; leave one of them out")
+    if not loads and (args.steps_before or not args.do_train):
+        flag = "--steps_before" if args.steps_before else "--do_eval without --do_train"
+        raise ArgumentError(f"{flag} needs trained weights; add --model_name_or_path")
+    args.output_dir = args.output_dir or loads
+
+
+def make_rows(data_args, plain: Rows, backend, seed: int) -> Rows:
+    """Rows of one or two segments, or of whole corpus rows side by side."""
+    length = data_args.max_seq_length
+    if data_args.packing != "none":
+        return pack(plain, data_args.packing, length, backend)
+    return ElectraRows(plain.corpus, plain.numbers, data_args.electra_data, length, backend, seed)
+
+
+def make_model(model_args, size: str, tokenizer) -> ElectraForJointPreTraining:
+    """Both networks, loaded or new."""
+    try:
+        options = ElectraOptions(**{field.name: getattr(model_args, field.name) for field in fields(ElectraOptions)})
+        if model_args.model_name_or_path or model_args.generator_name_or_path:
+            return make_joint_model(*load_networks(model_args, tokenizer), options)
+        return new_joint_model(*make_configs(model_args, size, tokenizer), options)
+    except ArgumentError:
+        raise
+    except ValueError as error:
+        raise ArgumentError(f"--{error}") from error
+
+
+def load_networks(model_args, tokenizer) -> list:
+    """The generator and the discriminator to continue from, None where none is named."""
+    found = []
+    for flag, auto_class in (("generator_name_or_path", None), ("model_name_or_path", discriminator_class)):
+        name = getattr(model_args, flag)
+        config = name and load_config(name, f"--{flag}")
+        kind = auto_class(config) if auto_class and name else AutoModelForMaskedLM
+        found.append(name and load_model(kind, config, name, f"--{flag}", tokenizer))
+    return found
+
+
+def make_configs(model_args, size: str, tokenizer) -> tuple:
+    """Configs of a new generator and a new discriminator."""
+    if model_args.model_type == "electra" and not model_args.config_name:
+        _, discriminator = electra_configs(size, len(tokenizer), tokenizer.pad_token_id)
+        overrides = model_args.config_overrides
+        discriminator = finish_config(discriminator, overrides, "--config_overrides", tokenizer)
+    else:
+        discriminator = make_config(model_args, tokenizer)
+    if model_args.generator_config_name:
+        generator = load_config(model_args.generator_config_name, "--generator_config_name")
+    else:
+        generator = generator_config(discriminator, SIZES[size][-1])
+    overrides = model_args.generator_overrides
+    return finish_config(generator, overrides, "--generator_overrides", tokenizer), discriminator
+
+
+def check_rows(model, data_args, train: Rows, held_out: Rows | None) -> None:
+    """ArgumentError when the networks cannot take these rows."""
+    longest = max(int(rows.lengths.max()) for rows in (train, held_out) if rows)
+    for network in model.children():
+        check_length(longest_row(network), longest)
+        if data_args.packing == "isolated":
+            try:
+                check_isolation(network)
+            except ValueError as error:
+                raise ArgumentError(f"--packing {error}") from error
+
+
+def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> MaskCollator:
+    mask_share, random_share = MASK_STYLES[data_args.mask_style]
+    special = {*tokenizer.all_special_ids} - (set() if data_args.exclude_unk else {tokenizer.unk_token_id})
+    try:
+        masking = MASKINGS[data_args.mask_unit](
+            vocab_size=len(tokenizer),
+            mask_token_id=tokenizer.mask_token_id,
+            special_ids=tuple(special),
+            probability=data_args.mlm_probability,
+            mask_share=mask_share,
+            random_share=random_share,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise ArgumentError(f"--{error}") from error
+    return MaskCollator(masking, tokenizer.pad_token_id, multiple, fixed, noise=True)
+
+
+def export_networks(model, tokenizer, folder: Path) -> None:
+    """Write discriminator/ and generator/, each with the tokenizer."""
+    model.export(str(folder))
+    for name, _ in model.named_children():
+        tokenizer.save_pretrained(str(folder / name))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ArgumentError, CorpusError) as error:
+        sys.exit(f"run_electra.py: {error}")
