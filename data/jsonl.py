@@ -43,10 +43,11 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def parse_text(line: bytes, key: str, where: str) -> str:
+def parse_text(line: bytes, key: str, where: str, default: str | None = None) -> str:
     """Return the text under `key` of one JSON line. DataError starting with `where` ("file:line") when there is none.
 
-    A byte order mark before the object is skipped. A lone surrogate escape is an error: no UTF-8 can hold it.
+    default: what an absent key stands for, if anything. A byte order mark before the object is skipped. A lone
+    surrogate escape is an error: no UTF-8 can hold it.
     """
     try:
         record = json.loads(line.removeprefix(_BOM).decode())
@@ -54,6 +55,8 @@ def parse_text(line: bytes, key: str, where: str) -> str:
         raise DataError(f"{where}: must be UTF-8, got {error}; convert the file") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: must be one JSON object, got {line[:60]!r} ({error}); mend the line") from None
+    if isinstance(record, dict) and key not in record and default is not None:
+        return default
     if not isinstance(record, dict) or key not in record:
         got = f"the keys {sorted(record)[:8]}" if isinstance(record, dict) else f"a {type(record).__name__}"
         raise DataError(f"{where}: must be a JSON object with the key {key!r}, got {got}; name the right key")
