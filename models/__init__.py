@@ -1,9 +1,9 @@
-"""Encoders of this repository; importing the package registers them with transformers' Auto classes."""
+"""Models of this repository; importing the package registers them with transformers' Auto classes."""
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, BertTokenizer
+from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from . import flash, gau
+from . import flash, gau, transformer_xl
 from .base import AUTO_CLASSES
 from .flash import (
     FLASHConfig,
@@ -31,6 +31,7 @@ from .gau import (
     GAUAlphaModel,
 )
 from .tokenization import GAUAlphaTokenizer
+from .transformer_xl import TransformerXLConfig, TransformerXLForCausalLM, TransformerXLModel
 
 __all__ = [
     "FLASHConfig",
@@ -55,6 +56,9 @@ __all__ = [
     "GAUAlphaForTokenClassification",
     "GAUAlphaModel",
     "GAUAlphaTokenizer",
+    "TransformerXLConfig",
+    "TransformerXLForCausalLM",
+    "TransformerXLModel",
 ]
 
 
@@ -64,8 +68,8 @@ def _register(module, family, tokenizer_class) -> None:
     AutoConfig.register(config_class.model_type, config_class)
     AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class)
     for auto_name, ending in AUTO_CLASSES.items():
-        if auto_name != "AutoConfig":
-            model_class = getattr(module, family.family + ending)
+        model_class = getattr(module, family.family + ending, None)
+        if auto_name != "AutoConfig" and model_class is not None:
             getattr(transformers, auto_name).register(config_class, model_class)
             model_class.register_for_auto_class(auto_name)
 
@@ -73,4 +77,5 @@ def _register(module, family, tokenizer_class) -> None:
 _register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
 _register(gau, gau.FLASHQuadPreTrainedModel, BertTokenizer)
 _register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
+_register(transformer_xl, transformer_xl.TransformerXLPreTrainedModel, PreTrainedTokenizerFast)
 GAUAlphaTokenizer.register_for_auto_class("AutoTokenizer")

@@ -14,18 +14,19 @@ from transformers.utils.generic import can_return_tuple
 
 from .layers import gather_positions
 
-# Auto class -> what follows the family's name in the name of its class.
+# Auto class -> what follows the family's name in the name of its class; a family need not have all.
 AUTO_CLASSES = {
     "AutoConfig": "Config",
     "AutoModel": "Model",
     "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForCausalLM": "ForCausalLM",
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForMultipleChoice": "ForMultipleChoice",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
 }
 TASK_HEADS = ("classifier.", "qa_outputs.")  # made anew for each task, so they may be absent from a checkpoint
-ALL_HEADS = ("cls.", *TASK_HEADS)
+ALL_HEADS = ("cls.", "lm_head.", *TASK_HEADS)
 
 
 class StrictPreTrainedModel(PreTrainedModel):
@@ -65,15 +66,18 @@ class StrictPreTrainedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path} must hold exactly the tensors of {cls.__name__}, got: {shown}; "
                 "check its config.json, or rewrite foreign names with convert_checkpoint.py"
             )
-        masked_lm = getattr(sys.modules[cls.config_class.__module__], f"{cls.family}ForMaskedLM")
-        if masked_lm is not cls and info["unexpected_keys"] & masked_lm._tied_weights_keys.keys():
-            masked_lm.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # raises unless they are equal
+        for ending in ("ForMaskedLM", "ForCausalLM"):
+            tied = getattr(sys.modules[cls.config_class.__module__], cls.family + ending, cls)
+            if tied is not cls and info["unexpected_keys"] & tied._tied_weights_keys.keys():
+                tied.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # raises unless they are equal
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As transformers does it; config.json names the code of every head, not of the saved class alone."""
-        module = type(self).__module__.rsplit(".", 1)[-1]
-        self.config.auto_map = {auto: f"{module}.{self.family}{ending}" for auto, ending in AUTO_CLASSES.items()}
+        module = sys.modules[type(self).__module__]
+        names = {auto: self.family + ending for auto, ending in AUTO_CLASSES.items()}
+        file = module.__name__.rsplit(".", 1)[-1]
+        self.config.auto_map = {auto: f"{file}.{name}" for auto, name in names.items() if hasattr(module, name)}
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 

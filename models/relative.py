@@ -1,0 +1,209 @@
+"""Attention in a causal window with Transformer-XL's relative positions, its memories, and its cache for decoding.
+
+Sources: Transformer-XL (Dai et al. 2019, arXiv 1901.02860, section 3.3 and appendix B). Letters: B batch, Q queries,
+M remembered keys, K = M + Q keys, N heads, D width of a head, H hidden_size, W attention_window; the distance of key
+j from query i is M + i - j.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicSlidingWindowLayer
+
+ROWS = 256  # queries at a time: scores then take memory for their window, not for the whole sequence
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of queries, the keys that any of them may see, and the mask of pairs, None where all are seen."""
+
+    queries: slice
+    keys: slice
+    visible: torch.Tensor | None  # bool [B or 1, 1, queries, keys]
+
+
+@dataclass(frozen=True)
+class Band:
+    """The pairs of query and key that may see each other, in blocks of queries."""
+
+    blocks: tuple[Block, ...]
+    longest: int  # keys of the block with the most
+
+
+def make_band(
+    length: int, remembered: int, window: int, attention_mask: torch.Tensor | None, device: torch.device
+) -> Band:
+    """The causal window over M remembered and Q new tokens, narrowed by a mask [B, Q or more] or [B, Q, K or more].
+
+    A query always sees itself, so that one without any other key (padding) stays finite.
+    """
+    keys = remembered + length
+    if attention_mask is not None:
+        if attention_mask.dim() not in (2, 3):
+            raise ValueError(
+                f"attention_mask must have shape [B, T] or [B, T, K], got {tuple(attention_mask.shape)}; "
+                "pass 1 where a key may be seen"
+            )
+        attention_mask = attention_mask.bool()[..., -keys:]
+        # A mask of the new tokens alone says nothing of the remembered ones, which were there.
+        attention_mask = F.pad(attention_mask, (keys - attention_mask.shape[-1], 0), value=True)
+    blocks = []
+    for start in range(0, length, ROWS):
+        stop = min(start + ROWS, length)
+        first = max(0, remembered + start - window + 1)
+        span = slice(first, remembered + stop)
+        visible = None
+        if stop - start > 1 or attention_mask is not None:
+            rows = torch.arange(remembered + start, remembered + stop, device=device).unsqueeze(-1)
+            distance = rows - torch.arange(span.start, span.stop, device=device)
+            visible = (distance >= 0) & (distance < window)
+            if attention_mask is not None:
+                pairs = attention_mask.unsqueeze(1) if attention_mask.dim() == 2 else attention_mask[:, start:stop]
+                visible = visible & pairs[..., span] | (distance == 0)
+            visible = visible.view(-1, 1, *visible.shape[-2:])
+        blocks.append(Block(slice(start, stop), span, visible))
+    return Band(tuple(blocks), max(block.keys.stop - block.keys.start for block in blocks))
+
+
+def relative_table(length: int, width: int, dtype: str, device: torch.device) -> torch.Tensor:
+    """Sines, then cosines, of distances length-1 .. 0 [length, width]; fp32, rounded at each step for float16.
+
+    Distances are never rounded to bfloat16, in which only half of 768 of them differ.
+    """
+    rounded = (lambda x: x.half().float()) if dtype == "float16" else (lambda x: x)
+    with torch.autocast(device.type, enabled=False):
+        frequencies = rounded(1 / 10000 ** (torch.arange(0, width, 2, device=device).float() / width))
+        distances = torch.arange(length - 1, -1, -1, device=device).float()
+        angles = rounded(distances.unsqueeze(-1) * frequencies)
+        return rounded(torch.cat((angles.sin(), angles.cos()), dim=-1))
+
+
+class Shift(torch.autograd.Function):
+    """Row i of [.., Q, K] scores by distance (column m: distance K-1-m), moved so that column j is key j.
+
+    Entry (i, j) comes from column j + Q-1-i; those beyond the row, of keys after the query, are left undefined for
+    the mask. In memory that is the same run of numbers read with rows one shorter, so forward is a view.
+    """
+
+    @staticmethod
+    def forward(ctx, scores):
+        rows, columns = ctx.shape = scores.shape[-2:]
+        flat = scores.contiguous().flatten(-2)[..., rows - 1 :]
+        return flat.as_strided((*scores.shape[:-2], rows, columns), (*flat.stride()[:-1], columns - 1, 1))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        rows, columns = ctx.shape
+        # Each row's last column but the last row's is of a later key: masked, so its gradient is zero.
+        flat = torch.cat((gradient[..., :-1].flatten(-2), gradient[..., -1, -1:]), dim=-1)
+        return F.pad(flat, (rows - 1, 0)).unflatten(-1, (rows, columns))
+
+
+def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> torch.Tensor:
+    """softmax(((q + u) k + (q + v) r) / sqrt(D)) values, in the band; all [B, N, .., D], relative [1, N, R, D] or None.
+
+    relative has the keys of distances R-1 .. 0, R at least band.longest; rate is attention dropout's. [B, N, Q, D].
+    """
+    scale = queries.shape[-1] ** -0.5
+    by_content = by_distance = queries
+    if relative is not None:
+        content_bias, distance_bias = (bias.to(queries.dtype).unsqueeze(1) for bias in biases)
+        by_content, by_distance = queries + content_bias, (queries + distance_bias) * scale
+    outputs = []
+    for block in band.blocks:
+        bias = block.visible
+        if relative is not None:
+            columns = block.keys.stop - block.keys.start
+            bias = by_distance[:, :, block.queries] @ relative[:, :, -columns:].transpose(-1, -2)
+            if block.queries.stop - block.queries.start > 1:
+                bias = Shift.apply(bias)
+            if block.visible is not None:
+                bias = torch.where(block.visible, bias, -torch.inf)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                by_content[:, :, block.queries],
+                keys[:, :, block.keys],
+                values[:, :, block.keys],
+                attn_mask=bias,
+                dropout_p=rate,
+                scale=scale,
+            )
+        )
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+def key_memory(mems, states: list[torch.Tensor], mem_len: int) -> tuple[torch.Tensor, ...]:
+    """The last mem_len of old memory [B, M, H] and new states [B, Q, H], for each layer; detached, () for mem_len 0."""
+    if not mem_len:
+        return ()
+    joined = states if not mems else [torch.cat(pair, dim=1) for pair in zip(mems, states, strict=True)]
+    return tuple(state[:, -mem_len:].detach() for state in joined)
+
+
+class WindowLayer(DynamicSlidingWindowLayer):
+    """One layer's last W-1 keys and values, and its keys of relative positions, which depend on the weights alone.
+
+    transformers' own class copies the window for each token. This one appends in place to a buffer of twice the size,
+    and takes a new buffer when that is full or when the tensors were replaced (beams reordered, rows selected).
+    """
+
+    def __init__(self, sliding_window: int):
+        super().__init__(sliding_window=sliding_window)
+        self.relative: torch.Tensor | None = None
+        self.buffers: tuple[torch.Tensor, ...] = ()
+        self.ends: tuple[torch.Tensor | None, ...] = (None, None)  # what keys and values were when last set here
+        self.stop = 0
+
+    @classmethod
+    def fit(cls, cache: DynamicCache, config) -> DynamicCache:
+        """The cache with layers of this class; ValueError when it is not empty and has others."""
+        if not all(isinstance(layer, cls) for layer in cache.layers) or not cache.layers:
+            if not isinstance(cache, DynamicCache) or cache.get_seq_length():
+                raise ValueError(
+                    f"past_key_values must be an empty DynamicCache or one that this model filled, got "
+                    f"{type(cache).__name__}; leave it out"
+                )
+            cache.layers = [cls(config.attention_window) for _ in range(config.num_hidden_layers)]
+        return cache
+
+    @property
+    def relative_length(self) -> int:
+        return 0 if self.relative is None else self.relative.shape[-2]
+
+    def keep_relative(self, relative: torch.Tensor | None) -> torch.Tensor:
+        """The keys of relative positions [1, N, R, D]: the given ones, which are kept, or those kept before."""
+        if relative is not None:
+            self.relative = relative
+        return self.relative
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        if self.record_past or torch.is_grad_enabled():
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys = key_states[:, :, :0]
+            self.values = value_states[:, :, :0]
+        new, old = key_states.shape[-2], self.keys.shape[-2]
+        fits = self.keys is self.ends[0] and self.values is self.ends[1] and self.stop + new <= self._room()
+        if not fits:
+            size = old + new + self.sliding_window
+            self.buffers = tuple(
+                torch.empty((*state.shape[:2], size, state.shape[3]), dtype=state.dtype, device=state.device)
+                for state in (key_states, value_states)
+            )
+            for buffer, state in zip(self.buffers, (self.keys, self.values), strict=True):
+                buffer[:, :, :old] = state
+            self.stop = old
+        first, last = self.stop - old, self.stop + new
+        for buffer, state in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self.stop : last] = state
+        self.stop = last
+        self.cumulative_length += new
+        kept = slice(max(first, last - self.sliding_window + 1), last)
+        self.keys, self.values = self.ends = tuple(buffer[:, :, kept] for buffer in self.buffers)
+        return tuple(buffer[:, :, first:last] for buffer in self.buffers)
+
+    def _room(self) -> int:
+        return self.buffers[0].shape[-2] if self.buffers else 0

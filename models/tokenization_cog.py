@@ -1,0 +1,136 @@
+"""A fast tokenizer, token for token that of Chinese Transformer-XL, from the sentencepiece file its users have.
+
+Source: THUDM/Chinese-Transformer-XL, data_utils/tokenization.py: a BPE model with nmt_nfkc normalisation whose text is
+followed by <|endoftext|>, the id after the last piece. The file is read here, so sentencepiece need not be installed.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+NEWLINE = "<n>"
+SPACE = "▁"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # SentencePiece.Type
+BPE = 2  # TrainerSpec.ModelType
+
+
+def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTokenizerFast:
+    """The tokenizer of a sentencepiece BPE model (cog-pretrain.model or one of the same kind).
+
+    Ids are the file's, then <|endoftext|>, both eos and pad. No token is added to a text; its first piece starts with
+    a space. A newline becomes a space, as in the original, or with newline_token the piece <n>, which decoding turns
+    back. `<|endoftext|>` in a text is ordinary characters. save_pretrained keeps all this for AutoTokenizer.
+    Raises ValueError, naming the file, when it is no such model.
+    """
+    pieces, charsmap = _read_model(Path(file))
+    vocabulary = {piece: number for number, (piece, _, _) in enumerate(pieces)}
+    unknown = next(piece for piece, _, kind in pieces if kind == UNKNOWN)
+    symbols = [piece for piece, _, kind in pieces if kind == USER_DEFINED]
+    if newline_token and NEWLINE not in symbols:
+        raise ValueError(f"{file} must have the piece {NEWLINE} for newline_token, got none; leave newline_token out")
+    model = tokenizer_models.BPE(
+        vocab=vocabulary, merges=_merges(pieces), unk_token=unknown, fuse_unk=True, ignore_merges=True
+    )
+    tokenizer = Tokenizer(model)
+    newline = [normalizers.Replace("\n", NEWLINE)] if newline_token else []
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            *newline,
+            normalizers.Precompiled(charsmap),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    # A user-defined symbol is a piece wherever it stands; as an added token it would split the text before the space
+    # is put in front.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=True),
+            *(pre_tokenizers.Split(symbol, "isolated") for symbol in symbols),
+        ]
+    )
+    silent = [decoders.Replace(piece, "") for piece, _, kind in pieces if kind == CONTROL]
+    back = [decoders.Replace(NEWLINE, "\n")] if newline_token else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(unknown, " ⁇ "), *silent, *back, decoders.Metaspace(prepend_scheme="always")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        unk_token=unknown,
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        padding_side="left",
+    )
+
+
+def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two, in the order of the pieces' scores: what sentencepiece's BPE does."""
+    known = {piece for piece, _, kind in pieces if kind == NORMAL}
+    ordered = sorted((piece for piece in pieces if piece[2] == NORMAL), key=lambda piece: -piece[1])
+    return [
+        (piece[:cut], piece[cut:])
+        for piece, _, _ in ordered
+        for cut in range(1, len(piece))
+        if piece[:cut] in known and piece[cut:] in known
+    ]
+
+
+def _read_model(file: Path) -> tuple[list[tuple[str, float, int]], bytes]:
+    """(piece, score, type) of each id, and the normaliser's table."""
+    if not file.is_file():
+        raise ValueError(
+            f"{file} must be a sentencepiece model, got no such file; give the path of cog-pretrain.model"
+        )
+    pieces, kind, charsmap = [], 1, b""
+    try:
+        for field, value in _fields(file.read_bytes()):
+            if field == 1:
+                piece = {1: b"", 2: b"\0\0\0\0", 3: NORMAL} | dict(_fields(value))
+                pieces.append((piece[1].decode("utf-8"), struct.unpack("<f", piece[2])[0], piece[3]))
+            elif field == 2:
+                kind = dict(_fields(value)).get(3, kind)
+            elif field == 3:
+                charsmap = dict(_fields(value)).get(2, charsmap)
+    except (IndexError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as error:
+        raise ValueError(f"{file} must be a sentencepiece model, got other bytes ({error}); give that file") from error
+    if kind != BPE or not charsmap or sum(piece[2] == UNKNOWN for piece in pieces) != 1:
+        raise ValueError(
+            f"{file} must be a sentencepiece BPE model with a normalisation table and one unknown piece, "
+            f"got model type {kind} with {len(pieces)} pieces; give that of Chinese Transformer-XL"
+        )
+    return pieces, charsmap
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """(number, value) of each field of a protocol buffer: varints as int, all else as bytes."""
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while place < len(message):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = varint() if key & 7 == 2 else {1: 8, 5: 4}.get(key & 7)
+        if size is None or place + size > len(message):
+            raise IndexError(f"field {key >> 3} does not fit")
+        yield key >> 3, message[place : place + size]
+        place += size
