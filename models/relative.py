@@ -102,9 +102,10 @@ class Shift(torch.autograd.Function):
 
 
 def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> torch.Tensor:
-    """softmax(((q + u) k + (q + v) r) / sqrt(D)) values, in the band; all [B, N, .., D], relative [1, N, R, D] or None.
+    """softmax(((q + u) k + (q + v) r) / sqrt(D)) values, in the band; all [B, N, .., D], as is the result.
 
-    relative has the keys of distances R-1 .. 0, R at least band.longest; rate is attention dropout's. [B, N, Q, D].
+    relative [1, N, R, D] has the keys of distances R-1 .. 0, R at least band.longest, or is None; biases are u and v;
+    rate is attention dropout's.
     """
     scale = queries.shape[-1] ** -0.5
     by_content = by_distance = queries
@@ -135,7 +136,7 @@ def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> 
 
 
 def key_memory(mems, states: list[torch.Tensor], mem_len: int) -> tuple[torch.Tensor, ...]:
-    """The last mem_len of old memory [B, M, H] and new states [B, Q, H], for each layer; detached, () for mem_len 0."""
+    """The last mem_len of memory [B, M, H] and new states [B, Q, H] of each layer, detached; () when mem_len is 0."""
     if not mem_len:
         return ()
     joined = states if not mems else [torch.cat(pair, dim=1) for pair in zip(mems, states, strict=True)]

@@ -24,7 +24,8 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
 
     Ids are the file's, then <|endoftext|>, both eos and pad. No token is added to a text; its first piece starts with
     a space. A newline becomes a space, as in the original, or with newline_token the piece <n>, which decoding turns
-    back. `<|endoftext|>` in a text is ordinary characters. save_pretrained keeps all this for AutoTokenizer.
+    back. `<|endoftext|>` in a text is ordinary characters. save_pretrained keeps all this for AutoTokenizer; decoding is
+    the original's up to the first <|endoftext|>, and goes on after it.
     Raises ValueError, naming the file, when it is no such model.
     """
     pieces, charsmap = _read_model(Path(file))
@@ -57,7 +58,13 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
     silent = [decoders.Replace(piece, "") for piece, _, kind in pieces if kind == CONTROL]
     back = [decoders.Replace(NEWLINE, "\n")] if newline_token else []
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(unknown, " ⁇ "), *silent, *back, decoders.Metaspace(prepend_scheme="always")]
+        [
+            decoders.Replace(unknown, " ⁇ "),
+            decoders.Replace(END_OF_TEXT, f" {END_OF_TEXT}"),
+            *silent,
+            *back,
+            decoders.Metaspace(prepend_scheme="always"),
+        ]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

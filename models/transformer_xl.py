@@ -99,7 +99,7 @@ class TransformerXLConfig(PreTrainedConfig):
 
 @dataclass
 class TransformerXLOutput(ModelOutput):
-    """mems: L + 1 tensors [B, M, H], the inputs of each layer and of the last norm; detached; with output_mems only."""
+    """mems, with output_mems only: L + 1 tensors [B, M, H], the inputs of each layer and of the last norm, detached."""
 
     last_hidden_state: torch.Tensor | None = None
     past_key_values: DynamicCache | None = None
@@ -286,23 +286,23 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given; leave the other out")
-        if mems is not None and past_key_values is not None:
+        if mems and past_key_values is not None:
             raise ValueError("mems and past_key_values must not both be given; leave one out")
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         config, length = self.config, embeds.shape[1]
         wanted = config.use_cache and not self.training and not output_mems if use_cache is None else use_cache
         cache = past_key_values
-        if cache is not None or (wanted and mems is None):
+        if cache is not None or (wanted and not mems):
             cache = WindowLayer.fit(DynamicCache() if cache is None else cache, config)
         past = 0 if cache is None else cache.get_seq_length()
-        remembered = min(past, config.attention_window - 1) if mems is None else mems[0].shape[1]
+        remembered = mems[0].shape[1] if mems else min(past, config.attention_window - 1)
         hidden = self.embed(embeds, attention_mask, position_ids, past)
         band = make_band(length, remembered, config.attention_window, attention_mask, hidden.device)
         table = self.position_table(hidden, band.longest, cache)
         biases = (None, None) if self.rel_bias is None else self.rel_bias()
         states = [hidden]
         for number, layer in enumerate(self.layers):
-            memory = None if mems is None or not remembered else mems[number]
+            memory = mems[number] if mems else None
             hidden = layer(hidden, memory, band, table, biases, past_key_values=cache)
             states.append(hidden)
         hidden = self.final_layernorm(hidden)
