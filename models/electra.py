@@ -23,8 +23,11 @@ from transformers import (
 from transformers.utils.generic import ModelOutput
 
 from .heads import IGNORED
+from .layers import widened
+from .post_norm import quicken
 from .stock import adapt
-from .token_sampling import SAMPLERS, place_keys, sample_tokens, sample_uniformly
+from .token_sampling import SAMPLERS, Sampler, place_keys, sample_uniformly
+from .vocabulary_loss import VocabularyLoss
 
 # size: embedding, hidden, layers, heads, feed-forward, what the generator's width is divided by
 SIZES = {
@@ -171,12 +174,6 @@ class ElectraJointOutput(ModelOutput):
     scored: torch.Tensor | None = None
 
 
-def generator_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """Sum of cross entropies, in fp32 or wider, of logits [N, V] and labels [N] int64, -100 where nothing is asked."""
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
-
-
 def discriminator_loss(
     logits: torch.Tensor, replaced: torch.Tensor, scored: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
@@ -184,10 +181,40 @@ def discriminator_loss(
 
     replaced, scored: [B, T] bool. Smoothing is one-sided: original tokens have it as their target instead of 0.
     """
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = widened(logits)
     target = torch.where(replaced, 1.0, smoothing).to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return losses.masked_fill(~scored, 0).sum()
+
+
+@dataclass(frozen=True)
+class MaskedTokens:
+    """The masked tokens of a batch in one row of N.
+
+    Attributes:
+        labels: original tokens, -100 where an entry only fills a row of masked_positions.
+        places: in the batch's B T tokens.
+        keys: of their random numbers.
+        chosen: entries of masked_positions' B P that the others hold; None for all of them.
+        count: how many there are without the fills.
+    """
+
+    labels: torch.Tensor
+    places: torch.Tensor
+    keys: torch.Tensor
+    chosen: torch.Tensor | None
+    count: torch.Tensor
+
+    @classmethod
+    def of(cls, labels: torch.Tensor, positions: torch.Tensor, seeds: torch.Tensor) -> "MaskedTokens":
+        """labels [B, T], positions [B, P], seeds [B] int64; on a CPU, where it costs no waiting, without the fills."""
+        wanted = labels.gather(1, positions).flatten()
+        rows = torch.arange(0, labels.numel(), labels.shape[1], device=labels.device).unsqueeze(-1)
+        lists = (wanted, (positions + rows).flatten(), place_keys(seeds, positions).flatten())
+        chosen = (wanted != IGNORED).nonzero().squeeze(-1) if labels.device.type == "cpu" else None
+        if chosen is not None:
+            lists = (entries.index_select(0, chosen) for entries in lists)
+        return cls(*lists, chosen, (wanted != IGNORED).sum())
 
 
 class ElectraForJointPreTraining(PreTrainedModel):
@@ -206,7 +233,7 @@ class ElectraForJointPreTraining(PreTrainedModel):
         if discriminator is None and config.discriminator is not None:
             discriminator = discriminator_class(config.discriminator).from_config(config.discriminator)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
-            setattr(self, name, network if network is None else adapt(network))
+            setattr(self, name, network if network is None else quicken(adapt(network)))
             setattr(config, name, network if network is None else network.config)
         self._tied_weights_keys = self._shared_names()
         self.post_init()
@@ -254,47 +281,68 @@ class ElectraForJointPreTraining(PreTrainedModel):
         have none; noise_seed [B]: a number for each sample, drawn if absent; real_tokens [B, T]: what the
         discriminator is scored on, needed with a mask of pairs only.
         """
-        options, inputs = self.options, {"attention_mask": attention_mask}
-        inputs |= {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        inputs |= {} if position_ids is None else {"position_ids": position_ids}
-        wanted = labels.gather(1, masked_positions)  # [B, P]
-        asked = wanted != IGNORED
-        output = ElectraJointOutput(masked=asked.sum())
+        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
         if noise_seed is None:
             noise_seed = torch.randint(2**63 - 1, labels.shape[:1], device=labels.device)
-        keys = place_keys(noise_seed, masked_positions).flatten()
+        masked = MaskedTokens.of(labels, masked_positions, noise_seed)
+        output, terms = ElectraJointOutput(masked=masked.count), []
         if self.generator is None:
-            sampled = sample_uniformly(keys, self.config.discriminator.vocab_size).view_as(wanted)
+            sampled = sample_uniformly(masked.keys, self.config.discriminator.vocab_size)
         else:
-            logits = self.generator(input_ids=input_ids, masked_positions=masked_positions, **inputs).logits
-            output.generator_loss = generator_loss(logits.flatten(0, 1), wanted.flatten(), options.gen_smooth_label)
-            with torch.no_grad():
-                output.generator_correct = (logits.argmax(-1) == wanted).sum()  # -100 equals no id
-                sampled = self.sample(logits.flatten(0, 1), wanted.flatten(), keys).view_as(wanted)
-        output.sampled_correct = (sampled == wanted).sum()
-        terms = [] if self.generator is None else [(options.gen_weight, output.generator_loss, output.masked)]
+            sampled = self._generate(output, input_ids, inputs, masked_positions, masked)
+            terms.append((self.options.gen_weight, output.generator_loss, output.masked))
         if self.discriminator is not None:
-            original = torch.where(labels == IGNORED, input_ids, labels)
-            changes = (sampled - wanted).masked_fill(~asked, 0)
-            changed = original.scatter_add(1, masked_positions, changes)
-            output.replaced = changed != original
+            output.sampled_correct = (sampled == masked.labels).sum()
             output.scored = (attention_mask if real_tokens is None else real_tokens).bool()
-            logits = self.discriminator(input_ids=changed, **inputs).logits
-            output.logits = logits.squeeze(-1) if logits.dim() == 3 else logits
-            scores = (output.logits, output.replaced, output.scored)
-            output.discriminator_loss = discriminator_loss(*scores, options.disc_smooth_label)
-            terms.append((options.disc_weight, output.discriminator_loss, output.scored.sum()))
+            self._discriminate(output, torch.where(labels == IGNORED, input_ids, labels), inputs, masked, sampled)
+            terms.append((self.options.disc_weight, output.discriminator_loss, output.scored.sum()))
         output.loss = sum(weight * total / count.clamp(min=1) for weight, total, count in terms)
         return output
 
-    def sample(self, logits: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Token ids [N] for logits [N, V], labels [N] and keys [N], as the options say."""
+    def _generate(self, output, input_ids, inputs, positions, masked: "MaskedTokens") -> torch.Tensor | None:
+        """Fills in the generator's part of output; returns the sampled tokens [N], None without a discriminator."""
+        decoder, seen = self.generator.get_output_embeddings(), []
+
+        def note(hidden):
+            """Stands in for the output projection, with logits of the right shape that take no memory."""
+            seen[:] = [hidden, hidden.new_zeros(()).expand(*hidden.shape[:-1], decoder.out_features)]
+            return seen[1]
+
+        decoder.forward = note
+        try:
+            logits = self.generator(input_ids=input_ids, masked_positions=positions, **inputs).logits
+        finally:
+            del decoder.forward
+        if seen and logits is seen[1]:
+            projected = (seen[0].flatten(0, 1), decoder.weight, decoder.bias)
+        else:  # a head that goes on after its output projection
+            logits = self.generator(input_ids=input_ids, masked_positions=positions, **inputs).logits
+            projected = (logits.flatten(0, 1), None, None)
+        hidden = projected[0] if masked.chosen is None else projected[0].index_select(0, masked.chosen)
         options = self.options
-        logits = logits.half().float() if options.sampling == "fp16_gumbel" else logits.float()
-        logits = logits / options.temperature
-        if options.disallow_correct:
-            logits = logits.scatter(1, labels.clamp(min=0).unsqueeze(-1), -torch.inf)
-        return sample_tokens(torch.exp(logits - logits.amax(-1, keepdim=True)), keys, options.sampling)
+        sampler = Sampler(options.sampling, options.temperature, options.disallow_correct)
+        found = VocabularyLoss.apply(
+            hidden,
+            *projected[1:],
+            masked.labels,
+            masked.keys,
+            None if self.discriminator is None else sampler,
+            options.gen_smooth_label,
+            torch.is_grad_enabled(),
+        )
+        output.generator_loss, output.generator_correct, sampled = found
+        return sampled
+
+    def _discriminate(self, output, original, inputs, masked: "MaskedTokens", sampled) -> None:
+        """Fills in the discriminator's part of output; original [B, T] are the tokens before masking."""
+        changes = (sampled - masked.labels).masked_fill(masked.labels == IGNORED, 0)
+        changed = original.flatten().index_add(0, masked.places, changes).view_as(original)
+        logits = self.discriminator(input_ids=changed, **inputs).logits
+        output.logits = logits.squeeze(-1) if logits.dim() == 3 else logits
+        output.replaced = changed != original
+        scores = (output.logits, output.replaced, output.scored)
+        output.discriminator_loss = discriminator_loss(*scores, self.options.disc_smooth_label)
 
     def export(self, folder: str) -> None:
         """Writes each network as a plain folder of its own, `generator/` and `discriminator/`."""

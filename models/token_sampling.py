@@ -6,6 +6,8 @@ block's log sum, so that drawing the block first and the token inside it next is
 Letters: N drawn tokens, V vocab_size, K random numbers a token.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 SAMPLERS = ("fp32_gumbel", "fp16_gumbel", "multinomial")
@@ -40,30 +42,68 @@ def sample_uniformly(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return (uniforms(keys, 0, 1).squeeze(-1).double() * vocab_size).long()
 
 
-def sample_tokens(weights: torch.Tensor, keys: torch.Tensor, method: str) -> torch.Tensor:
+def block_reduce(table: torch.Tensor, reduce) -> torch.Tensor:
+    """reduce, such as torch.amax, over each block of columns: [N, V] -> [N, V / BLOCK, rounded up]."""
+    whole = table.shape[1] // BLOCK * BLOCK
+    parts = [reduce(table[:, :whole].unflatten(1, (-1, BLOCK)), -1)] if whole else []
+    if whole < table.shape[1]:
+        parts.append(reduce(table[:, whole:], -1).unsqueeze(1))
+    return torch.cat(parts, dim=1)
+
+
+def block_members(table: torch.Tensor, block: torch.Tensor, filler: float) -> torch.Tensor:
+    """The columns of block [N] in table [N, V], [N, BLOCK]; filler beyond the last column."""
+    members = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=table.device)
+    inside = table.gather(1, members.clamp(max=table.shape[1] - 1))
+    return inside.masked_fill_(members >= table.shape[1], filler)
+
+
+def likeliest(logits: torch.Tensor, maxima: torch.Tensor) -> torch.Tensor:
+    """argmax of logits [N, V], given those of its blocks; argmax over a long row is slow on a CPU."""
+    block = maxima.argmax(-1)
+    return block * BLOCK + block_members(logits, block, -torch.inf).argmax(-1)
+
+
+def sample_tokens(weights: torch.Tensor, sums: torch.Tensor, keys: torch.Tensor, method: str) -> torch.Tensor:
     """Token ids [N] int64, each with probability in proportion to its weight.
 
-    weights: [N, V] fp32, exponentials of logits, the largest of a row not 0; keys: [N] int64; method: a sampler.
+    weights: [N, V] at least fp32, exponentials of logits, the largest of a row not 0; sums: those of its blocks;
+    keys: [N] int64; method: a sampler.
     """
-    whole = weights.shape[1] // BLOCK * BLOCK
-    sums = [weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)]
-    if whole < weights.shape[1]:
-        sums.append(weights[:, whole:].sum(-1, keepdim=True))
-    sums = torch.cat(sums, dim=1)
-    draw = _draw_from_sums if method == "multinomial" else _draw_by_gumbel
-    block = draw(sums, uniforms(keys, 0, 1 if method == "multinomial" else sums.shape[1]))
-    members = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=weights.device)
-    inside = weights.gather(1, members.clamp(max=weights.shape[1] - 1)).masked_fill_(members >= weights.shape[1], 0)
-    noise = uniforms(keys, sums.shape[1], 1 if method == "multinomial" else BLOCK)
-    return block * BLOCK + draw(inside, noise)
+    draw, numbers = (draw_from_sums, (1, 1)) if method == "multinomial" else (draw_by_gumbel, (sums.shape[1], BLOCK))
+    block = draw(sums, uniforms(keys, 0, numbers[0]))
+    return block * BLOCK + draw(block_members(weights, block, 0), uniforms(keys, sums.shape[1], numbers[1]))
 
 
-def _draw_by_gumbel(weights: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """argmax of log weight - log(-log u), which is the argmin of -log(u) / weight."""
+def draw_by_gumbel(weights: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Argmax of log weight - log(-log u), as that of weight / -log u; weights, noise [N, K]."""
     return (weights / -noise.log()).argmax(-1)
 
 
-def _draw_from_sums(weights: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """The entry in which the running sum passes a uniform share of the total; never one of weight 0."""
+def draw_from_sums(weights: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """The entry in which the running sum of weights [N, K] passes a share, noise [N, 1], of the total."""
     sums = weights.double().cumsum(-1)
     return torch.searchsorted(sums, noise.double() * sums[:, -1:], right=True).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How replacements are drawn from the generator's logits; see ElectraOptions."""
+
+    method: str
+    temperature: float = 1.0
+    disallow_correct: bool = False
+
+    @property
+    def takes_softmax(self) -> bool:
+        """Whether the weights are the softmax itself, which the loss computes anyway."""
+        return self.method != "fp16_gumbel" and self.temperature == 1 and not self.disallow_correct
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Token ids [N] for logits [N, V] of at least fp32, labels [N] (-100 where there is none) and keys [N]."""
+        if self.method == "fp16_gumbel":
+            logits = logits.half().to(logits.dtype)
+        if self.disallow_correct:
+            logits = logits.scatter(1, labels.clamp(min=0).unsqueeze(-1), -torch.inf)
+        weights = ((logits - logits.amax(-1, keepdim=True)) / self.temperature).exp_()
+        return sample_tokens(weights, block_reduce(weights, torch.sum), keys, self.method)

@@ -22,11 +22,10 @@ class ReplacedTokenDetection:
         if model.generator is not None:
             self.weights["generator"] = options.gen_weight
             self.metrics += ["generator_accuracy"]
-        self.metrics += ["sampled_accuracy"]
         if model.discriminator is not None:
             self.weights["discriminator"] = options.disc_weight
             names = ("accuracy", "precision", "recall")
-            self.metrics += [*(f"discriminator_{name}" for name in names), "share_replaced"]
+            self.metrics += ["sampled_accuracy", "share_replaced", *(f"discriminator_{name}" for name in names)]
             self.histograms["discriminator_auc"] = (2 * SCORE_BINS, area_under_curve)
         self.example_lengths = (max(longest // 2, 1), max(longest, 2))
         self._probability = probability
@@ -49,10 +48,11 @@ class ReplacedTokenDetection:
     def __call__(self, model, inputs: dict):
         found = model(**model_inputs(inputs), real_tokens=inputs["attention_mask"])
         sums = {term: getattr(found, f"{term}_loss") for term in self.weights}
-        metrics = {"sampled_accuracy": (found.sampled_correct, found.masked)}
-        if found.generator_correct is not None:
+        metrics = {}
+        if found.generator_loss is not None:
             metrics["generator_accuracy"] = (found.generator_correct, found.masked)
-        if found.logits is not None:
+        if found.discriminator_loss is not None:
+            metrics["sampled_accuracy"] = (found.sampled_correct, found.masked)
             metrics |= detection_metrics(found.logits.detach(), found.replaced, found.scored)
         return sums, metrics
 
