@@ -79,6 +79,15 @@ def write_shard(
     write_arrow(path, columns, record)
 
 
+def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Map a shard into memory: input_ids and continuation of all rows end to end, offsets [rows + 1], documents."""
+    with pa.memory_map(str(path)) as source:  # the map outlives the open file, so shards cost no descriptors
+        batch = pa.ipc.open_stream(source).read_next_batch()
+    ids, marks = batch.column("input_ids"), batch.column("continuation")
+    flat = (ids.values.to_numpy(), marks.values.to_numpy(), ids.offsets.to_numpy())
+    return *flat, batch.column("document").to_numpy()
+
+
 def dataset_info(folder: Path, shards: list[str]) -> None:
     """Write the two small files with which datasets.load_from_disk opens the shards as a Dataset."""
     features = {}
@@ -111,7 +120,10 @@ def read_manifest(folder: Path, flag: str) -> dict:
     """Read a manifest. CorpusError naming `flag` when the folder holds none or one of another format."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise CorpusError(f"{flag} must name a corpus folder, got {str(folder)!r}; make one with run_chinese_ref.py")
+        raise CorpusError(
+            f"{flag} must name a corpus folder, got {str(folder)!r}; make one with "
+            "run_chinese_ref.py or data/create_data.py"
+        )
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest.get("format") != FORMAT:
         raise CorpusError(
@@ -133,8 +145,8 @@ class Corpus:
         self.manifest = read_manifest(self.folder, flag)
         if not self.manifest["complete"]:
             raise CorpusError(
-                f"{flag} {folder} must be a finished corpus, got one that run_chinese_ref.py is still writing or was "
-                f"stopped at; run the same run_chinese_ref.py command again"
+                f"{flag} {folder} must be a finished corpus, got one that is still being written or was stopped at; "
+                "run the command that makes it again"
             )
         self._open()
 
@@ -147,13 +159,11 @@ class Corpus:
                     f"{self._flag} {self.folder} must hold {shard['file']} with {shard['bytes']} bytes, got "
                     f"{path.stat().st_size if path.is_file() else 'no such file'}; copy the folder again"
                 )
-            with pa.memory_map(str(path)) as source:  # the map outlives the open file, so shards cost no descriptors
-                batch = pa.ipc.open_stream(source).read_next_batch()
-            ids, marks = batch.column("input_ids"), batch.column("continuation")
-            self._ids.append(ids.values.to_numpy())
-            self._marks.append(marks.values.to_numpy())
-            self._offsets.append(ids.offsets.to_numpy())
-            documents.append(batch.column("document").to_numpy())
+            ids, marks, offsets, owners = read_shard(path)
+            self._ids.append(ids)
+            self._marks.append(marks)
+            self._offsets.append(offsets)
+            documents.append(owners)
         self.documents = np.concatenate(documents)
         self.lengths = np.concatenate([np.zeros(0, np.int32), *map(np.diff, self._offsets)])
         self._first_rows = np.cumsum([0] + [len(offsets) - 1 for offsets in self._offsets])

@@ -160,6 +160,8 @@ class Preparer:
             if self.reference:
                 references.append(self.reference.rows(blocks, text))
         record = {"unit": unit.number, **counts}
+        if self.whole:
+            record |= {"stream": len(columns[1]), "grouped": False}
         if self.reference:  # first, because the shard says that the unit is finished
             self.reference.write(unit.number, references)
         arrays = map(np.frombuffer, columns, dtypes)

@@ -3,7 +3,8 @@
 A table gives each code point that the tokenizer always sets apart (Chinese characters, punctuation, white space) its
 token; what remains, runs of letters, digits and marks, goes to the library itself once and is remembered. Both parts
 are asked from the library's own normaliser, pre-tokeniser and model (https://github.com/huggingface/tokenizers), so
-the ids are its ids by construction. Every other kind of tokenizer is called directly.
+the ids are its ids by construction. Byte-level BPE and sentencepiece models never join over a space, so that each word
+of theirs is asked once as well. Every other kind of tokenizer is called directly.
 
 Strings such as [MASK] inside a text become the special token, as in the library.
 
@@ -29,6 +30,7 @@ _SPECIALS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+_ENDS = ("bos_token", "eos_token")
 _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Entries of tokenizer_config.json that leave the ids of a BERT tokenizer alone; with any other, transformers reads it.
@@ -50,21 +52,23 @@ class Tokens(NamedTuple):
 def load_backend(name: str, fallback: Callable[[str], Tokenizer]) -> Tokenizer:
     """Load the tokenizer of a folder without importing transformers, which costs seconds of start-up.
 
-    Plain BERT folders (vocab.txt or tokenizer.json, default special tokens present) are read here, exactly as
-    transformers reads them; `fallback(name)` loads everything else.
+    Plain BERT folders (vocab.txt or tokenizer.json, default special tokens present) and those of no class in
+    particular are read here, exactly as transformers reads them; `fallback(name)` loads everything else.
     """
     folder = Path(name)
     settings_path = folder / "tokenizer_config.json"
     settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
     options = {key: settings.get(key, default) for key, default in _bert_options().items()}
     kind, backend = settings.get("tokenizer_class"), None
-    unusual = settings.keys() - options.keys() - _HARMLESS or (folder / "added_tokens.json").exists()
+    unusual = settings.keys() - options.keys() - _HARMLESS - set(_ENDS) or (folder / "added_tokens.json").exists()
     if not unusual and (folder / "tokenizer.json").is_file() and kind in (*_BERT_CLASSES, *_GENERIC_CLASSES):
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     elif not unusual and (folder / "vocab.txt").is_file() and kind in (None, *_BERT_CLASSES):
         backend = _from_vocabulary(folder / "vocab.txt", options)
     # A generic class takes tokenizer.json as it is; BertTokenizer would replace what contradicts its options.
-    if backend is None or not _is_plain(backend, options, any_normalizer=kind in _GENERIC_CLASSES):
+    if backend is None or not (
+        _has_all(backend, settings) if kind in _GENERIC_CLASSES else _is_plain(backend, options)
+    ):
         backend = fallback(name)
     backend.no_padding()
     backend.no_truncation()
@@ -96,7 +100,13 @@ def _from_vocabulary(path: Path, options: dict) -> Tokenizer | None:
     return backend
 
 
-def _is_plain(backend: Tokenizer, options: dict, any_normalizer: bool) -> bool:
+def _has_all(backend: Tokenizer, settings: dict) -> bool:
+    """Whether the special tokens of tokenizer_config.json are known, so that transformers adds none."""
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    return known >= {str(settings[key]) for key in (*_SPECIALS, *_ENDS) if key in settings}
+
+
+def _is_plain(backend: Tokenizer, options: dict) -> bool:
     """Whether transformers, given these options, would make this very tokenizer."""
     settings = json.loads(backend.to_str())
     expected = {
@@ -108,7 +118,7 @@ def _is_plain(backend: Tokenizer, options: dict, any_normalizer: bool) -> bool:
     }
     specials = [options[key] for key in _SPECIALS]
     return (
-        (any_normalizer or settings["normalizer"] == expected)
+        settings["normalizer"] == expected
         and settings["pre_tokenizer"] == {"type": "BertPreTokenizer"}
         and settings["model"]["type"] == "WordPiece"
         and sorted(token["content"] for token in settings["added_tokens"]) == sorted(map(str, specials))
@@ -157,6 +167,50 @@ def _looks_at_single_characters(normalizer: dict) -> bool:
     return normalizer.get("type") == "BertNormalizer"
 
 
+_SPLITTERS = ("ByteLevel", "Metaspace", "WhitespaceSplit", "Whitespace", "BertPreTokenizer")
+_LOCAL_NORMALIZERS = (
+    *("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer"),
+    *("Precompiled", "Nmt", "Replace", "Strip"),
+)
+_PROBE = (
+    "Hello",
+    " world,",
+    " it's",
+    " a",
+    " 3.14%",
+    " ffi",
+    " Ünïcode",
+    " дом",
+    " 日本語。",
+    " don't",
+    " x_y-z",
+    " 2nd",
+)
+
+
+def _splits_at_spaces(backend: Tokenizer, settings: dict) -> bool:
+    """Whether a text's tokens are those of its words, each taken with the space before it."""
+    splitters = _flat(settings["pre_tokenizer"], "pretokenizers")
+    if not splitters or not all(step["type"] in _SPLITTERS for step in splitters):
+        return False
+    if not all(step.get("use_regex", True) and step.get("split", True) for step in splitters):
+        return False
+    normalizers_ = _flat(settings["normalizer"], "normalizers")
+    if not all(step["type"] in _LOCAL_NORMALIZERS for step in normalizers_) or settings["model"].get("dropout"):
+        return False
+    if normalizers_ and any(token["normalized"] for token in settings["added_tokens"]):
+        return False
+    whole, *parts = (backend.encode(text, add_special_tokens=False).ids for text in ("".join(_PROBE), *_PROBE))
+    return whole == [token for part in parts for token in part]
+
+
+def _flat(step: dict | None, key: str) -> list[dict]:
+    """The steps of a normaliser or pre-tokeniser, sequences within sequences opened."""
+    if step is None:
+        return []
+    return [inner for part in step[key] for inner in _flat(part, key)] if step["type"] == "Sequence" else [step]
+
+
 class FastTokenizer:
     """Tokenises batches of documents; ids, without specials, are those of `backend.encode` on each document.
 
@@ -177,6 +231,7 @@ class FastTokenizer:
             and not any(token[flag] for token in settings["added_tokens"] for flag in flags)
         )
         self._is_wordpiece = settings["model"]["type"] == "WordPiece"
+        self._splits_at_spaces = not self._is_bert and _splits_at_spaces(backend, settings)
         self._table = np.full(0x110000, _UNSEEN, np.int32)
         self._runs = _RunCache(self._encode_run)
 
@@ -185,8 +240,10 @@ class FastTokenizer:
 
         text: the documents joined by "\\n"; points: its code points, uint32 [N].
         """
-        if not self._is_bert or any(token in text for token in self._added):
+        if any(token in text for token in self._added) or not (self._is_bert or self._splits_at_spaces):
             return self._encode_by_library(documents)
+        if self._splits_at_spaces:
+            return self._encode_words(documents, text, points)
         kinds = self._table.take(points)
         if len(kinds) and kinds.min() == _UNSEEN:
             self._learn(np.unique(points[kinds == _UNSEEN]).tolist())
@@ -201,6 +258,25 @@ class FastTokenizer:
         starts, pieces, counts = edges[::2], *self._runs.look_up(text, edges[::2].tolist(), edges[1::2].tolist())
         origin = np.repeat(starts, counts)
         return _merge(singles, ids, origin, pieces)
+
+    def _encode_words(self, documents: list[str], text: str, points: np.ndarray) -> Tokens:
+        """Look up what stands between spaces; a space belongs to the letter or digit behind it."""
+        kinds = self._table.take(points)
+        if len(kinds) and kinds.min() == _UNSEEN:
+            for point in np.unique(points[kinds == _UNSEEN]).tolist():
+                character = chr(point)
+                self._table[point] = _SPACE if character.isspace() else int(character.isalnum())
+            kinds = self._table.take(points)
+        spaces = np.flatnonzero((points[1:-1] == ord(" ")) & (kinds[:-2] != _SPACE) & (kinds[2:] == 1)) + 1
+        begins = np.cumsum([0] + [len(document) + 1 for document in documents])
+        starts = np.concatenate([begins[:-1], spaces])
+        order = np.argsort(starts, kind="stable")
+        starts = starts[order]
+        ends = np.append(starts[1:], begins[-1])
+        ends[np.append(order[1:] < len(documents), True)] -= 1  # without the line break between documents
+        pieces, counts = self._runs.look_up(text, starts.tolist(), ends.tolist())
+        nothing = np.zeros(0, np.int32)
+        return _merge(nothing, nothing, np.repeat(starts, counts).astype(np.int32), pieces)
 
     def _learn(self, points: list[int]) -> None:
         """Ask the library how it treats each character between two letters; then it treats it so everywhere."""

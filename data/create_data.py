@@ -1,0 +1,151 @@
+"""Turn texts of any language into a corpus: --output_dir wiki --dataset_name NAME --tokenizer_name roberta-base
+
+The texts come from a data set (a local folder or a hub name; its train split) or from --train_file. By default all
+documents, each between the tokenizer's special tokens, are laid end to end and cut into rows of --max_seq_length; with
+--line_by_line true each has rows of its own. No token is lost, and a run that was stopped goes on when the same
+command is run again. Source: create_data.py of PaddleNLP's RoBERTa example (JunnYu), whose flags it keeps.
+"""
+
+import argparse
+import os
+import sys
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from data.grouping import group_rows
+from data.inputs import InputError, open_dataset, open_files
+from data.preparation import Preparer, begin, finish, locked_output, prepare_units
+from data.segmentation import SEGMENTERS, make_segmenter
+from data.sources import Part, Source, held_out
+from data.tokenization import FastTokenizer, load_backend, tokenizer_hash
+from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
+
+VALIDATION = "validation"  # folder of the held-out documents below --output_dir
+
+
+def parse_bool(text: str) -> bool:
+    """true or false, as people write them. argparse.ArgumentTypeError for anything else."""
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return known[text.lower()]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--output_dir", default="wiki", help="corpus folder to write")
+    add("--dataset_name", help="folder of files, folder that datasets saved, or hub name; its train split")
+    add("--dataset_config_name", help="configuration of the data set, or folder below it")
+    add("--train_file", nargs="+", help="text (a document a line), json, jsonl, csv, tsv or parquet files")
+    add("--text_column", help="column or key of the text; default: text, else the first one")
+    add("--tokenizer_name", default="roberta-base", help="tokenizer: a folder or hub name")
+    add("--max_seq_length", type=int, default=512, help="tokens of a row, special tokens included")
+    add("--line_by_line", type=parse_bool, nargs="?", const=True, default=False, help="rows of each document alone")
+    add("--segmenter", choices=SEGMENTERS, default="basic", help="what splits words; rjieba: Chinese")
+    add("--validation_split", type=float, help="share of the documents to write to output_dir/validation")
+    add("--preprocessing_num_workers", type=int, default=min(20, len(os.sched_getaffinity(0))), help="processes")
+    add("--cache_dir", help="where the datasets library keeps downloads and copies")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """ArgumentError naming the flag whose value cannot work."""
+    if (args.dataset_name is None) == (args.train_file is None):
+        given = "neither" if args.train_file is None else "both"
+        raise ArgumentError(f"--dataset_name or --train_file must be given, got {given}; give one of the two")
+    if args.preprocessing_num_workers < 1:
+        raise ArgumentError(
+            f"--preprocessing_num_workers must be at least 1, got {args.preprocessing_num_workers}; raise it"
+        )
+    if args.validation_split is not None and not 0 < args.validation_split < 1:
+        raise ArgumentError(f"--validation_split must lie between 0 and 1, got {args.validation_split}; change it")
+
+
+def load(args: argparse.Namespace):
+    """Load the tokenizer of --tokenizer_name, without transformers where the folder is a plain BERT vocabulary."""
+
+    def by_transformers(folder: str):
+        tokenizer = load_tokenizer(folder, "--tokenizer_name")
+        if not tokenizer.is_fast:
+            raise ArgumentError(
+                f"--tokenizer_name {args.tokenizer_name} must be a fast tokenizer, got {type(tokenizer).__name__}; "
+                "convert it to a tokenizer.json"
+            )
+        return tokenizer.backend_tokenizer
+
+    backend = load_backend(resolve_pretrained(args.tokenizer_name, "--tokenizer_name"), by_transformers)
+    tokenizer = FastTokenizer(backend)
+    least = sum(map(len, tokenizer.frame)) + 1
+    if args.max_seq_length < least:
+        raise ArgumentError(f"--max_seq_length must be at least {least}, got {args.max_seq_length}; raise it")
+    return backend, tokenizer
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    """What decides the bytes of the corpus besides inputs and tokenizer; the keys are flags."""
+    name = f"rjieba {version('rjieba')}" if args.segmenter == "rjieba" else args.segmenter
+    names = ("text_column", "max_seq_length", "line_by_line", "validation_split")
+    return {key: getattr(args, key) for key in names} | {"segmenter": name}
+
+
+def prepare(folder: Path, source: Source, scanned, args, backend, tokenizer) -> dict:
+    """Write one corpus folder; return its manifest."""
+    inputs, units = scanned
+    flags = ("--train_file" if args.train_file else "--dataset_name", "--tokenizer_name")
+    with locked_output(folder):
+        identity = {"name": args.tokenizer_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
+        manifest = begin(folder, inputs, identity, settings_of(args), flags)
+        preparer = Preparer(
+            folder=folder,
+            tokenizer=tokenizer,
+            segmenter=make_segmenter(args.segmenter),
+            source=source,
+            max_seq_length=args.max_seq_length,
+            whole=not args.line_by_line,
+        )
+        records = prepare_units(preparer, units, args.preprocessing_num_workers)
+        if not any(record["tokens"] for record in records):
+            raise ArgumentError(
+                f"{flags[0]} must hold text for {folder}, got no token to write; check the input and "
+                "--validation_split"
+            )
+        if not args.line_by_line:
+            records = group_rows(folder, records, args.max_seq_length)
+        manifest = finish(folder, manifest, records)
+    counts = manifest["counts"]
+    print(
+        f"{counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['blocks']:,} rows and "
+        f"{counts['words']:,} words written to {folder}"
+    )
+    return manifest
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    if args.train_file:
+        source = open_files(args.train_file, args.text_column, args.cache_dir)
+    else:
+        source = open_dataset(args.dataset_name, args.dataset_config_name, args.text_column, args.cache_dir)
+    backend, tokenizer = load(args)
+    folder, scanned = Path(args.output_dir), source.scan()
+    if args.validation_split is None:
+        prepare(folder, source, scanned, args, backend, tokenizer)
+        return
+    is_held_out = partial(held_out, share=args.validation_split)
+    prepare(folder, Part(source, lambda number: not is_held_out(number)), scanned, args, backend, tokenizer)
+    prepare(folder / VALIDATION, Part(source, is_held_out), scanned, args, backend, tokenizer)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, InputError) as error:
+        sys.exit(f"create_data.py: {error}")
