@@ -59,10 +59,13 @@ class RunArguments(TrainingArguments):
     )
     schedule: str | None = field(
         default=None,
-        metadata={"help": "Published ELECTRA schedule instead of --lr_scheduler_type.", "choices": SCHEDULES},
+        metadata={"help": "Published schedule instead of --lr_scheduler_type.", "choices": SCHEDULES},
     )
     steps_before: int = field(
         default=0, metadata={"help": "Updates the loaded weights have had; the linear --schedule goes on from there."}
+    )
+    schedule_floor: float = field(
+        default=0.0, metadata={"help": "Share of the peak learning rate at which --schedule cosine_to_floor ends."}
     )
     evaluation_strategy: str | None = field(default=None, metadata={"help": "Old name of eval_strategy."})
     warmup_ratio: float | None = field(default=None, metadata={"help": "Share of max_steps, if warmup_steps is 0."})
@@ -127,6 +130,10 @@ class RunArguments(TrainingArguments):
         if self.steps_before < 0 or (self.steps_before and self.schedule is None):
             raise ValueError(
                 f"--steps_before {self.steps_before} needs --schedule and to be positive; add or change it"
+            )
+        if self.schedule_floor and (self.schedule != "cosine_to_floor" or not 0 < self.schedule_floor < 1):
+            raise ValueError(
+                f"--schedule_floor {self.schedule_floor} needs --schedule cosine_to_floor and must lie in (0, 1)"
             )
         if self.optimizer == "muon" and not self.adam_bias_correction:
             raise ValueError("--optimizer muon needs --adam_bias_correction true; add it")
@@ -267,7 +274,7 @@ def split_for_cpu(args: RunArguments, longest: int) -> None:
 _COURSE = (
     *("seed", "data_seed", "max_steps", "train_sampling_strategy", "bf16", "fp16", "tf32", "neftune_noise_alpha"),
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "schedule_by_time"),
-    *("schedule", "steps_before", "adam_bias_correction"),
+    *("schedule", "schedule_floor", "steps_before", "adam_bias_correction"),
     *("max_grad_norm", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("optim", "optim_args", "optimizer", "muon_learning_rate"),
 )

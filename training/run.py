@@ -34,7 +34,7 @@ _OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "model*.safetensors*", "pytorch_mo
 _OWNED += ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 _OWNED += ("generator", "discriminator")
 # What a named checkpoint may go on with, because the schedule is made anew: everything else lies in the checkpoint.
-_SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "schedule")
+_SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "schedule", "schedule_floor")
 _MAY_CHANGE = {f"arguments.{name}" for name in _SCHEDULE}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 

@@ -1,8 +1,9 @@
-"""Schedules of published ELECTRA runs for torch's LambdaLR, and what keeps any schedule on the step count.
+"""Schedules of published runs for torch's LambdaLR, and what keeps any schedule on the step count.
 
 original_linear is that of google-research/electra (its decay runs during the warmup, too), the others are those of
 richarddwang/electra_pytorch: separate_linear, and fastai's one_cycle with Adam's beta1 going the other way, as it is
-or starting at peak / 1e5 with the warmup as its rise (adjusted_one_cycle).
+or starting at peak / 1e5 with the warmup as its rise (adjusted_one_cycle). cosine_to_floor is that of
+THUDM/Chinese-Transformer-XL: after the warmup a cosine over as many updates as there are in all, towards a floor.
 A rule gives the share of the peak rate that the update of step i, counted from 0, uses.
 """
 
@@ -16,7 +17,8 @@ from transformers import TrainerCallback
 from training.pretrained import ArgumentError
 
 _CYCLES = ("one_cycle", "adjusted_one_cycle")
-SCHEDULES = ("original_linear", "separate_linear", *_CYCLES)
+_LINEAR = ("original_linear", "separate_linear")
+SCHEDULES = (*_LINEAR, *_CYCLES, "cosine_to_floor")
 Rule = Callable[[float], float]
 
 _RISE, _START, _END = 0.25, 1 / 25, 1e-5  # of fastai's one_cycle: share of the steps, shares of the peak rate
@@ -56,23 +58,26 @@ def check_schedule(name: str, steps: int, warmup: int, steps_before: int) -> Non
             f"--warmup_steps must be less than the {steps_before + steps} steps under --schedule {name}, "
             f"got {warmup}; lower it"
         )
-    if steps_before and name in _CYCLES:
+    if steps_before and name not in _LINEAR:
         raise ArgumentError(f"--steps_before needs a linear --schedule, got {name}; leave it out")
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, name: str, steps: int, warmup: int, steps_before: int = 0
+    optimizer: torch.optim.Optimizer, name: str, steps: int, warmup: int, steps_before: int = 0, floor: float = 0.0
 ) -> LambdaLR:
     """Schedule of that name over `steps` updates; see check_schedule.
 
     steps_before: updates that the weights have behind them; the linear schedules then go on from there towards
     steps_before + steps with the peak raised to (steps_before + steps) / steps (google-research/electra's README).
+    floor: share of the peak at which cosine_to_floor ends.
     """
     total = steps_before + steps
     if name in _CYCLES:
         rise, start = (_RISE, _START) if name == "one_cycle" else (warmup / total, _END)
         rate = _cycle(rise * total, total, (start, 1.0, _END))
         return RateAndMomentum(optimizer, rate, _cycle(rise * total, total, (_HIGH_BETA, _LOW_BETA, _HIGH_BETA)))
+    if name == "cosine_to_floor":
+        return LambdaLR(optimizer, lambda step: _cosine_to_floor(step, total, warmup, floor))
     rule = _original_linear if name == "original_linear" else _separate_linear
     return LambdaLR(optimizer, lambda step: rule(steps_before + step, total, warmup) * total / steps)
 
@@ -84,6 +89,12 @@ def _original_linear(step: float, total: int, warmup: int) -> float:
 
 def _separate_linear(step: float, total: int, warmup: int) -> float:
     return step / warmup if step < warmup else max(0.0, 1 - (step - warmup) / (total - warmup))
+
+
+def _cosine_to_floor(step: float, total: int, warmup: int, floor: float) -> float:
+    if step <= warmup and warmup:
+        return step / warmup
+    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, (step - warmup) / total))) / 2
 
 
 def _cycle(top: float, total: int, values: tuple[float, float, float]) -> Rule:

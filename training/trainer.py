@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate.utils import send_to_device
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -171,6 +172,7 @@ class Trainer(transformers.Trainer):
         if resume_from_checkpoint is not None:
             progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
             self._restore(progress)
+            self._restore_memory(Path(resume_from_checkpoint))
             self.args.eval_on_start = False  # the log has that record
         self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
         self._clock = time.perf_counter()
@@ -183,6 +185,15 @@ class Trainer(transformers.Trainer):
         self._window_step, self._tokens_seen = progress["window_step"], progress["tokens_seen"]
         self._window.restore(progress["sums"], share=float(self.args.process_index == 0))
         self.stop.seconds_before = progress["seconds"]
+
+    def _memory_file(self, folder: Path) -> Path:
+        return folder / f"memory_{self.args.process_index}.safetensors"
+
+    def _restore_memory(self, folder: Path) -> None:
+        """What an objective carries from step to step, if it does."""
+        if hasattr(self.objective, "restore"):
+            file = self._memory_file(folder)
+            self.objective.restore(load_file(file, device=str(self.args.device)) if file.is_file() else {})
 
     def _run_example(self, model, length: int) -> None:
         with self.accelerator.autocast():
@@ -208,7 +219,8 @@ class Trainer(transformers.Trainer):
         if self.lr_scheduler is None and args.schedule is not None:
             warmup = args.get_warmup_steps(num_training_steps)
             self.lr_scheduler = make_schedule(
-                optimizer or self.optimizer, args.schedule, num_training_steps, warmup, args.steps_before
+                *(optimizer or self.optimizer, args.schedule, num_training_steps, warmup),
+                *(args.steps_before, args.schedule_floor),
             )
             self._created_lr_scheduler = True
         scheduler = super().create_scheduler(num_training_steps, optimizer)
@@ -269,6 +281,8 @@ class Trainer(transformers.Trainer):
         self._save_optimizer_and_scheduler(str(partial))
         self._save_scaler(str(partial))
         self._save_rng_state(str(partial))
+        if hasattr(self.objective, "state") and (memory := self.objective.state()):
+            save_file(memory, self._memory_file(partial))
         if self.args.should_save:
             self.state.save_to_json(str(partial / "trainer_state.json"))
             if self.export is not None and self.state.global_step in self.kept_steps:

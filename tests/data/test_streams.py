@@ -165,7 +165,7 @@ def test_prompt_and_text_are_tokenised_apart_and_a_text_without_tokens_is_named(
     documents = encode_documents([("f:1", "ab", "cd"), ("f:2", "", "e")], encode, [50], END)
     assert documents.tokens(0, 0, 9).tolist()[:5] == [50, 0, 1, 2, 3]
     assert documents.prompts.tolist() == [3, 1] and documents.lengths.tolist() == [5, 2]
-    with pytest.raises(CorpusError, match="^f:3: the text must have at least one token"):
+    with pytest.raises(CorpusError, match=r"^f:3: the text must have at least one token"):
         encode_documents([("f:3", "ab", "  ")], encode, [], END)
 
 
