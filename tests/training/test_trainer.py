@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
 from models import GAUAlphaConfig, GAUAlphaForMaskedLM
 from training.arguments import RunArguments, parse_arguments
@@ -19,9 +20,9 @@ class TwoTerms:
 
     weights = {"few": 1.0, "many": 50.0}  # noqa: RUF012
     metrics = ("share",)
-    histograms = {
+    histograms = {  # noqa: RUF012
         "median": (LENGTH + 1, lambda bins: next(n for n in range(LENGTH + 1) if 2 * sum(bins[: n + 1]) >= sum(bins)))
-    }  # noqa: RUF012
+    }
     perplexity_of = None
     example_lengths = (6, 12)
 
@@ -134,3 +135,32 @@ def test_the_loss_is_the_sum_over_the_step_by_its_count(tmp_path):
     norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in model.parameters()]))
     assert records[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert records[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [["--optim", "sgd"], ["--adam_bias_correction", "false"]], ids=lambda w: w[0])
+def test_an_update_skipped_for_an_overflow_does_not_hold_the_schedule_up(tmp_path, monkeypatch, optimizer):
+    flags = ["--output_dir", str(tmp_path), "--report_to", "none", "--use_cpu", "--logging_steps", "1"]
+    flags += ["--learning_rate", "0.1", "--schedule", "original_linear", "--save_strategy", "no", *optimizer]
+    (args,) = parse_arguments([RunArguments], flags)
+    shape = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = GAUAlphaForMaskedLM(GAUAlphaConfig(**shape, attention_key_size=8))
+    rows = {"train_dataset": Rows(), "train_batches": Batches(SIZE), "data_collator": collate}
+    trainer = Trainer(model=model, args=args, objective=TwoTerms(), **rows)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    weight, seen, skipped = next(model.parameters()), [], []
+    weight.register_hook(lambda gradient: gradient * torch.inf if len(seen) == 1 else gradient)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+            seen.append(weight.detach().clone())
+            skipped.append(trainer.accelerator.optimizer_step_was_skipped)
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2]) and seen[2].isfinite().all()
+    assert trainer.accelerator.scaler.get_scale() == 4.0  # halved once
+    if "sgd" in optimizer:
+        assert skipped == [False, True, False]
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["learning_rate"] for record in records] == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3])
+    assert trainer.lr_scheduler.last_epoch == 3
