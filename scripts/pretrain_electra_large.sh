@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Pretrain ELECTRA-large: generator and discriminator.
+# google-research/electra's settings in richarddwang/electra_pytorch's form.
+#   TRAIN_DIR      corpus folder, as data/create_data.py makes it
+#   OUTPUT_DIR     folder of the run; running this again resumes
+#   NPROC          processes, one per GPU: a power of two up to 2048
+#   TOKENIZER      folder or hub name of the tokenizer that made the corpus
+# Further flags go to run_electra.py. 2048 rows an update, shared out among processes and accumulation.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+TRAIN_DIR=${TRAIN_DIR:-openwebtext}
+OUTPUT_DIR=${OUTPUT_DIR:-outputs/electra_large}
+NPROC=${NPROC:-1}
+TOKENIZER=${TOKENIZER:-google/electra-large-discriminator}
+# Micro-batches of 32 rows at most.
+ACCUMULATION=$((NPROC < 64 ? 64 / NPROC : 1))
+torchrun --nproc_per_node "$NPROC" run_electra.py \
+    --do_train \
+    --size large \
+    --tokenizer_name "$TOKENIZER" \
+    --train_dir "$TRAIN_DIR" \
+    --validation_split 0.001 \
+    --output_dir "$OUTPUT_DIR" \
+    --logging_dir "$OUTPUT_DIR/runs" \
+    --electra_data reference \
+    --max_seq_length 512 \
+    --mask_unit token \
+    --mask_style electra \
+    --mlm_probability 0.25 \
+    --sampling fp32_gumbel \
+    --per_device_train_batch_size "$((2048 / NPROC / ACCUMULATION))" \
+    --per_device_eval_batch_size 32 \
+    --gradient_accumulation_steps "$ACCUMULATION" \
+    --schedule original_linear \
+    --learning_rate 2e-4 \
+    --warmup_steps 10000 \
+    --max_steps 400000 \
+    --adam_bias_correction false \
+    --adam_epsilon 1e-6 \
+    --weight_decay 0.01 \
+    --max_grad_norm 1.0 \
+    --checkpoint_percents 6.25 12.5 25 50 100 \
+    --logging_steps 100 \
+    --eval_strategy steps \
+    --eval_steps 10000 \
+    --save_steps 10000 \
+    --save_total_limit 2 \
+    --dataloader_num_workers 3 \
+    --fp16 \
+    --seed 11081 \
+    "$@"

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Pretrain a Chinese ELECTRA-small with whole-word masks: the settings of hfl's chinese-electra-small,
+# which masked single tokens, and rows that lose no text.
+#   TRAIN_DIR      corpus folder, as prepare_clue_corpus.sh makes it
+#   OUTPUT_DIR     folder of the run; running this again resumes
+#   NPROC          processes, one per GPU: a power of two up to 1024
+#   TOKENIZER      folder or hub name of the tokenizer that made the corpus
+# Further flags go to run_electra.py. 1024 rows an update, shared out among processes and accumulation.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+TRAIN_DIR=${TRAIN_DIR:-clue_small_wwm_data}
+OUTPUT_DIR=${OUTPUT_DIR:-outputs/electra_zh_small}
+NPROC=${NPROC:-1}
+TOKENIZER=${TOKENIZER:-junnyu/roformer_chinese_char_base}
+# Micro-batches of 128 rows at most.
+ACCUMULATION=$((NPROC < 8 ? 8 / NPROC : 1))
+torchrun --nproc_per_node "$NPROC" run_electra.py \
+    --do_train \
+    --size small \
+    --tokenizer_name "$TOKENIZER" \
+    --train_dir "$TRAIN_DIR" \
+    --validation_split 0.001 \
+    --output_dir "$OUTPUT_DIR" \
+    --logging_dir "$OUTPUT_DIR/runs" \
+    --electra_data packed \
+    --max_seq_length 512 \
+    --mask_unit word \
+    --mask_style electra \
+    --mlm_probability 0.15 \
+    --sampling fp32_gumbel \
+    --per_device_train_batch_size "$((1024 / NPROC / ACCUMULATION))" \
+    --per_device_eval_batch_size 32 \
+    --gradient_accumulation_steps "$ACCUMULATION" \
+    --schedule original_linear \
+    --learning_rate 5e-4 \
+    --warmup_steps 10000 \
+    --max_steps 1000000 \
+    --adam_bias_correction false \
+    --adam_epsilon 1e-6 \
+    --weight_decay 0.01 \
+    --max_grad_norm 1.0 \
+    --checkpoint_percents 6.25 12.5 25 50 100 \
+    --logging_steps 100 \
+    --eval_strategy steps \
+    --eval_steps 10000 \
+    --save_steps 10000 \
+    --save_total_limit 2 \
+    --dataloader_num_workers 3 \
+    --fp16 \
+    --seed 11081 \
+    "$@"
