@@ -67,6 +67,11 @@ def make_band(
     return Band(tuple(blocks), max(block.keys.stop - block.keys.start for block in blocks))
 
 
+def inverse_frequencies(width: int, device: torch.device | None = None) -> torch.Tensor:
+    """10000^(-2t / width), fp32 [width / 2], in the order of operations that gives the published bits."""
+    return 1 / 10000 ** (torch.arange(0, width, 2, device=device).float() / width)
+
+
 def relative_table(length: int, width: int, dtype: str, device: torch.device) -> torch.Tensor:
     """Sines, then cosines, of distances length-1 .. 0 [length, width]; fp32, rounded at each step for float16.
 
@@ -74,7 +79,7 @@ def relative_table(length: int, width: int, dtype: str, device: torch.device) ->
     """
     rounded = (lambda x: x.half().float()) if dtype == "float16" else (lambda x: x)
     with torch.autocast(device.type, enabled=False):
-        frequencies = rounded(1 / 10000 ** (torch.arange(0, width, 2, device=device).float() / width))
+        frequencies = rounded(inverse_frequencies(width, device))
         distances = torch.arange(length - 1, -1, -1, device=device).float()
         angles = rounded(distances.unsqueeze(-1) * frequencies)
         return rounded(torch.cat((angles.sin(), angles.cos()), dim=-1))
