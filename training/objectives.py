@@ -9,6 +9,7 @@ An objective has
     counts(inputs) -> {term: int64 scalar}, how many targets the micro-batch holds, read from the inputs alone;
     __call__(model, inputs) -> ({term: sum over targets}, {metric: (numerator, denominator) or histogram}), fp32 or
     int64 scalars, and vectors, on the device.
+One may name parameters with weight decay in spite of their names: decayed, what these end in.
 One that carries something from step to step also has state() -> {name: tensor}, of this process, {} for nothing, and
 restore(that).
 """

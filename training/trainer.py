@@ -204,6 +204,11 @@ class Trainer(transformers.Trainer):
         self.state.compute_steps(self.args, max_steps)  # this call's intervals, not those of the checkpoint
         return found
 
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """As transformers chooses them, and what the objective says is decayed though it is called a bias."""
+        names, endings = super().get_decay_parameter_names(model), tuple(getattr(self.objective, "decayed", ()))
+        return names + [name for name, _ in model.named_parameters() if name.endswith(endings) and name not in names]
+
     def create_optimizer(self, model=None):
         args = self.args
         if self.optimizer is None and args.optimizer == "muon":

@@ -9,17 +9,8 @@ import pytest
 from data.collators import IGNORED
 from data.corpus import Corpus, CorpusError
 from data.sampling import CorpusRows
-from data.streams import (
-    CausalCollator,
-    CorpusDocuments,
-    Documents,
-    SegmentBatches,
-    StreamBatches,
-    StreamRows,
-    Windows,
-    encode_documents,
-    split,
-)
+from data.streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
+from data.token_documents import CorpusDocuments, Documents, encode_documents, split
 from training.pretrained import load_tokenizer
 
 ORIGINAL = json.loads((Path(__file__).parents[1] / "fixtures" / "xl_dataset.json").read_text(encoding="utf-8"))

@@ -1,0 +1,243 @@
+"""Pretrain or finetune a causal language model, or measure its perplexity: Transformer-XL, or any of transformers.
+
+Text is JSON lines of {"prompt": ..., "text": ...}, with the loss on text and end token only, text files, or a corpus
+folder. Transformer-XL reads streams whose memory is carried from step to step; other models, and --mem_len 0, read
+shuffled rows of the same stream. Without --do_train it prints the perplexity. Running the same command again resumes.
+"""
+
+import sys
+
+from training.pretrained import ArgumentError, load_tokenizer, refuse_unknown_names
+
+if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
+    try:
+        refuse_unknown_names(sys.argv[1:], ("--tokenizer_name", "--model_name_or_path", "--config_name"))
+    except ArgumentError as error:
+        sys.exit(f"run_clm.py: {error}")
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import AutoModelForCausalLM, set_seed
+
+import models  # noqa: F401  registers the model types
+from data.sampling import CorpusRows, EvalBatches, TrainBatches
+from data.streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
+from data.token_documents import load_documents, text_frame
+from training.architecture import make_model
+from training.arguments import ModelArguments, RunArguments, parse_arguments, settle_steps
+from training.causal_objective import CausalLanguageModelling
+from training.run import run_settings, set_up_process, start_run
+from training.trainer import Trainer, last_evaluation
+
+logger = logging.getLogger(__name__)
+
+MOST_TOKENS = 1024  # of a row by default, where the model would take more
+
+
+@dataclass
+class CausalModelArguments(ModelArguments):
+    """Which model to train or measure."""
+
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Folder, hub name or sentencepiece file; default: the model's own."}
+    )
+    model_type: str = field(
+        default="transformer_xl", metadata={"help": "Architecture of a new model, a model_type string."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What to train on and to measure."""
+
+    train_file: str | None = field(default=None, metadata={"help": "JSON lines of prompt and text, or a text file."})
+    train_dir: str | None = field(default=None, metadata={"help": "Corpus folder to train on, instead of train_file."})
+    validation_file: str | None = field(default=None, metadata={"help": "As train_file, to evaluate on."})
+    validation_split: float | None = field(
+        default=None, metadata={"help": "Share of the training documents held out for evaluation, in (0, 1)."}
+    )
+    doc_spliter: str | None = field(
+        default=None, metadata={"help": "Line between documents of a text file; default: a file is one document."}
+    )
+    max_seq_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a segment or row; default: the model's, at most 1024."}
+    )
+    mem_len: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of Transformer-XL's memory; 0 for shuffled rows; default: its config's."},
+    )
+    document_mask: bool = field(default=True, metadata={"help": "Let tokens see their own document only."})
+    stride: int | None = field(
+        default=None,
+        metadata={"help": "Tokens between windows of evaluation without memory; default: max_seq_length."},
+    )
+    perplexity_file: str | None = field(
+        default=None, metadata={"help": "JSON lines to write: targets and perplexity of each held-out document."}
+    )
+
+
+def main(argv=None) -> dict[str, float]:
+    """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
+    model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, RunArguments], argv)
+    check_arguments(model_args, data_args, args)
+    set_up_process(args)
+    tokenizer = load_tokenizer(model_args.tokenizer_name or model_args.model_name_or_path, "--tokenizer_name")
+    set_seed(args.seed)
+    model = make_model(AutoModelForCausalLM, model_args, tokenizer)
+    begin, end = text_frame(tokenizer)
+    if model_args.model_name_or_path is None:
+        set_special_ids(model, tokenizer, end)
+    length, mem_len = settle_lengths(model, data_args)
+    train, held_out = load_documents(data_args, tokenizer, begin, end)
+    rows = StreamRows(train, length, args.seed if args.data_seed is None else args.data_seed) if train else None
+    batches = make_train_batches(args, rows, mem_len) if rows else None
+    windows = Windows(held_out, length, data_args.stride or length) if held_out else None
+    pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    objective = CausalLanguageModelling(model, length, batches, mem_len, data_args.document_mask)
+    trainer = Trainer(
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        objective=objective,
+        train_dataset=CorpusRows(rows) if rows else None,
+        train_batches=batches,
+        data_collator=CausalCollator(pad, length),
+        eval_dataset=CorpusRows(windows) if windows else None,
+        eval_batches=make_eval_batches(args, windows, mem_len) if windows else None,
+        eval_collator=CausalCollator(pad, length if mem_len else None),
+    )
+    if not args.do_train:
+        return evaluate(trainer, data_args.perplexity_file)
+    sources = {"model_name_or_path": model_args.model_name_or_path}
+    checkpoint = start_run(args, run_settings(args, data_args, {"documents": train.digest}, model.config, sources))
+    trainer.train(checkpoint)
+    if trainer.stop.reason != "SIGTERM":
+        trainer.save_model()
+    return last_evaluation(trainer.state)
+
+
+def check_arguments(model_args, data_args, args) -> None:
+    """ArgumentError for flags that do not go together; do_eval becomes whether there is held-out text."""
+    trained, name = bool(data_args.train_file or data_args.train_dir), model_args.model_name_or_path
+    held_out = bool(data_args.validation_file) or data_args.validation_split is not None
+    wrong = {
+        "--do_train or --do_eval must be given, got neither; add one": not (args.do_train or args.do_eval),
+        "--train_file or --train_dir must be given, one of them": args.do_train
+        and bool(data_args.train_file) == bool(data_args.train_dir),
+        "--output_dir must name the folder of the run, got none; add it": args.do_train and args.output_dir is None,
+        "--model_name_or_path must stand without --config_name and --config_overrides; leave it out": name
+        and (model_args.config_name or model_args.config_overrides),
+        "--do_eval without --do_train needs trained weights; add --model_name_or_path": not (args.do_train or name),
+        "--tokenizer_name must be given for a new model; add it": not (model_args.tokenizer_name or name),
+        "--validation_split must stand with training text and without --validation_file": (
+            data_args.validation_split is not None and (data_args.validation_file or not trained)
+        ),
+        "--do_eval and --eval_strategy need held-out text; add --validation_file": not held_out
+        and (args.do_eval or args.eval_strategy != "no"),
+        "--perplexity_file needs --do_eval without --do_train": data_args.perplexity_file and args.do_train,
+        "--group_by_length has no use here, where all rows are of one length; leave it out": (
+            args.train_sampling_strategy == "group_by_length"
+        ),
+        "--fsdp must stand without held-out text; measure the finished model with --do_eval": args.fsdp and held_out,
+    }
+    for message, holds in wrong.items():
+        if holds:
+            raise ArgumentError(message)
+    args.do_eval = held_out
+    args.output_dir = args.output_dir or model_args.model_name_or_path
+
+
+def set_special_ids(model, tokenizer, end: int) -> None:
+    """Tell a new model, and its generate(), the tokenizer's ids."""
+    for config in (model.config, model.generation_config):
+        config.eos_token_id, config.bos_token_id = end, tokenizer.bos_token_id
+        config.pad_token_id = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def settle_lengths(model, data_args) -> tuple[int, int]:
+    """Tokens of a segment and of memory. ArgumentError for numbers that the model cannot take."""
+    config = model.config
+    has_memory = getattr(config, "mem_len", None) is not None and getattr(config, "relative_encoding", True)
+    mem_len = (config.mem_len if has_memory else 0) if data_args.mem_len is None else data_args.mem_len
+    if mem_len < 0 or (mem_len and not has_memory):
+        raise ArgumentError(
+            f"--mem_len must be 0 for {type(model).__name__}, which has no memory, got {mem_len}; leave it out"
+        )
+    most = None if getattr(config, "relative_encoding", False) else getattr(config, "max_position_embeddings", None)
+    length = (
+        data_args.max_seq_length or getattr(config, "segment_length", None) or min(most or MOST_TOKENS, MOST_TOKENS)
+    )
+    if length < 1 or (most is not None and length > most):
+        raise ArgumentError(
+            f"--max_seq_length must be at least 1 and at most the {most} tokens that the model has positions for, "
+            f"got {length}; change it"
+        )
+    stride = data_args.stride or length
+    if not 0 < stride <= length or (mem_len and stride != length):
+        raise ArgumentError(
+            f"--stride must lie in 1..{length}, and be left out with a memory, got {stride}; change it"
+        )
+    if has_memory:
+        config.mem_len = mem_len
+    return length, mem_len
+
+
+def make_train_batches(args, rows: StreamRows, mem_len: int) -> TrainBatches:
+    """This process's micro-batches of the whole run; settles max_steps."""
+    settle_steps(args, rows.lengths)
+    batches = (StreamBatches if mem_len else TrainBatches)(
+        np.arange(len(rows)),
+        args.train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+        args.process_index,
+        steps=args.max_steps,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+    )
+    if mem_len and batches.step_size > len(rows):
+        raise ArgumentError(
+            f"--per_device_train_batch_size x --gradient_accumulation_steps x processes, the streams, must be at most "
+            f"the {len(rows)} segments of the training text, got {batches.step_size}; lower them"
+        )
+    logger.info("%d segments of %s tokens", len(rows), f"{rows.lengths.max():,}")
+    return batches
+
+
+def make_eval_batches(args, windows: Windows, mem_len: int) -> SegmentBatches | EvalBatches:
+    split_among = args.eval_batch_size, args.world_size, args.process_index
+    if mem_len:
+        return SegmentBatches(windows, *split_among)
+    return EvalBatches(np.arange(len(windows)), windows.lengths, *split_among)
+
+
+def evaluate(trainer: Trainer, perplexity_file: str | None) -> dict[str, float]:
+    """Measure and print; with a file, of each document too."""
+    trainer.objective.documents = [] if perplexity_file else None
+    metrics = trainer.evaluate()
+    if perplexity_file:
+        found = [torch.cat(parts).double() for parts in zip(*trainer.objective.documents, strict=True)]
+        found = gather_object([torch.stack(found).cpu()])
+        numbers, losses, counts = torch.cat(found, dim=1).numpy()
+        losses, counts = (np.bincount(numbers.astype(int), weights=values) for values in (losses, counts))
+        if trainer.is_world_process_zero():
+            lines = [
+                {"document": number, "targets": int(count), "perplexity": float(np.exp(loss / max(count, 1)))}
+                for number, (loss, count) in enumerate(zip(losses, counts, strict=True))
+            ]
+            Path(perplexity_file).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    if trainer.is_world_process_zero():
+        print(json.dumps(metrics))
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"run_clm.py: {error}")
