@@ -3,17 +3,19 @@
     python convert_checkpoint.py junnyu/flash_small_wwm_cluecorpussmall flash_small
     python convert_checkpoint.py --source lucidrains_flash --config '{"causal": true}' flash.pt flash_causal
     python convert_checkpoint.py --reverse --source lucidrains_flash flash_causal flash.pt
+    python convert_checkpoint.py --tokenizer cog-pretrain.model txl-2.9B txl-2.9B-hf
+    python convert_checkpoint.py --reverse txl-2.9B-hf txl-2.9B
 
 Every tensor must find its place: an unknown, missing or mis-shaped one is an error. A published folder of GAU-alpha,
 FLASHQuad or FLASH loads with from_pretrained as it is; converting one makes it safe to share and quicker to load.
+Chinese Transformer-XL (source thudm: a file, a folder of model-parallel parts, or one with a tracker) is converted
+layer by layer, in about a gigabyte of memory.
 """
 
 import argparse
 import json
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -21,8 +23,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.convert import SOURCES, CheckpointError, Source, to_ours, to_theirs
+from models.convert import SOURCES, CheckpointError, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
+from models.convert.output import new_output
 from training.pretrained import ArgumentError, resolve_pretrained
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -34,10 +37,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("input", help="folder, hub name, or state dict file (.pt, .bin, .safetensors)")
     parser.add_argument("output", help="folder to make; with --reverse to a source without config, a .pt file")
     parser.add_argument(
-        "--source", choices=("auto", *SOURCES), default="auto", help="whose names the foreign side has"
+        "--source", choices=("auto", "thudm", *SOURCES), default="auto", help="whose names the foreign side has"
     )
     parser.add_argument("--reverse", action="store_true", help="from our names to the source's")
     parser.add_argument("--config", default="{}", help="config fields to set: JSON, or a JSON file")
+    parser.add_argument("--tokenizer", type=Path, help="cog-pretrain.model, to put its tokenizer into the folder")
     return parser.parse_args(argv)
 
 
@@ -96,26 +100,50 @@ def write_output(
     output: Path, state: dict[str, torch.Tensor], fields: dict | None, folder: Path, reverse: bool
 ) -> None:
     """Writes a folder (or, without config fields, one file) that appears whole or not at all."""
-    if output.exists():
-        raise ArgumentError(f"output {output} must not exist yet; remove it or choose another name")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-        target = Path(scratch) / output.name
+    with new_output(output) as target:
         if fields is None:
             torch.save(state, target)
+            return
+        target.mkdir()
+        text = json.dumps(fields, ensure_ascii=False, indent=2)
+        (target / "config.json").write_text(text + "\n", encoding="utf-8")
+        if reverse:
+            torch.save(state, target / "pytorch_model.bin")
         else:
-            target.mkdir()
-            text = json.dumps(fields, ensure_ascii=False, indent=2)
-            (target / "config.json").write_text(text + "\n", encoding="utf-8")
-            if reverse:
-                torch.save(state, target / "pytorch_model.bin")
-            else:
-                contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
-                save_file(contiguous, target / "model.safetensors", metadata={"format": "pt"})
-            for name in TOKENIZER_FILES:
-                if (folder / name).is_file():
-                    shutil.copyfile(folder / name, target / name)
-        os.replace(target, output)
+            contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+            save_file(contiguous, target / "model.safetensors", metadata={"format": "pt"})
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
+
+
+def convert_thudm(path: Path, output: Path, fields: dict, tokenizer: Path | None, reverse: bool) -> int:
+    """Chinese Transformer-XL, either way; returns the number of tensors written."""
+    with new_output(output) as target:
+        target.mkdir()
+        if not reverse:
+            return transformer_xl.to_folder(path, target, fields, tokenizer)
+        state = transformer_xl.from_folder(path, make_config(read_config(path) | fields))
+        content = {"module": state, "iteration": 0, "mp_world_size": 1}
+        torch.save(content, target / thudm.SHARD.format(0))
+        return len(state)
+
+
+def read_config(path: Path) -> dict:
+    """Fields of the folder's config.json, none if there is none."""
+    if not (path / "config.json").is_file():
+        return {}
+    fields = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    fields.pop("auto_map", None)
+    return fields
+
+
+def is_thudm(path: Path, source: str, reverse: bool) -> bool:
+    """Whether the foreign side is Chinese Transformer-XL, by --source or by what the input shows."""
+    if source != "auto":
+        return source == "thudm"
+    ours = read_config(path).get("model_type") == transformer_xl.TransformerXLConfig.model_type
+    return ours if reverse else thudm.is_checkpoint(path)
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -126,12 +154,14 @@ def convert(arguments: argparse.Namespace) -> int:
         from huggingface_hub import snapshot_download
 
         path = Path(snapshot_download(str(path)))
+    if is_thudm(path, arguments.source, arguments.reverse):
+        fields = read_fields(arguments.config)
+        return convert_thudm(path, Path(arguments.output), fields, arguments.tokenizer, arguments.reverse)
+    if arguments.tokenizer is not None:
+        raise ArgumentError(f"--tokenizer {arguments.tokenizer} must be for source thudm; leave it out")
     state = read_state(weight_file(path))
     folder = path if path.is_dir() else path.parent
-    fields = {}
-    if path.is_dir() and (path / "config.json").is_file():
-        fields = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    fields.pop("auto_map", None)
+    fields = read_config(path)
     source = find_source(arguments.source, fields, {} if arguments.reverse else state)
     if source.config_of is not None and not arguments.reverse:
         fields = source.config_of(state)

@@ -24,8 +24,8 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
 
     Ids are the file's, then <|endoftext|>, both eos and pad. No token is added to a text; its first piece starts with
     a space. A newline becomes a space, as in the original, or with newline_token the piece <n>, which decoding turns
-    back. `<|endoftext|>` in a text is ordinary characters. save_pretrained keeps all this for AutoTokenizer; decoding is
-    the original's up to the first <|endoftext|>, and goes on after it.
+    back. `<|endoftext|>` in a text is ordinary characters. save_pretrained keeps all this for AutoTokenizer;
+    decoding is the original's up to the first <|endoftext|>, and goes on after it.
     Raises ValueError, naming the file, when it is no such model.
     """
     pieces, charsmap = _read_model(Path(file))

@@ -99,7 +99,7 @@ class TransformerXLConfig(PreTrainedConfig):
 
 @dataclass
 class TransformerXLOutput(ModelOutput):
-    """mems, with output_mems only: L + 1 tensors [B, M, H], the inputs of each layer and of the last norm, detached."""
+    """mems, with output_mems: L + 1 tensors [B, M, H], the inputs of each layer and of the last norm, detached."""
 
     last_hidden_state: torch.Tensor | None = None
     past_key_values: DynamicCache | None = None

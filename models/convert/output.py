@@ -1,0 +1,24 @@
+"""Output that appears whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .engine import CheckpointError
+
+
+@contextmanager
+def new_output(output: Path) -> Iterator[Path]:
+    """A path to make a file or folder at; it becomes output when the block ends, and vanishes if that raises.
+
+    Raises CheckpointError when output exists.
+    """
+    if output.exists():
+        raise CheckpointError(f"output {output} must not exist yet; remove it or choose another name")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+        target = Path(scratch) / output.name
+        yield target
+        os.replace(target, output)
