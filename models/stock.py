@@ -73,8 +73,11 @@ def check_isolation(model: PreTrainedModel) -> None:
     takes = getattr(model, "takes_pair_masks", None)  # of this repository's own models
     if takes is None:
         parameters = inspect.signature(type(model).forward).parameters
-        is_local = getattr(model.config, "sliding_window", None) or getattr(model.config, "local_attention", None)
-        takes = model.config._attn_implementation == "sdpa" and "position_ids" in parameters and not is_local
+        # Windows would be lost with a mask of ours, and MobileBERT's first layer reads the neighbours of a token.
+        mixes = any(
+            getattr(model.config, name, None) for name in ("sliding_window", "local_attention", "trigram_input")
+        )
+        takes = model.config._attn_implementation == "sdpa" and "position_ids" in parameters and not mixes
     if not takes:
         raise ValueError(
             f"isolated needs a model that takes a mask of pairs of tokens, and {type(model).__name__} does not; use "

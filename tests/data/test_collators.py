@@ -96,3 +96,29 @@ def _seconds(collator, rows):
     start = time.process_time()
     collator(rows)
     return time.process_time() - start
+
+
+def test_pieces_become_documents_and_positions_that_restart():
+    rows = [make_row(0, 9) | {"pieces": np.array([4, 5])}, make_row(1, 7) | {"pieces": np.array([7])}]
+    batch = make_collator(pad_to_multiple_of=4)(rows)
+    assert batch["document_ids"].tolist() == [[1] * 4 + [2] * 5 + [0] * 3, [1] * 7 + [0] * 5]
+    assert batch["position_ids"].tolist() == [[*range(4), *range(5), 0, 0, 0], [*range(7), 0, 0, 0, 0, 0]]
+    assert {batch[name].dtype for name in ("document_ids", "position_ids")} == {torch.int64}
+
+
+def test_positions_are_filled_with_one_that_has_no_label():
+    full, short = make_row(0, 40), make_row(1, 8)
+    full["input_ids"], short["input_ids"] = np.full(40, 500, np.uint16), np.full(8, 500, np.uint16)  # no specials
+    for sample in range(60):
+        batch = make_collator()([full | {"sample": sample}, short | {"sample": sample}])
+        labels = batch["labels"]
+        gathered = labels.gather(1, batch["masked_positions"])
+        assert ((gathered != IGNORED).sum(1) == (labels != IGNORED).sum(1)).all()
+
+
+def test_noise_seeds_depend_on_epoch_and_sample_alone():
+    def seeds(epoch, samples):
+        return make_collator(noise=True)([make_row(sample, 12, epoch) for sample in samples])["noise_seed"].tolist()
+
+    assert seeds(0, [3, 4]) == [*seeds(0, [3]), *seeds(0, [4])]
+    assert len({*seeds(0, [3, 4]), *seeds(1, [3, 4])}) == 4 and min(seeds(0, range(20))) >= 0

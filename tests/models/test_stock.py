@@ -4,7 +4,12 @@ import pytest
 import torch
 import transformers
 
-from models.stock import adapt
+from models import FLASHForMaskedLM, GAUAlphaForMaskedLM
+from models.flash import FLASHConfig
+from models.gau import GAUAlphaConfig
+from models.stock import adapt, check_isolation, longest_row
+
+TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1}
 
 SIZES = {
     "vocab_size": 50,
@@ -58,3 +63,23 @@ def test_pair_masks_without_sdpa_are_refused():
     model = adapt(make("Bert", attn_implementation="eager"))
     with pytest.raises(ValueError, match="sdpa"):
         model(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3, 3))
+
+
+def test_models_that_cannot_keep_documents_apart_are_told_from_those_that_can():
+    for kind in ("Bert", "Roberta", "Electra", "XLMRoberta", "DistilBert"):
+        check_isolation(adapt(make(kind)))
+    gau, flash = GAUAlphaForMaskedLM(GAUAlphaConfig(**TINY)), FLASHForMaskedLM(FLASHConfig(**TINY))
+    check_isolation(adapt(gau))
+    for model in (
+        flash,
+        make("MobileBert", embedding_size=16, intra_bottleneck_size=32),
+        make("RoFormer"),
+        make("Bert", attn_implementation="eager"),
+    ):
+        with pytest.raises(ValueError, match="isolated needs a model that takes a mask of pairs"):
+            check_isolation(adapt(model))
+
+
+def test_the_longest_row_leaves_room_for_padding_positions():
+    assert [longest_row(make(kind)) for kind in ("Bert", "Roberta", "Electra")] == [40, 38, 40]
+    assert longest_row(GAUAlphaForMaskedLM(GAUAlphaConfig(**TINY))) is None

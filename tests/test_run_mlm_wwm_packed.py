@@ -1,0 +1,194 @@
+"""run_mlm_wwm.py on packed rows and with transformers' own encoders: isolation is exact, runs learn and resume."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+import models  # noqa: F401  registers the model types
+import run_mlm_wwm
+from data.collators import MaskCollator
+from data.corpus import Corpus, CorpusError
+from data.masking import TokenMasking
+from data.packing import Rows, pack
+from models.stock import adapt
+from training.architecture import make_model
+from training.arguments import ModelArguments
+from training.objectives import MaskedLanguageModelling, separate_documents
+from training.pretrained import ArgumentError, load_tokenizer
+from training.trainer import Trainer
+
+TRANSFORMER = (
+    "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=48,max_position_embeddings=90"
+)
+SHAPES = {
+    "gau_alpha": "hidden_size=32,intermediate_size=64,num_hidden_layers=2,attention_key_size=16",
+    "flash_quad": "hidden_size=32,num_hidden_layers=2,s=16",
+    "roberta": TRANSFORMER,
+    "bert": TRANSFORMER,
+    "electra": TRANSFORMER + ",embedding_size=16",
+}
+EVERY = pytest.mark.parametrize("kind", SHAPES)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, bert_folder, write_corpus):
+    """(tokenizer folder, corpus folder); rows have 6 to 39 tokens"""
+    tokenizer = bert_folder()
+    return tokenizer, write_corpus(tmp_path_factory.mktemp("prepared") / "corpus", tokenizer)
+
+
+@pytest.fixture
+def flags(prepared, tmp_path):
+    """(model type, flag=value, ...) -> the arguments of a tiny run into tmp_path/run."""
+
+    def make(kind, **changes):
+        values = {"tokenizer_name": prepared[0], "train_dir": prepared[1], "output_dir": tmp_path / "run"}
+        values |= {"model_type": kind, "config_overrides": SHAPES.get(kind), "per_device_train_batch_size": 8}
+        values |= {"learning_rate": 1e-2, "max_steps": 9, "logging_steps": 3, "save_steps": 3, "report_to": "none"}
+        pairs = [(name, value) for name, value in (values | changes).items() if value is not None]
+        words = [word for name, value in pairs for word in (f"--{name}", str(value))]
+        return ["--do_train", *words]
+
+    return make
+
+
+def packed_batch(prepared, packing, length=64, rows=3):
+    """The tensors of the last packed rows, which have the most documents, and the tokenizer."""
+    tokenizer = load_tokenizer(str(prepared[0]), "--tokenizer_name")
+    corpus = Corpus(prepared[1])
+    packed = pack(Rows(corpus, np.arange(len(corpus))), packing, length, tokenizer.backend_tokenizer)
+    specials = tuple(tokenizer.all_special_ids)
+    masking = TokenMasking(len(tokenizer), tokenizer.mask_token_id, specials, probability=0.15, seed=1)
+    collator = MaskCollator(masking, tokenizer.pad_token_id, pad_to_multiple_of=8)
+    return collator([row | {"epoch": 0} for row in packed.rows(np.arange(len(packed))[-rows:])]), tokenizer
+
+
+def tiny_model(kind, tokenizer, prepared):
+    torch.manual_seed(3)
+    model_args = ModelArguments(str(prepared[0]), model_type=kind, config_overrides=SHAPES[kind])
+    return adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer)).eval()
+
+
+@EVERY
+def test_logits_of_a_packed_document_are_those_of_the_document_alone(prepared, kind):
+    batch, tokenizer = packed_batch(prepared, "isolated", length=70)
+    model = tiny_model(kind, tokenizer, prepared)
+    assert (batch["attention_mask"] == 0).any() and batch["document_ids"].max() > 2
+    inputs = {k: v for k, v in separate_documents(batch).items() if k not in ("labels", "masked_positions")}
+    with torch.no_grad():
+        together = model(**inputs).logits
+        for row in range(3):
+            for document in range(1, int(batch["document_ids"][row].max()) + 1):
+                own = batch["document_ids"][row] == document
+                ids = batch["input_ids"][row, own].unsqueeze(0)
+                alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+                torch.testing.assert_close(together[row, own], alone, atol=1e-5, rtol=0)
+
+
+@EVERY
+def test_loss_and_gradients_of_packed_documents_are_finite_sums_of_those_alone(prepared, kind):
+    """What the objective adds up is the same for rows of one document each; padding gives no gradient."""
+    batch, tokenizer = packed_batch(prepared, "isolated")
+    model = tiny_model(kind, tokenizer, prepared)
+    objective = MaskedLanguageModelling(model, 64, 0.15)
+    sums, metrics = objective(model, batch)
+    assert int(metrics["mlm_accuracy"][1]) == int(objective.counts(batch)["mlm"])
+    sums["mlm"].backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    model.zero_grad()
+    total = 0.0
+    for row in range(len(batch["input_ids"])):
+        for document in range(1, int(batch["document_ids"][row].max()) + 1):
+            own = batch["document_ids"][row] == document
+            alone = {name: batch[name][row, own].unsqueeze(0) for name in ("input_ids", "attention_mask", "labels")}
+            found = (alone["labels"][0] != -100).nonzero().squeeze(-1)
+            alone["masked_positions"] = (found if len(found) else torch.zeros(1, dtype=torch.long)).unsqueeze(0)
+            loss, _ = objective(model, alone)
+            loss["mlm"].backward()
+            total += float(loss["mlm"].detach())
+    assert float(sums["mlm"].detach()) == pytest.approx(total, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient, atol=2e-5, rtol=1e-4)
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gau_alpha", {"packing": "isolated"}),
+        ("flash_quad", {"packing": "isolated", "mask_unit": "token"}),
+        ("roberta", {"packing": "concat", "mask_unit": "token"}),
+        ("roberta", {"packing": "isolated", "bf16": "true", "gradient_checkpointing": "true"}),
+        ("bert", {"packing": "isolated", "max_seq_length": 80, "optimizer": "muon", "unigram_bias": "true"}),
+        ("flash", {"packing": "concat", "config_overrides": "hidden_size=32,num_hidden_layers=2,query_key_dim=16"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["packing"],
+)
+def test_packed_runs_learn_and_say_what_packing_saves(flags, tmp_path, caplog, kind, changes):
+    caplog.set_level("INFO")
+    run_mlm_wwm.main(flags(kind, use_cpu="true", validation_split=0.2, **changes))
+    records = [record for record in read_log(tmp_path / "run") if "loss" in record]
+    assert records[-1]["loss"] < records[0]["loss"]
+    (line,) = [message for message in caplog.messages if "padding" in message]
+    packed, plain = (
+        float(words.split(" %")[0].split()[-1].strip("(")) for words in line.split("padding")[1].split("(")
+    )
+    assert packed < plain and plain > 30 and (packed < 15 or changes["packing"] == "concat")
+
+
+@pytest.mark.parametrize(("kind", "packing"), [("roberta", "concat"), ("gau_alpha", "isolated")])
+def test_a_packed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, kind, packing):
+    run_mlm_wwm.main(flags(kind, packing=packing, output_dir=tmp_path / "whole"))
+    real, calls = Trainer.training_step, []
+
+    def fatal(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", fatal)
+        with pytest.raises(KeyboardInterrupt):
+            run_mlm_wwm.main(flags(kind, packing=packing))
+    run_mlm_wwm.main(flags(kind, packing=packing, dataloader_num_workers=2))
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    assert read_log(tmp_path / "run")[-1]["loss"] == read_log(tmp_path / "whole")[-1]["loss"]
+
+
+def test_any_masked_lm_of_transformers_trains_on(flags, tmp_path, prepared):
+    """distilbert, whose forward knows no token types; from its folder, as from a hub name."""
+    sizes = "dim=32,n_layers=2,n_heads=2,hidden_dim=48"
+    run_mlm_wwm.main(flags("distilbert", config_overrides=sizes, max_steps=3, output_dir=tmp_path / "first"))
+    first = {"model_name_or_path": tmp_path / "first", "config_overrides": None}
+    run_mlm_wwm.main(flags("distilbert", packing="concat", **first))
+    records = read_log(tmp_path / "run")
+    assert records[0]["loss"] < read_log(tmp_path / "first")[0]["loss"]
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "run")
+    assert type(model).__name__ == "DistilBertForMaskedLM"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("flash", {"packing": "isolated", "config_overrides": "num_hidden_layers=1"}, "concat or none, or gau_alpha"),
+        ("roformer", {"packing": "isolated", "config_overrides": TRANSFORMER}, "--packing isolated needs a model"),
+        ("roberta", {"config_overrides": "max_position_embeddings=30"}, "--max_seq_length must be at most 29"),
+        ("bert", {"packing": "concat", "max_seq_length": 91}, "--max_seq_length must be at most 90"),
+        ("bert", {"packing": "concat", "max_seq_length": 20}, "--max_seq_length must be at least the 39 tokens"),
+        ("bert", {"packing": "all"}, "--packing"),
+        ("bert", {"mask_unit": "letter"}, "--mask_unit"),
+        ("bert", {"mlm_probability": 1}, "--mlm_probability must lie between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_packed_is_told_before_training(flags, tmp_path, kind, changes, message):
+    with pytest.raises((ArgumentError, CorpusError), match=message):
+        run_mlm_wwm.main(flags(kind, **changes))
+    assert not (tmp_path / "run").exists()
