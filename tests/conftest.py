@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from data.corpus import FORMAT, shard_name, write_manifest, write_shard
 from data.tokenization import tokenizer_hash
+from models.convert import transformer_xl
+from models.tokenization_cog import cog_tokenizer
 from training.pretrained import load_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -56,6 +58,48 @@ def published(parity, tmp_path):
         tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
         return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def xl_tensors():
+    """Numbers of the original Chinese Transformer-XL by their path (see `origin` in transformer_xl.json)."""
+    return load_file(FIXTURES / "transformer_xl.safetensors")
+
+
+@pytest.fixture(scope="session")
+def xl_state(xl_tensors):
+    """(prefix) -> the original's state dict under this path, by its names."""
+
+    def make(prefix="state_dict/"):
+        return {name.removeprefix(prefix): x for name, x in xl_tensors.items() if name.startswith(prefix)}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def xl_folder(xl_state, tmp_path_factory):
+    """(**extras) -> a new folder as its authors publish a Transformer-XL: one file, of the fixture's small model."""
+
+    def make(state=None, **extras):
+        folder = tmp_path_factory.mktemp("thudm") / "txl"
+        folder.mkdir()
+        torch.save({"module": xl_state() if state is None else state} | extras, folder / "mp_rank_00_model_states.pt")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def xl_model(xl_folder, xl_state):
+    """(prefix, **config fields) -> the fixture's model without dropout, in eval mode."""
+
+    def make(prefix="state_dict/", **fields):
+        plain = {"eos_token_id": 63, "pad_token_id": 63, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+        if prefix != "state_dict/":
+            plain["num_attention_heads"] = 4
+        return transformer_xl.load(xl_folder(xl_state(prefix)), plain | fields)
 
     return make
 
@@ -110,3 +154,38 @@ def write_corpus():
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def train_sentencepiece(tmp_path_factory):
+    """(**options) -> the file of a small sentencepiece model trained as that of Chinese Transformer-XL was."""
+
+    def train(**options):
+        sentencepiece = pytest.importorskip("sentencepiece")
+        folder = tmp_path_factory.mktemp("sentencepiece")
+        lines = [f"{_CHINESE[i : i + 9]}{_CHINESE[2 * i % 40 :][:6]}" for i in range(len(_CHINESE))]
+        lines += [
+            "问题：怎么看待大模型？问题描述：最近很火。回答用户：知乎用户 回答：",
+            "the cat of the house, 2021 abc def (a.b)",
+        ]
+        lines += ["".join(pair) for pair in zip(_CHINESE, _LATIN, strict=False)]
+        (folder / "text.txt").write_text("\n".join(lines * 3) + "\n", encoding="utf-8")
+        plain = {"vocab_size": 300, "model_type": "bpe", "character_coverage": 0.9995, "user_defined_symbols": "<n>"}
+        plain |= {"normalization_rule_name": "nmt_nfkc", "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(folder / "text.txt"), model_prefix=str(folder / "cog"), **plain | options
+        )
+        return folder / "cog.model"
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def small_cog_file(train_sentencepiece):
+    return train_sentencepiece()
+
+
+@pytest.fixture(scope="session")
+def small_cog(small_cog_file):
+    """(**options) -> the tokenizer of the small sentencepiece model."""
+    return lambda **options: cog_tokenizer(small_cog_file, **options)

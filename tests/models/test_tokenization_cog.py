@@ -1,0 +1,140 @@
+"""The tokenizer made from a sentencepiece file gives sentencepiece's own ids and texts."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from models.tokenization_cog import cog_tokenizer
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+MODEL = SHARED / "data" / "vocab" / "cog-pretrain.model"
+CASES = SHARED / "parity" / "cog_tokenizer.json"
+given_model = pytest.mark.skipif(not MODEL.is_file(), reason="needs cog-pretrain.model")
+
+_LETTERS = st.sampled_from(
+    list("问题描述回答用户知乎的一是在不了有和人这中大为上个国我以要他时来") + list("abcXYZ019 .,:!?()<>|/-'\"")
+    + list("：，？（）！。、“”…—①㎡ＡＢＣ１２３　\t\r\n\u200b\u00a0é́ß龘😀日本テストПр▁") + ["<n>", "<unk>", "<s>", "</s>"]
+    + ["<|endoftext|>", "  ", "\n\n", "<", "n", ">"]
+)  # fmt: skip
+TEXTS = st.lists(st.one_of(_LETTERS, _LETTERS, st.characters(exclude_categories=["Cs"])), max_size=40).map("".join)
+
+
+@pytest.fixture(scope="module")
+def pair(small_cog_file):
+    """The tokenizer, its reload, and sentencepiece itself on one small model."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    return cog_tokenizer(small_cog_file), sentencepiece.SentencePieceProcessor(model_file=str(small_cog_file))
+
+
+def assert_same(tokenizer, processor, text):
+    ids = processor.EncodeAsIds(text)
+    assert tokenizer(text)["input_ids"] == ids
+    assert tokenizer.decode(ids) == processor.DecodeIds(ids)
+
+
+def test_it_agrees_with_sentencepiece_on_10000_texts(pair):
+    tokenizer, processor = pair
+
+    @settings(max_examples=10_000, deadline=None, derandomize=True, database=None)
+    @given(TEXTS)
+    def compare(text):
+        assert_same(tokenizer, processor, text)
+
+    compare()
+
+
+def test_it_agrees_on_every_piece_alone_and_between_others(pair):
+    tokenizer, processor = pair
+    for number in range(processor.get_piece_size()):
+        piece = processor.id_to_piece(number).replace("▁", " ")
+        for text in (piece, f"的{piece}", f"问 {piece} 题"):
+            assert_same(tokenizer, processor, text)
+        assert tokenizer.decode([number]) == processor.DecodeIds([number])
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(ids=st.lists(st.integers(0, 499), max_size=20))
+def test_any_ids_decode_alike(small_cog_file, ids):
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(small_cog_file))
+    ids = [number % processor.get_piece_size() for number in ids]
+    assert cog_tokenizer_once(small_cog_file).decode(ids) == processor.DecodeIds(ids)
+
+
+_made = {}
+
+
+def cog_tokenizer_once(file):
+    return _made.setdefault(file, cog_tokenizer(file))
+
+
+def test_the_end_of_text_follows_the_pieces_and_is_never_read_from_text(pair):
+    tokenizer, processor = pair
+    end = processor.get_piece_size()
+    assert len(tokenizer) == end + 1
+    assert tokenizer.eos_token_id == tokenizer.pad_token_id == end
+    assert end not in tokenizer("问题<|endoftext|>").input_ids
+    assert tokenizer.decode([*tokenizer("问题").input_ids, end, end]) == "问题 <|endoftext|> <|endoftext|>"
+    assert tokenizer.decode([*tokenizer("问题").input_ids, end], skip_special_tokens=True) == "问题"
+    for blank in ("", " ", "\n", "　"):
+        assert tokenizer(blank).input_ids == []
+
+
+def test_a_newline_is_a_space_unless_asked_for(small_cog_file):
+    plain, lines = cog_tokenizer(small_cog_file), cog_tokenizer(small_cog_file, newline_token=True)
+    assert plain("问\n题").input_ids == plain("问 题").input_ids
+    assert lines("问\n题").input_ids == plain("问<n>题").input_ids
+    for text in ("问\n题", "问题\n\n回答", "\n问"):
+        assert lines.decode(lines(text).input_ids) == text
+
+
+@pytest.mark.parametrize("newline_token", [False, True])
+def test_it_is_the_same_after_saving(small_cog_file, tmp_path, newline_token):
+    tokenizer = cog_tokenizer(small_cog_file, newline_token=newline_token)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("问题：大<n>中\n 国<|endoftext|>龘", "  a  b ", ""):
+        assert again(text).input_ids == tokenizer(text).input_ids
+        assert again.decode(again(text).input_ids) == tokenizer.decode(tokenizer(text).input_ids)
+    assert again.pad_token_id == again.eos_token_id == tokenizer.eos_token_id
+    assert again.padding_side == "left"
+    assert again("问", return_tensors="pt").keys() == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x0a\xff\xff\xff\xff\x0f", b"\x08\x01"])
+def test_other_files_are_refused_by_name(tmp_path, content):
+    file = tmp_path / "cog-pretrain.model"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cog-pretrain\.model must be a sentencepiece"):
+        cog_tokenizer(file)
+
+
+def test_a_missing_file_or_another_kind_of_model_is_refused(tmp_path, train_sentencepiece):
+    with pytest.raises(ValueError, match="no such file"):
+        cog_tokenizer(tmp_path / "cog-pretrain.model")
+    with pytest.raises(ValueError, match="sentencepiece BPE model"):
+        cog_tokenizer(train_sentencepiece(model_type="unigram"))
+    with pytest.raises(ValueError, match="must have the piece <n>"):
+        cog_tokenizer(train_sentencepiece(user_defined_symbols=""), newline_token=True)
+
+
+@given_model
+def test_every_case_of_the_original_with_its_own_model():
+    described = json.loads(CASES.read_text(encoding="utf-8"))
+    assert hashlib.sha256(MODEL.read_bytes()).hexdigest() == described["sha256"]
+    tokenizer = cog_tokenizer(MODEL)
+    assert len(tokenizer) == described["num_tokens"]
+    for case in described["encode"]:
+        assert tokenizer(case["text"]).input_ids == case["ids"], case["name"]
+        assert tokenizer.decode(case["ids"]) == case["decoded"], case["name"]
+    for case in described["decode"]:
+        assert tokenizer.decode(case["ids"]) == case["decoded"]
+    example = described["finetune_example"]
+    found = [tokenizer(example[part]).input_ids for part in ("prompt", "text")]
+    assert [*found[0], *found[1], tokenizer.eos_token_id] == example["sequence"]
