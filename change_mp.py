@@ -9,6 +9,7 @@ holds only its own share, and what every part repeats is compared first.
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def reshard(arguments: argparse.Namespace) -> Path:
         place.mkdir(parents=True)
         if place != target:
             (target / thudm.TRACKER).write_text(f"{place.name}\n", encoding="ascii")
+        for file in folder.glob("*.model"):  # the tokenizer goes with the weights
+            shutil.copy2(file, target)
         for rank in range(parts):
             torch.save(make_part(shards, rank, parts, vocab_size), place / thudm.SHARD.format(rank))
         shards.close()

@@ -19,6 +19,16 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # SentencePiece.
 BPE = 2  # TrainerSpec.ModelType
 
 
+def find_model_file(name: str | Path) -> Path | None:
+    """The sentencepiece file that `name` is, or the only *.model of a folder without another tokenizer; else None."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.model")) if path.is_dir() else []
+    own = any((path / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+    return found[0] if len(found) == 1 and not own else None
+
+
 def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer of a sentencepiece BPE model (cog-pretrain.model or one of the same kind).
 
@@ -43,7 +53,7 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
         [
             *newline,
             normalizers.Precompiled(charsmap),
-            normalizers.Strip(),
+            normalizers.Replace(Regex("^ +| +$"), ""),  # Strip would take other white space too
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
     )
@@ -63,7 +73,9 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
             decoders.Replace(END_OF_TEXT, f" {END_OF_TEXT}"),
             *silent,
             *back,
-            decoders.Metaspace(prepend_scheme="always"),
+            decoders.Fuse(),
+            decoders.Replace(Regex(f"^{SPACE}"), ""),
+            decoders.Replace(SPACE, " "),
         ]
     )
     return PreTrainedTokenizerFast(

@@ -1,0 +1,127 @@
+"""Text that follows prompts, by generate(): in batches or as it comes, on one process or spread over several.
+
+Letters: B prompts, T tokens.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+
+import torch
+from tokenizers import Regex, decoders
+from transformers import LogitsProcessor, TextStreamer
+
+from training.pretrained import ArgumentError
+
+logger = logging.getLogger(__name__)
+
+PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+_NO_SPACE_BEFORE = Regex(r"^ (?=[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef])")  # Chinese and its punctuation
+
+
+class FirstProcessDecides(LogitsProcessor):
+    """Scores of the first process for all, so that no rounding makes processes draw different tokens."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.contiguous()
+        torch.distributed.broadcast(scores, 0)
+        return scores
+
+
+class Generator:
+    """A causal or encoder-decoder model, its tokenizer, and how to draw.
+
+    begin: ids before every prompt of a causal model. args: temperature (0 takes the likeliest), top_k, top_p (0 for
+    all), repetition_penalty, num_beams, max_length (tokens of prompt and text) or max_new_tokens, source_prefix.
+    """
+
+    def __init__(self, model, tokenizer, begin: list[int], args):
+        """ArgumentError when the tokenizer has more entries than the model."""
+        self.model, self.tokenizer, self.args, self._begin = model.eval(), tokenizer, args, begin
+        config = model.config
+        entries = config.get_text_config().vocab_size
+        if entries < len(tokenizer):
+            raise ArgumentError(
+                f"--tokenizer_name must have at most the {entries} entries of MODEL, got {len(tokenizer)}; "
+                "name the tokenizer that the model was trained with"
+            )
+        self._two_parts = bool(config.is_encoder_decoder)
+        relative = self._two_parts or getattr(config, "relative_encoding", False)
+        self._most = sys.maxsize if relative else getattr(config, "max_position_embeddings", None) or sys.maxsize
+        self._pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        self._settings = self._make_settings(entries)
+        backend = tokenizer.backend_tokenizer
+        if json.loads(backend.to_str())["model"]["type"] == "WordPiece":
+            backend.decoder = decoders.Sequence([decoders.WordPiece(), decoders.Replace(_NO_SPACE_BEFORE, "")])
+
+    def _make_settings(self, entries: int) -> dict:
+        """Arguments of generate() that are the same for all prompts."""
+        args = self.args
+        settings = {"num_beams": args.num_beams, "do_sample": args.temperature > 0, "pad_token_id": self._pad}
+        settings |= {"repetition_penalty": args.repetition_penalty}
+        if args.temperature > 0:
+            settings |= {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p or 1.0}
+        else:
+            settings |= {"temperature": None, "top_k": None, "top_p": None}
+        undecodable = list(range(len(self.tokenizer), entries))  # rows that pad the vocabulary
+        if undecodable:
+            settings["suppress_tokens"] = undecodable
+        if PROCESSES > 1:
+            settings["logits_processor"] = [FirstProcessDecides()]
+        return settings
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a prompt, source_prefix before it. ArgumentError when there are none."""
+        text = self.args.source_prefix + prompt
+        if self._two_parts:
+            return self.tokenizer(text)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if not ids:
+            raise ArgumentError(f"the prompt must have at least one token, got {prompt!r}; type some text")
+        return [*self._begin, *ids]
+
+    def _limit(self, longest: int) -> dict[str, int]:
+        """How far to go after prompts of at most `longest` tokens. ArgumentError when that is nowhere."""
+        length, new = self.args.max_length, self.args.max_new_tokens
+        if self._two_parts:
+            return {"max_length": length} if new is None else {"max_new_tokens": new}
+        limit = min(length if new is None else longest + new, self._most)
+        if limit <= longest:
+            raise ArgumentError(
+                f"--max_length must be more than the {longest} tokens of the prompt, got {length}"
+                if new is None and limit == length
+                else f"the prompt must have fewer tokens than MODEL's {self._most} positions, got {longest}"
+            )
+        return {"max_length": limit}
+
+    @torch.no_grad()
+    def generate(self, prompts: list[str], streamer: TextStreamer | None = None) -> list[str]:
+        """The text that follows each prompt."""
+        rows = [self.encode(prompt) for prompt in prompts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[self._pad] * (longest - len(row)) + row for row in rows])  # [B, T]
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        device, started = self.model.device, time.perf_counter()
+        found = self.model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            streamer=streamer,
+            **self._limit(longest),
+            **self._settings,
+        )
+        new = found if self._two_parts else found[:, longest:]
+        seconds = time.perf_counter() - started
+        logger.info("%d tokens, %.1f tokens/s", new.numel(), new.numel() / seconds)
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in new.tolist()]
+
+    def stream(self, prompt: str) -> None:
+        """Print the prompt and what follows it, as it comes."""
+        if PROCESS == 0:
+            print(prompt, end="", flush=True)
+        whole = self.args.num_beams > 1 or PROCESS > 0
+        streamer = None if whole else TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        (text,) = self.generate([prompt], streamer)
+        if whole and PROCESS == 0:
+            print(text)
