@@ -3,7 +3,7 @@
 import transformers
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from . import flash, gau, transformer_xl
+from . import flash, flash_quad, gau, transformer_xl
 from .base import AUTO_CLASSES
 from .flash import (
     FLASHConfig,
@@ -14,7 +14,7 @@ from .flash import (
     FLASHForTokenClassification,
     FLASHModel,
 )
-from .gau import (
+from .flash_quad import (
     FLASHQuadConfig,
     FLASHQuadForMaskedLM,
     FLASHQuadForMultipleChoice,
@@ -22,9 +22,12 @@ from .gau import (
     FLASHQuadForSequenceClassification,
     FLASHQuadForTokenClassification,
     FLASHQuadModel,
+)
+from .gau import (
     GAUAlphaConfig,
     GAUAlphaForMaskedLM,
     GAUAlphaForMultipleChoice,
+    GAUAlphaForPreTraining,
     GAUAlphaForQuestionAnswering,
     GAUAlphaForSequenceClassification,
     GAUAlphaForTokenClassification,
@@ -51,6 +54,7 @@ __all__ = [
     "GAUAlphaConfig",
     "GAUAlphaForMaskedLM",
     "GAUAlphaForMultipleChoice",
+    "GAUAlphaForPreTraining",
     "GAUAlphaForQuestionAnswering",
     "GAUAlphaForSequenceClassification",
     "GAUAlphaForTokenClassification",
@@ -75,7 +79,7 @@ def _register(module, family, tokenizer_class) -> None:
 
 
 _register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
-_register(gau, gau.FLASHQuadPreTrainedModel, BertTokenizer)
+_register(flash_quad, flash_quad.FLASHQuadPreTrainedModel, BertTokenizer)
 _register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
 _register(transformer_xl, transformer_xl.TransformerXLPreTrainedModel, PreTrainedTokenizerFast)
 GAUAlphaTokenizer.register_for_auto_class("AutoTokenizer")

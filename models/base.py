@@ -19,13 +19,18 @@ AUTO_CLASSES = {
     "AutoConfig": "Config",
     "AutoModel": "Model",
     "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForPreTraining": "ForPreTraining",
     "AutoModelForCausalLM": "ForCausalLM",
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForMultipleChoice": "ForMultipleChoice",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
 }
-TASK_HEADS = ("classifier.", "qa_outputs.")  # made anew for each task, so they may be absent from a checkpoint
+TASK_HEADS = (
+    "classifier.",
+    "qa_outputs.",
+    "discriminator_predictions.",
+)  # made anew for each task, so they may be absent from a checkpoint
 ALL_HEADS = ("cls.", "lm_head.", *TASK_HEADS)
 
 
@@ -45,7 +50,7 @@ class StrictPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
         """As transformers does it, but a missing, mis-shaped or unexpected tensor raises ValueError.
 
-        Free are: a new task head (`classifier`, `qa_outputs`), heads of another class, tables that older code saved,
+        Free are: a new task head (see TASK_HEADS), heads of another class, tables that older code saved,
         and second copies of tied tensors, which must be equal, also where this class has no such head.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)

@@ -35,7 +35,7 @@ SIZES = {
     "base": (768, 768, 12, 12, 3072, 3),
     "large": (1024, 1024, 24, 16, 4096, 4),
 }
-REPLACED_TOKEN_HEADS = ("electra", "gau_alpha", "flash_quad", "flash")  # families with a ForPreTraining of this kind
+REPLACED_TOKEN_HEADS = ("electra", "gau_alpha")  # families whose ForPreTraining scores every token
 INITS = ("hf", "google")
 
 

@@ -1,10 +1,8 @@
-"""GAU-alpha and FLASHQuad: encoders of gated attention units over the whole n x n score matrix.
+"""GAU-alpha: an encoder of gated attention units over the whole n x n score matrix.
 
-Sources: GAU-alpha (Su 2022; ZhuiyiTechnology/GAU-alpha, JunnYu/GAU-alpha-pytorch), FLASH-Quad (Hua et al. 2022,
-arXiv 2202.10447, section 3; JunnYu/FLASHQuad_pytorch). Parameters keep the published names, so checkpoints load as
-they are and our folders load in the original code. We differ in: any length, no dead parameters a and b, first-token
-pooling, FLASHQuad's 3-D masks. Letters: B batch, T tokens, H hidden_size, E expanded width, D query/key width,
-M max_position_embeddings.
+Source: GAU-alpha (Su 2022; ZhuiyiTechnology/GAU-alpha, JunnYu/GAU-alpha-pytorch). Parameters keep the published names,
+so checkpoints load as they are and our folders load in the original code. We differ in: any length, first-token
+pooling. Letters: B batch, T tokens, H hidden_size, E expanded width, D query/key width.
 """
 
 import math
@@ -14,7 +12,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .base import Encoder, StrictPreTrainedModel, attention_mask_or_pads, check_choice, check_even
@@ -22,11 +19,12 @@ from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
+    PreTrainingHead,
     QuestionAnsweringHead,
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import Linear, ScaleNorm, dropout, gather_positions, project, rms_norm, rotary_table, sinusoid_table
+from .layers import Linear, dropout, gather_positions, project, rms_norm, rotary_table
 
 
 class GAUAlphaConfig(PreTrainedConfig):
@@ -64,33 +62,6 @@ class GAUAlphaConfig(PreTrainedConfig):
                 f"config field embedding_size must equal hidden_size {self.hidden_size}, got {self.embedding_size}; "
                 "leave it out"
             )
-
-
-class FLASHQuadConfig(PreTrainedConfig):
-    """Shape of FLASHQuad; junnyu/flashquad_small_wwm_cluecorpussmall differs by num_hidden_layers 12 only."""
-
-    model_type = "flash_quad"
-
-    vocab_size: int = 12000
-    hidden_size: int = 768
-    num_hidden_layers: int = 24
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-5
-    pad_token_id: int | None = 0
-    expansion_factor: int | float = 2
-    s: int = 128
-    norm_type: str = "scale_norm"
-    dropout: float | int = 0.0
-    hidden_act: str = "silu"
-    classifier_dropout: float | int = 0.1
-    tie_word_embeddings: bool = True
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_even("s", self.s)
-        check_even("hidden_size", self.hidden_size)
 
 
 class ScaleOffset(nn.Module):
@@ -238,162 +209,5 @@ class GAUAlphaForQuestionAnswering(QuestionAnsweringHead, GAUAlphaPreTrainedMode
     base_class = GAUAlphaModel
 
 
-def flash_quad_norm(config: FLASHQuadConfig) -> nn.Module:
-    """Any norm_type but "layer_norm" is ScaleNorm, as in the original."""
-    if config.norm_type == "layer_norm":
-        return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-    return ScaleNorm(config.layer_norm_eps)
-
-
-class FLASHQuadEmbeddings(nn.Module):
-    """Word plus token type plus scaled sinusoid, normed, dropped out."""
-
-    def __init__(self, config: FLASHQuadConfig):
-        super().__init__()
-        self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.scaledsin_scalar = nn.Parameter(torch.full((1,), config.hidden_size**-0.5))
-        self.LayerNorm = flash_quad_norm(config)
-
-    def forward(
-        self, inputs_embeds: torch.Tensor, token_type_ids: torch.Tensor | None, positions: torch.Tensor
-    ) -> torch.Tensor:
-        table = sinusoid_table(positions, self.config.hidden_size) * self.scaledsin_scalar.float()
-        types = self.token_type_embeddings
-        hidden = inputs_embeds + (types.weight[0] if token_type_ids is None else types(token_type_ids))
-        hidden = self.LayerNorm((hidden + table).to(hidden.dtype))
-        return dropout(hidden, self.config.dropout, self.training)
-
-
-class FLASHQuadLayer(GradientCheckpointingLayer):
-    """Pre-norm gated unit with A = relu(q k / M + Toeplitz bias)^2, divided by M and never by T (spec 2.2)."""
-
-    def __init__(self, config: FLASHQuadConfig):
-        super().__init__()
-        self.max_positions = config.max_position_embeddings
-        expanded = int(config.hidden_size * config.expansion_factor)
-        self.weight = nn.Parameter(torch.empty(2, config.s))
-        self.bias = nn.Parameter(torch.zeros(2, config.s))
-        self.w = nn.Parameter(torch.empty(2 * self.max_positions - 1))
-        self.uv = Linear(config.hidden_size, 2 * expanded + config.s)
-        self.o = nn.Linear(expanded, config.hidden_size)
-        self.LayerNorm = flash_quad_norm(config)
-
-    def distances(self, length: int) -> torch.Tensor:
-        """Bias of each key minus query, [2T-1]; beyond the table of 2M-1 its end entries go on."""
-        offsets = torch.arange(1 - length, length, device=self.w.device) + self.max_positions - 1
-        return self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1))
-
-    def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
-        expanded = self.o.in_features
-        inputs = project(self.uv, self.LayerNorm(hidden), positions, slice(0, expanded), slice(expanded, None))
-        narrow = (self.o.weight, self.o.bias, self.weight, self.bias, self.distances(hidden.shape[1]))
-        attention = attention if positions is None else attention.at(positions)
-        output, weights = GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
-        return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
-
-
-class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
-    family = "FLASHQuad"
-    config_class = FLASHQuadConfig
-    base_model_prefix = "flash_quad"
-    _no_split_modules = ("FLASHQuadLayer",)
-    # Tables that we compute, and a, b: used only by the original's branch for M > 512, which crashes.
-    _keys_to_ignore_on_load_unexpected = (
-        r"(^|\.)position_ids$",
-        r"(^|\.)scaledsin_embeddings$",
-        r"(^|\.)encoder\.layer\.\d+\.[ab]$",
-    )
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, ScaleNorm):
-            init.ones_(module.scala)
-        elif isinstance(module, FLASHQuadEmbeddings):
-            init.constant_(module.scaledsin_scalar, self.config.hidden_size**-0.5)
-        elif isinstance(module, FLASHQuadLayer):
-            init.normal_(module.weight, std=self.config.initializer_range)
-            init.normal_(module.w, std=self.config.initializer_range)
-            init.zeros_(module.bias)
-        elif isinstance(module, FLASHQuadPredictions) and module.bias is not None:
-            init.zeros_(module.bias)
-
-
-class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
-    """attention_mask is [B, T], or [B, T, T] (query, key) for any pattern; by default it is where ids are not padding.
-
-    position_ids [B, T] move the sinusoid only, as in the original: rotary embedding and bias are relative.
-    """
-
-    def __init__(self, config: FLASHQuadConfig):
-        super().__init__(config)
-        self.embeddings = FLASHQuadEmbeddings(config)
-        layers = nn.ModuleList(FLASHQuadLayer(config) for _ in range(config.num_hidden_layers))
-        self.encoder = nn.ModuleDict({"layer": layers})
-        self.post_init()
-
-    def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
-        positions = torch.arange(embeds.shape[1], device=embeds.device)
-        hidden = self.embeddings(embeds, token_type_ids, positions if position_ids is None else position_ids)
-        valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
-        if valid.dim() == 2:  # padding neither sees nor is seen
-            valid = valid.unsqueeze(1) & valid.unsqueeze(2)
-        attention = Attention(
-            table=rotary_table(positions, self.config.s),
-            interleaved=False,
-            query_scale=1 / self.config.max_position_embeddings,
-            unseen=~valid,
-            softmax=False,
-        )
-        return hidden, (attention,)
-
-
-class FLASHQuadTransform(nn.Module):
-    """Dense, activation, norm, under the published name `transform`."""
-
-    def __init__(self, config: FLASHQuadConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.act = ACT2FN[config.hidden_act]
-        self.LayerNorm = flash_quad_norm(config)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.act(self.dense(hidden)))
-
-
-class FLASHQuadPredictions(nn.Module):
-    """Transform, tied word matrix, bias; `bias` is the published second name of `decoder.bias`, absent when untied."""
-
-    def __init__(self, config: FLASHQuadConfig):
-        super().__init__()
-        self.transform = FLASHQuadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.transform(hidden))
-
-
-class FLASHQuadForMaskedLM(MaskedLMHead, FLASHQuadPreTrainedModel):
-    base_class, predictions_class = FLASHQuadModel, FLASHQuadPredictions
-    _tied_weights_keys: ClassVar = {
-        "cls.predictions.decoder.weight": "flash_quad.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    }
-
-
-class FLASHQuadForSequenceClassification(SequenceClassificationHead, FLASHQuadPreTrainedModel):
-    base_class = FLASHQuadModel
-
-
-class FLASHQuadForTokenClassification(TokenClassificationHead, FLASHQuadPreTrainedModel):
-    base_class = FLASHQuadModel
-
-
-class FLASHQuadForMultipleChoice(MultipleChoiceHead, FLASHQuadPreTrainedModel):
-    base_class = FLASHQuadModel
-
-
-class FLASHQuadForQuestionAnswering(QuestionAnsweringHead, FLASHQuadPreTrainedModel):
-    base_class = FLASHQuadModel
+class GAUAlphaForPreTraining(PreTrainingHead, GAUAlphaPreTrainedModel):
+    base_class = GAUAlphaModel

@@ -1,4 +1,4 @@
-"""Heads that every encoder of this repository shares: masked LM, sequence, token, multiple choice, question answering.
+"""Heads that encoders of this repository share: masked LM, replaced tokens, classification, question answering.
 
 Each class is a mixin that stands before a family's PreTrainedModel: the base model, of `base_class`, is an attribute
 named by `base_model_prefix`, head parameters keep HF's names (`cls.predictions`, `classifier`, `qa_outputs`).
@@ -10,6 +10,7 @@ Letters: B batch, T tokens, P masked positions of the fullest row, H hidden_size
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
     MaskedLMOutput,
     MultipleChoiceModelOutput,
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.models.electra.modeling_electra import ElectraForPreTrainingOutput
 from transformers.utils.generic import can_return_tuple
 
 IGNORED = -100  # a label that takes no part in the loss, as everywhere in HF
@@ -31,6 +33,13 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1), ignore_index=IGNORED, reduction="sum"
     )
     return total / (labels != IGNORED).sum().clamp(min=1)
+
+
+def replaced_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean binary cross-entropy in fp32 of logits [B, T] over labels [B, T] that are not -100; 0 without any."""
+    asked = labels != IGNORED
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+    return losses.masked_fill(~asked, 0).sum() / asked.sum().clamp(min=1)
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config) -> torch.Tensor:
@@ -103,6 +112,61 @@ class MaskedLMHead:
         logits = self.cls["predictions"](hidden)
         return MaskedLMOutput(
             loss=None if labels is None else token_loss(logits, labels),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ReplacedTokenPredictions(nn.Module):
+    """Dense, activation, one score; parameters named as in transformers' ELECTRA."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dense_prediction = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.dense_prediction(self.activation(self.dense(hidden))).squeeze(-1)
+
+
+class PreTrainingHead:
+    """ELECTRA's discriminator: a score of every token for being replaced."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.base_class(config))
+        self.discriminator_predictions = ReplacedTokenPredictions(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ElectraForPreTrainingOutput:
+        """labels [B, T] int64: 1 replaced, 0 original, -100 nothing asked; logits [B, T]."""
+        outputs = self.base_model(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.discriminator_predictions(outputs.last_hidden_state)
+        return ElectraForPreTrainingOutput(
+            loss=None if labels is None else replaced_token_loss(logits, labels),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

@@ -21,10 +21,10 @@ def adapt(model: PreTrainedModel) -> PreTrainedModel:
         masked_positions [B, P] int64: logits and loss are of these positions only, labels stay [B, T];
         attention_mask [B, T] or [B, T, T] (query, key);
         position_ids [B, T] that count from 0 in each document.
-    A model that takes masked_positions already is returned as it is.
+    A model of this repository, or one that is adapted, is returned as it is.
     """
     parameters = inspect.signature(model.forward).parameters
-    if "masked_positions" in parameters:
+    if "masked_positions" in parameters or hasattr(model, "takes_pair_masks"):
         return model
     offset = _position_offset(model)
     asked: list[torch.Tensor] = []  # masked_positions of the running forward

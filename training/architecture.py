@@ -27,13 +27,24 @@ def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
 
 
 def load_model(auto_class, config, name: str, flag: str, tokenizer) -> torch.nn.Module:
-    """The model of a folder or hub name, typed after `flag`, in fp32; ArgumentError if it lacks some of the tokens."""
+    """The model of a folder or hub name, typed after `flag`, in fp32.
+
+    Raises:
+        ArgumentError: it lacks some of the tokens, or tensors, which transformers would fill at random.
+    """
     if config.vocab_size < len(tokenizer):
         raise ArgumentError(
             f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
             f"got {config.vocab_size}; name the tokenizer it was trained with"
         )
-    return auto_class.from_pretrained(resolve_pretrained(name, flag), config=config, dtype=torch.float32)
+    folder = resolve_pretrained(name, flag)
+    model, info = auto_class.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ArgumentError(
+            f"{flag} {name} must hold all tensors of {type(model).__name__}, got one without "
+            f"{min(info['missing_keys'])}; name a folder of that kind"
+        )
+    return model
 
 
 def make_config(model_args, tokenizer):

@@ -5,7 +5,7 @@ Both are means over the whole global batch, of masked tokens and of all real tok
 
 import torch
 
-from training.objectives import IGNORED, model_inputs
+from training.objectives import IGNORED, separate_documents
 
 SCORE_BINS, SCORE_RANGE = 2048, 10.0  # of the histogram from which the AUC is computed, in nats of logit
 
@@ -46,7 +46,7 @@ class ReplacedTokenDetection:
         }
 
     def __call__(self, model, inputs: dict):
-        found = model(**model_inputs(inputs), real_tokens=inputs["attention_mask"])
+        found = model(**separate_documents(inputs), real_tokens=inputs["attention_mask"])
         sums = {term: getattr(found, f"{term}_loss") for term in self.weights}
         metrics = {}
         if found.generator_loss is not None:

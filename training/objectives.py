@@ -22,18 +22,6 @@ import torch
 IGNORED = -100
 
 
-def model_inputs(inputs: dict) -> dict:
-    """The batch as models take it: document_ids [B, T] become a mask of pairs [B, T, T] bool as attention_mask.
-
-    Padding, document 0, sees itself: no row of the softmax is empty.
-    """
-    documents = inputs.get("document_ids")
-    if documents is None:
-        return inputs
-    pairs = documents.unsqueeze(2) == documents.unsqueeze(1)
-    return {name: tensor for name, tensor in inputs.items() if name != "document_ids"} | {"attention_mask": pairs}
-
-
 def separate_documents(inputs: dict) -> dict:
     """Inputs without document_ids [B, T]; attention_mask is the mask of pairs [B, T, T] bool that they stand for.
 

@@ -1,8 +1,8 @@
-"""FLASHQuad computed the way its PyTorch port computes it: the opponent of models/gau.py in benchmarks/train_step.py.
+"""FLASHQuad as its PyTorch port computes it: the opponent of models/flash_quad.py in benchmarks/train_step.py.
 
 Source: the behaviour of JunnYu/FLASHQuad_pytorch e590261 (equations, order of operations, mask handling), in our own
 code; the Toeplitz bias and the rotation follow the listings of the FLASH paper (arXiv 2202.10447, appendix). It passes
-the same parity cases as models/gau.py (tests/test_benchmark_originals.py).
+the same parity cases as models/flash_quad.py (tests/test_benchmark_originals.py).
 Letters: B batch, T tokens, H hidden_size, E expanded width, D config.s, M max_position_embeddings, V vocab_size.
 """
 
