@@ -36,10 +36,7 @@ class Unit(NamedTuple):
     number: int
     document: int  # number of its first document over all input
     spans: tuple[Span, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(span.end - span.start for span in self.spans)
+    size: int  # bytes
 
 
 class Source(Protocol):
@@ -80,7 +77,7 @@ class LineSource:
         def close(path, start, end, line):
             nonlocal filled, spans, first_document
             spans.append(Span(path, start, end, line))
-            units.append(Unit(len(units), first_document, tuple(spans)))
+            units.append(Unit(len(units), first_document, tuple(spans), _size(spans)))
             filled, spans, first_document = 0, [], documents
 
         for path in self.files:
@@ -104,7 +101,7 @@ class LineSource:
             name = path.relative_to(self.root).as_posix() if path != self.root else path.name
             inputs.append({"file": name, "bytes": position, "sha256": digest.hexdigest()})
         if spans:
-            units.append(Unit(len(units), first_document, tuple(spans)))
+            units.append(Unit(len(units), first_document, tuple(spans), _size(spans)))
         return inputs, units
 
     def raw(self, unit: Unit) -> Iterator[tuple[int, bytes, str]]:
@@ -122,6 +119,10 @@ class LineSource:
 
     def text(self, content: bytes, where: str) -> str:
         return parse_line(content, where) if self.key is None else parse_text(content, self.key, where)
+
+
+def _size(spans: list[Span]) -> int:
+    return sum(span.end - span.start for span in spans)
 
 
 def parse_line(line: bytes, where: str) -> str:
@@ -154,13 +155,13 @@ class TableSource:
         ends = np.cumsum(np.concatenate([np.zeros(0, np.int64), *sizes]))
         total = int(ends[-1]) if len(ends) else 0
         target = _target(total)
-        edges = np.unique(np.searchsorted(ends, np.arange(target, total, target)) + 1).tolist() if total else []
-        edges = [0, *(edge for edge in edges if edge < len(ends)), len(ends)]
+        cuts = np.searchsorted(ends, np.arange(target, max(total, target), target)) + 1
+        edges = np.unique([0, *cuts, len(ends)]).tolist()
+        sizes = np.diff(np.append(0, ends)[edges]).tolist()
         path = Path(self._name)
         units = [
-            Unit(number, start, (Span(path, start, end, start),))
-            for number, (start, end) in enumerate(pairwise(edges))
-            if end > start
+            Unit(number, start, (Span(path, start, end, start),), size)
+            for number, ((start, end), size) in enumerate(zip(pairwise(edges), sizes, strict=True))
         ]
         return [{"file": self._name, "bytes": total, "sha256": digest.hexdigest()}], units
 

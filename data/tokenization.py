@@ -304,12 +304,20 @@ class FastTokenizer:
     def _encode_run(self, run: str) -> np.ndarray:
         """int32 [T, 4]: id, first character, last character, whether the token begins a pre-token."""
         encoding = self._backend.encode(run, add_special_tokens=False)
-        ids, offsets, words = encoding.ids, encoding.offsets, encoding.word_ids
-        # Models other than WordPiece keep whole sentences in one pre-token: there each token stands for itself.
-        starts = [
-            not self._is_wordpiece or before != word for before, word in zip([None, *words], words, strict=False)
-        ]
-        rows = [(token, a, max(b - 1, a), new) for token, (a, b), new in zip(ids, offsets, starts, strict=True)]
+        ids, offsets = encoding.ids, encoding.offsets
+        if self._is_wordpiece:
+            words = encoding.word_ids
+            starts = [before != word for before, word in zip([None, *words], words, strict=False)]
+            rows = [(token, a, max(b - 1, a), new) for token, (a, b), new in zip(ids, offsets, starts, strict=True)]
+            return np.array(rows, np.int32).reshape(-1, 4)
+        # Other models keep whole sentences in one pre-token: there each token stands for itself. Spaces belong to the
+        # word behind them, as far as there is one; some post-processors say so by their offsets and some do not.
+        rows, end = [], len(run) - 1
+        for token, (a, b) in zip(ids, offsets, strict=True):
+            while a <= end and run[a].isspace():
+                a += 1
+            first = min(a, end)
+            rows.append((token, first, max(b - 1, first), True))
         return np.array(rows, np.int32).reshape(-1, 4)
 
     def _encode_by_library(self, documents: list[str]) -> Tokens:

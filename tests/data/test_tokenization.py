@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
+from data.blocks import mark_words
+from data.segmentation import make_segmenter
 from data.tokenization import FastTokenizer, load_backend, special_frame, tokenizer_hash
 
 HARD = [
@@ -224,3 +226,77 @@ def test_loading_imports_neither_torch_nor_transformers(bert_folder):
         "assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    backend.train_from_iterator(ENGLISH, trainer)
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    return backend
+
+
+@pytest.fixture(scope="module", params=["always", "first", "never"])
+def unigram(request):
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=request.param)
+    backend.train_from_iterator(ENGLISH, trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>"))
+    return backend
+
+
+ENGLISH = ["The quick brown fox jumps over 13 lazy dogs; isn't it (really) nice? " * 3, "naïve café, дом. \ta  b"]
+spaced = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [*" ab1.,'\"\n\t\u2003\u00a0\u0301é京ß", "the", " fox", "  ", " 's", "n't", "12", "ﬁ", " ²", "\u200d"]
+        ),
+        st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=3),
+    ),
+    max_size=25,
+).map("".join)
+
+
+def assert_same_tokens_and_words(backend, documents):
+    """Ids of the library, and the words that its own offsets would give."""
+    fast = FastTokenizer(backend)
+    text = "\n".join(documents)
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    found, by_library = fast.encode(documents, text, points), fast._encode_by_library(documents)
+    assert fast._splits_at_spaces
+    assert found.ids.tolist() == [token for document in documents for token in library(backend, document).ids]
+    words = make_segmenter("basic").word_numbers(text, points)
+    assert mark_words(found, words).tolist() == mark_words(by_library, words).tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(documents=st.lists(spaced, min_size=1, max_size=4))
+def test_byte_level_tokens_are_those_of_the_library_on_any_text(byte_level, documents):
+    assert_same_tokens_and_words(byte_level, documents)
+
+
+@settings(max_examples=100, deadline=None)
+@given(documents=st.lists(spaced, min_size=1, max_size=4))
+def test_sentencepiece_tokens_are_those_of_the_library_on_any_text(unigram, documents):
+    assert_same_tokens_and_words(unigram, documents)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(use_regex=False)},
+        {"pre_tokenizer": pre_tokenizers.Metaspace(split=False)},
+        {"pre_tokenizer": pre_tokenizers.Split(" ", "merged_with_previous")},
+        {"normalizer": normalizers.Prepend("x")},
+        {"normalizer": normalizers.Strip()},
+        {"model": models.BPE(dropout=0.1)},
+    ],
+    ids=str,
+)
+def test_tokenizers_whose_words_are_not_independent_are_called_whole(byte_level, change):
+    backend = Tokenizer.from_str(byte_level.to_str())
+    for name, value in change.items():
+        setattr(backend, name, value)
+    assert not FastTokenizer(backend)._splits_at_spaces
