@@ -66,6 +66,11 @@ def finish_config(config, overrides: str | None, flag: str, tokenizer):
     try:
         if overrides:
             config.update_from_string(overrides)
+        heads = getattr(config, "num_attention_heads", 1)
+        if not hasattr(config, "head_dim") and config.hidden_size % heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size}, {heads}"
+            )
         return type(config).from_dict(config.to_dict())  # checks the fields once more
     except (ValueError, TypeError) as error:
         raise ArgumentError(f"{flag} {overrides}: {error}; see {type(config).__name__}") from error
