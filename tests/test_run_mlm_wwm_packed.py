@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import RobertaProcessing
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 import models  # noqa: F401  registers the model types
 import run_mlm_wwm
+from data import create_data
 from data.collators import MaskCollator
 from data.corpus import Corpus, CorpusError
 from data.masking import TokenMasking
@@ -30,6 +33,8 @@ SHAPES = {
     "bert": TRANSFORMER,
     "electra": TRANSFORMER + ",embedding_size=16",
 }
+SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+WORDS = ["dogs", "cats", "see", "chase", "birds", "trees"]
 EVERY = pytest.mark.parametrize("kind", SHAPES)
 
 
@@ -192,3 +197,27 @@ def test_what_cannot_be_packed_is_told_before_training(flags, tmp_path, kind, ch
     with pytest.raises((ArgumentError, CorpusError), match=message):
         run_mlm_wwm.main(flags(kind, **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("packing", ["none", "isolated"])
+def test_roberta_trains_on_a_corpus_of_create_data(flags, tmp_path, packing):
+    """Rows that begin inside a document, from a tokenizer trained here, all flags of the original's line."""
+    texts = [f"{subject} {verb} the {thing}." for subject in WORDS for verb in WORDS for thing in WORDS]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(texts, vocab_size=290, special_tokens=SPECIALS, show_progress=False)
+    trained._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
+    names = dict(zip(names, SPECIALS, strict=True)) | {"cls_token": "<s>", "sep_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **names)
+    tokenizer.save_pretrained(tmp_path / "roberta-base")
+    command = ["--tokenizer_name", tmp_path / "roberta-base", "--train_file", tmp_path / "texts.txt"]
+    command += ["--max_seq_length", 48, "--output_dir", tmp_path / "wiki", "--preprocessing_num_workers", 1]
+    create_data.main(list(map(str, command)))
+    changes = {"tokenizer_name": tmp_path / "roberta-base", "train_dir": tmp_path / "wiki", "mask_unit": "token"}
+    changes |= {"weight_decay": 1e-2, "warmup_steps": 2, "max_grad_norm": 1.0, "fp16": "true", "max_seq_length": 48}
+    run_mlm_wwm.main(flags("roberta", packing=packing, num_train_epochs=3, max_steps=12, **changes))
+    records = read_log(tmp_path / "run")
+    assert records[-1]["step"] == 12 and records[-1]["loss"] < records[0]["loss"]
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["model_type"], config["pad_token_id"], config["vocab_size"]) == ("roberta", 1, len(tokenizer))

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Pretrain a Chinese BERT base with whole-word masks, documents kept apart in full rows.
+#   TRAIN_DIR      corpus folder, as prepare_clue_corpus.sh makes it
+#   OUTPUT_DIR     folder of the run; running this again resumes
+#   NPROC          processes, one per GPU
+#   TOKENIZER      folder or hub name of the tokenizer that made the corpus
+# Further flags go to run_mlm_wwm.py. Rows per update: NPROC x per_device_train_batch_size x gradient_accumulation_steps.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+TRAIN_DIR=${TRAIN_DIR:-clue_small_wwm_data}
+OUTPUT_DIR=${OUTPUT_DIR:-outputs/bert_wwm}
+NPROC=${NPROC:-1}
+TOKENIZER=${TOKENIZER:-junnyu/roformer_chinese_char_base}
+torchrun --nproc_per_node "$NPROC" run_mlm_wwm.py \
+    --do_train \
+    --model_type bert \
+    --config_overrides num_hidden_layers=12,hidden_size=768,num_attention_heads=12,intermediate_size=3072 \
+    --tokenizer_name "$TOKENIZER" \
+    --train_dir "$TRAIN_DIR" \
+    --validation_split 0.001 \
+    --packing isolated \
+    --max_seq_length 512 \
+    --output_dir "$OUTPUT_DIR" \
+    --logging_dir "$OUTPUT_DIR/runs" \
+    --mask_unit word \
+    --mlm_probability 0.15 \
+    --per_device_train_batch_size 32 \
+    --per_device_eval_batch_size 32 \
+    --gradient_accumulation_steps 8 \
+    --learning_rate 1e-4 \
+    --weight_decay 0.01 \
+    --adam_epsilon 1e-6 \
+    --max_grad_norm 1.0 \
+    --max_steps 250000 \
+    --warmup_steps 10000 \
+    --logging_steps 100 \
+    --eval_strategy steps \
+    --eval_steps 5000 \
+    --save_steps 5000 \
+    --save_total_limit 5 \
+    --dataloader_num_workers 6 \
+    --fp16 \
+    --seed 1234 \
+    "$@"
