@@ -3,7 +3,7 @@
 Sources: ExampleBuilder of google-research/electra's build_pretraining_dataset.py and ELECTRADataProcessor of
 richarddwang/electra_pytorch, which give the same examples for the same draws. `reference` is theirs, and cuts off what
 exceeds a row; `packed` differs in one thing: what was cut off begins the document's next row, so that every token of
-the corpus is in one row. A line is a row of the corpus where create_data.py made a row of each line, else a sentence.
+the corpus is in one row. Their lines are the sentences of the corpus, as it keeps no line breaks.
 
 Letters: L tokens of the longest row, N rows of the corpus that are used, R rows that come of them.
 Contents are the tokens of the used rows without [CLS] and [SEP], numbered through.
@@ -149,19 +149,14 @@ class ElectraRows(Rows):
             is_line = begins if self.corpus.is_grouped else np.ones(len(starts), bool)
             is_line[:1] = True
             places = firsts[is_line]
-            if not self._lines_are_rows:
-                sentences = sentence_starts(ids, marks, kinds, opens)
-                run = np.searchsorted(starts, sentences, side="right") - 1
-                inside = (run >= 0) & (sentences < stops[run])
-                places = np.unique(np.append(places, firsts[run[inside]] + (sentences - starts[run])[inside]))
+            sentences = sentence_starts(ids, marks, kinds, opens)
+            run = np.searchsorted(starts, sentences, side="right") - 1
+            inside = (run >= 0) & (sentences < stops[run])
+            places = np.unique(np.append(places, firsts[run[inside]] + (sentences - starts[run])[inside]))
             contents = int(firsts[-1] + stops[-1] - starts[-1]) if len(firsts) else contents
             sizes = np.diff(places, append=contents)
             yield list(zip(places.tolist(), sizes.tolist(), np.isin(places, firsts[begins]).tolist(), strict=True))
             previous = (int(rows[-1]), int(self.corpus.documents[rows[-1]]))
-
-    @property
-    def _lines_are_rows(self) -> bool:
-        return self.corpus.manifest.get("settings", {}).get("line_by_line") is True
 
     def _runs_of(self, rows, ids, offsets, first_row: int, previous: tuple[int, int]):
         """Runs of contents in a shard: where each starts and stops in ids, its row, whether it begins a document."""

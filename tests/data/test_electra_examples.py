@@ -159,14 +159,6 @@ def test_rows_cut_anywhere_from_one_stream_give_their_documents(corpus, tokenize
     assert not any("爱" in row and "他" in row for row in found)
 
 
-def test_a_corpus_of_lines_keeps_them_whole(corpus, tokenizer):
-    rows = [frame("天。气。好。我"), frame("爱。你")]
-    lines = corpus(rows, [0, 0], 1, line_by_line=True)
-    seen = {tuple(row) for seed in range(30) for row in make(lines, tokenizer, [0, 1], seed=seed)}
-    assert any(row[:9] == tuple(frame("天。气。好。我"))[:9] for row in seen)
-    assert all(row.index("[SEP]") >= 8 for row in seen if row[1] == "天")
-
-
 def test_bad_lengths_and_tokenizers_are_refused(corpus, tokenizer):
     with pytest.raises(CorpusError, match="--max_seq_length must be at least 8, got 7"):
         make(corpus(ROWS, [0, 0, 0, 4], 1), tokenizer, range(4), length=7)
