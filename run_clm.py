@@ -16,7 +16,6 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
         sys.exit(f"run_clm.py: {error}")
 
 import json
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,18 +23,20 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import AutoModelForCausalLM, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 import models  # noqa: F401  registers the model types
-from data.sampling import CorpusRows, EvalBatches, TrainBatches
-from data.streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
+from data.sampling import CorpusRows
+from data.streams import CausalCollator, StreamRows, Windows, make_eval_batches, make_train_batches
 from data.token_documents import load_documents, text_frame
-from training.architecture import make_model
+from models.convert import thudm
+from models.convert.transformer_xl import load as load_thudm
+from models.tokenization_cog import cog_tokenizer, find_model_file
+from training.architecture import check_vocabulary, make_model
 from training.arguments import ModelArguments, RunArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
 from training.run import run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
-
-logger = logging.getLogger(__name__)
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
 
@@ -87,16 +88,19 @@ def main(argv=None) -> dict[str, float]:
     model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, RunArguments], argv)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
-    tokenizer = load_tokenizer(model_args.tokenizer_name or model_args.model_name_or_path, "--tokenizer_name")
+    tokenizer = read_tokenizer(model_args.tokenizer_name or model_args.model_name_or_path)
     set_seed(args.seed)
-    model = make_model(AutoModelForCausalLM, model_args, tokenizer)
+    model = load_or_make(model_args, tokenizer)
     begin, end = text_frame(tokenizer)
     if model_args.model_name_or_path is None:
         set_special_ids(model, tokenizer, end)
     length, mem_len = settle_lengths(model, data_args)
     train, held_out = load_documents(data_args, tokenizer, begin, end)
-    rows = StreamRows(train, length, args.seed if args.data_seed is None else args.data_seed) if train else None
-    batches = make_train_batches(args, rows, mem_len) if rows else None
+    rows = batches = None
+    if args.do_train:
+        rows = StreamRows(train, length, args.seed if args.data_seed is None else args.data_seed)
+        settle_steps(args, rows.lengths)
+        batches = make_train_batches(args, rows, mem_len)
     windows = Windows(held_out, length, data_args.stride or length) if held_out else None
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     objective = CausalLanguageModelling(model, length, batches, mem_len, data_args.document_mask)
@@ -144,13 +148,32 @@ def check_arguments(model_args, data_args, args) -> None:
         "--group_by_length has no use here, where all rows are of one length; leave it out": (
             args.train_sampling_strategy == "group_by_length"
         ),
-        "--fsdp must stand without held-out text; measure the finished model with --do_eval": args.fsdp and held_out,
+        "--fsdp and ZeRO stage 3 must stand without held-out text; measure the finished model with --do_eval": (
+            held_out and (args.fsdp or is_deepspeed_zero3_enabled())
+        ),
     }
     for message, holds in wrong.items():
         if holds:
             raise ArgumentError(message)
     args.do_eval = held_out
     args.output_dir = args.output_dir or model_args.model_name_or_path
+
+
+def read_tokenizer(name: str):
+    """The tokenizer of a folder, hub name or sentencepiece file."""
+    file = find_model_file(name)
+    return cog_tokenizer(file) if file else load_tokenizer(name, "--tokenizer_name")
+
+
+def load_or_make(model_args, tokenizer) -> torch.nn.Module:
+    """The model to continue from, THUDM's checkpoints among them, or a new one; in fp32."""
+    name = model_args.model_name_or_path
+    if name is None or not thudm.is_checkpoint(Path(name)):
+        return make_model(AutoModelForCausalLM, model_args, tokenizer)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = load_thudm(name, ids, dtype=torch.float32)
+    check_vocabulary(model.config, name, "--model_name_or_path", tokenizer)
+    return model
 
 
 def set_special_ids(model, tokenizer, end: int) -> None:
@@ -186,34 +209,6 @@ def settle_lengths(model, data_args) -> tuple[int, int]:
     if has_memory:
         config.mem_len = mem_len
     return length, mem_len
-
-
-def make_train_batches(args, rows: StreamRows, mem_len: int) -> TrainBatches:
-    """This process's micro-batches of the whole run; settles max_steps."""
-    settle_steps(args, rows.lengths)
-    batches = (StreamBatches if mem_len else TrainBatches)(
-        np.arange(len(rows)),
-        args.train_batch_size,
-        args.gradient_accumulation_steps,
-        args.world_size,
-        args.process_index,
-        steps=args.max_steps,
-        seed=args.seed if args.data_seed is None else args.data_seed,
-    )
-    if mem_len and batches.step_size > len(rows):
-        raise ArgumentError(
-            f"--per_device_train_batch_size x --gradient_accumulation_steps x processes, the streams, must be at most "
-            f"the {len(rows)} segments of the training text, got {batches.step_size}; lower them"
-        )
-    logger.info("%d segments of %s tokens", len(rows), f"{rows.lengths.max():,}")
-    return batches
-
-
-def make_eval_batches(args, windows: Windows, mem_len: int) -> SegmentBatches | EvalBatches:
-    split_among = args.eval_batch_size, args.world_size, args.process_index
-    if mem_len:
-        return SegmentBatches(windows, *split_among)
-    return EvalBatches(np.arange(len(windows)), windows.lengths, *split_among)
 
 
 def evaluate(trainer: Trainer, perplexity_file: str | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ empty last sample. Windows cut each document on its own, for evaluation.
 Letters: D documents, N tokens of one, T tokens of a segment, R samples, S streams (rows of one optimiser step).
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,9 +16,12 @@ import numpy as np
 import torch
 
 from data.collators import IGNORED
+from data.corpus import CorpusError
 from data.masking import draw
-from data.sampling import TrainBatches
+from data.sampling import EvalBatches, TrainBatches
 from data.token_documents import Documents
+
+logger = logging.getLogger(__name__)
 
 _DOCUMENT_ORDER = 13  # a stream of draws, apart from those of sampling and masking
 
@@ -157,3 +161,34 @@ class CausalCollator:
         if "document" in rows[0]:
             batch["fresh"] = bool(rows[-1]["position_ids"][0] == 0)  # the last document of a batch is the longest
         return batch
+
+
+def make_train_batches(args, rows: StreamRows, mem_len: int) -> TrainBatches:
+    """This process's micro-batches of a whole run: streams with a memory, shuffled samples without.
+
+    args: transformers' TrainingArguments, max_steps set. CorpusError when there are more streams than samples.
+    """
+    batches = (StreamBatches if mem_len else TrainBatches)(
+        np.arange(len(rows)),
+        args.train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+        args.process_index,
+        steps=args.max_steps,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+    )
+    if mem_len and batches.step_size > len(rows):
+        raise CorpusError(
+            f"--per_device_train_batch_size x --gradient_accumulation_steps x processes, the streams, must be at most "
+            f"the {len(rows)} segments of the training text, got {batches.step_size}; lower them"
+        )
+    logger.info("%d segments of %d tokens", len(rows), rows.lengths.max())
+    return batches
+
+
+def make_eval_batches(args, windows: Windows, mem_len: int) -> SegmentBatches | EvalBatches:
+    """This process's share of the evaluation; args: transformers' TrainingArguments."""
+    split_among = args.eval_batch_size, args.world_size, args.process_index
+    if mem_len:
+        return SegmentBatches(windows, *split_among)
+    return EvalBatches(np.arange(len(windows)), windows.lengths, *split_among)

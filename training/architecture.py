@@ -32,11 +32,7 @@ def load_model(auto_class, config, name: str, flag: str, tokenizer) -> torch.nn.
     Raises:
         ArgumentError: it lacks some of the tokens, or tensors, which transformers would fill at random.
     """
-    if config.vocab_size < len(tokenizer):
-        raise ArgumentError(
-            f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
-            f"got {config.vocab_size}; name the tokenizer it was trained with"
-        )
+    check_vocabulary(config, name, flag, tokenizer)
     folder = resolve_pretrained(name, flag)
     model, info = auto_class.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
     if info["missing_keys"]:
@@ -45,6 +41,15 @@ def load_model(auto_class, config, name: str, flag: str, tokenizer) -> torch.nn.
             f"{min(info['missing_keys'])}; name a folder of that kind"
         )
     return model
+
+
+def check_vocabulary(config, name: str, flag: str, tokenizer) -> None:
+    """ArgumentError for a tokenizer of more entries than the model."""
+    if config.vocab_size < len(tokenizer):
+        raise ArgumentError(
+            f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
+            f"got {config.vocab_size}; name the tokenizer it was trained with"
+        )
 
 
 def make_config(model_args, tokenizer):

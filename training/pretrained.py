@@ -51,11 +51,13 @@ def resolve_pretrained(name: str, flag: str) -> str:
 def refuse_unknown_names(argv: list[str], flags: tuple[str, ...]) -> None:
     """Resolve the value of each of `flags` on a command line, for scripts to call before their slow imports.
 
+    The path of a file is left to what reads it.
+
     Raises:
         ArgumentError: as resolve_pretrained.
     """
     for flag, value in itertools.pairwise(argv):
-        if flag in flags:
+        if flag in flags and not Path(value).is_file():
             resolve_pretrained(value, flag)
 
 
