@@ -229,7 +229,7 @@ def test_accumulation_changes_neither_loss_nor_gradient(flags, tmp_path):
 def test_processes_change_neither_loss_nor_gradient_nor_evaluation(flags, tmp_path):
     run_mlm_wwm.main(gradient_run(flags, tmp_path / "8x1", 8, 1))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "run_mlm_wwm.py"]
-    command += [*gradient_run(flags, tmp_path / "2 processes", 4, 1), "--use_cpu"]
+    command += [*gradient_run(flags, tmp_path / "2 processes", 2, 2), "--use_cpu"]
     result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     started = json.loads((tmp_path / "2 processes" / "run.json").read_text())

@@ -1,6 +1,10 @@
 """run_mlm_wwm.py on packed rows and with transformers' own encoders: isolation is exact, runs learn and resume."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ from training.objectives import MaskedLanguageModelling, separate_documents
 from training.pretrained import ArgumentError, load_tokenizer
 from training.trainer import Trainer
 
+ROOT = Path(__file__).parents[1]
 TRANSFORMER = (
     "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=48,max_position_embeddings=90"
 )
@@ -221,3 +226,18 @@ def test_roberta_trains_on_a_corpus_of_create_data(flags, tmp_path, packing):
     assert records[-1]["step"] == 12 and records[-1]["loss"] < records[0]["loss"]
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["model_type"], config["pad_token_id"], config["vocab_size"]) == ("roberta", 1, len(tokenizer))
+
+
+@pytest.mark.slow
+def test_two_processes_with_accumulation_give_the_losses_of_one(flags, tmp_path):
+    shape = f"{TRANSFORMER},hidden_dropout_prob=0,attention_probs_dropout_prob=0"
+    changes = {"config_overrides": shape, "packing": "isolated", "max_steps": 4, "logging_steps": 1}
+    run_mlm_wwm.main(flags("roberta", output_dir=tmp_path / "one", **changes))
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "output_dir": tmp_path / "two"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "run_mlm_wwm.py"]
+    command += [*flags("roberta", **changes, **split), "--use_cpu"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
+    for one, two in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
