@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerFast
 END_OF_TEXT = "<|endoftext|>"
 NEWLINE = "<n>"
 SPACE = "▁"
+UNKNOWN_TEXT = " ⁇ "  # what sentencepiece decodes an unknown piece to
+FULLWIDTH_TILDE, NONCHARACTER = "～", "\ufdd0"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # SentencePiece.Type
 BPE = 2  # TrainerSpec.ModelType
 
@@ -39,24 +41,18 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
     Raises ValueError, naming the file, when it is no such model.
     """
     pieces, charsmap = _read_model(Path(file))
-    vocabulary = {piece: number for number, (piece, _, _) in enumerate(pieces)}
-    unknown = next(piece for piece, _, kind in pieces if kind == UNKNOWN)
+    # A text that spells a control piece out is ordinary characters, so these get names that no text can have.
+    names = {UNKNOWN: lambda piece: UNKNOWN_TEXT, CONTROL: lambda piece: f" {piece}"}
+    vocabulary = {names.get(kind, str)(piece): number for number, (piece, _, kind) in enumerate(pieces)}
     symbols = [piece for piece, _, kind in pieces if kind == USER_DEFINED]
     if newline_token and NEWLINE not in symbols:
         raise ValueError(f"{file} must have the piece {NEWLINE} for newline_token, got none; leave newline_token out")
     model = tokenizer_models.BPE(
-        vocab=vocabulary, merges=_merges(pieces), unk_token=unknown, fuse_unk=True, ignore_merges=True
+        vocab=vocabulary, merges=_merges(pieces), unk_token=UNKNOWN_TEXT, fuse_unk=True, ignore_merges=True
     )
     tokenizer = Tokenizer(model)
     newline = [normalizers.Replace("\n", NEWLINE)] if newline_token else []
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            *newline,
-            normalizers.Precompiled(charsmap),
-            normalizers.Replace(Regex("^ +| +$"), ""),  # Strip would take other white space too
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
-    )
+    tokenizer.normalizer = normalizers.Sequence([*newline, *_normalizers(charsmap)])
     # A user-defined symbol is a piece wherever it stands; as an added token it would split the text before the space
     # is put in front.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -65,11 +61,10 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
             *(pre_tokenizers.Split(symbol, "isolated") for symbol in symbols),
         ]
     )
-    silent = [decoders.Replace(piece, "") for piece, _, kind in pieces if kind == CONTROL]
+    silent = [decoders.Replace(f" {piece}", "") for piece, _, kind in pieces if kind == CONTROL]
     back = [decoders.Replace(NEWLINE, "\n")] if newline_token else []
     tokenizer.decoder = decoders.Sequence(
         [
-            decoders.Replace(unknown, " ⁇ "),
             decoders.Replace(END_OF_TEXT, f" {END_OF_TEXT}"),
             *silent,
             *back,
@@ -82,12 +77,31 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
         tokenizer_object=tokenizer,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
-        unk_token=unknown,
+        unk_token=UNKNOWN_TEXT,
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
         padding_side="left",
     )
+
+
+def _normalizers(charsmap: bytes) -> list[normalizers.Normalizer]:
+    """sentencepiece's normalisation: the longest entries of its table, then no space at an end or beside another.
+
+    tokenizers' Precompiled takes the shortest entry, and the whole grapheme for it. All entries of several characters
+    are NFKC's, so that goes first, past the one character that the table spares, and then marks are set apart from
+    what they stand on by a control character, which the table deletes. What stays different are marks stacked in
+    another order than Unicode's canonical one, which NFKC sorts.
+    """
+    return [
+        normalizers.Replace(FULLWIDTH_TILDE, NONCHARACTER),
+        normalizers.NFKC(),
+        normalizers.Replace(NONCHARACTER, FULLWIDTH_TILDE),
+        normalizers.Replace(Regex(r"(?<=.)(?=\p{M})"), "\x01"),
+        normalizers.Precompiled(charsmap),
+        normalizers.Replace(Regex("^ +| +$"), ""),  # Strip would take other white space too
+        normalizers.Replace(Regex(" {2,}"), " "),
+    ]
 
 
 def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:

@@ -118,6 +118,10 @@ class TransformerXLCausalLMOutput(ModelOutput):
     mems: tuple[torch.Tensor, ...] | None = None
 
 
+class ResidualLinear(nn.Linear):
+    """A linear layer whose output is added to the residual stream, and whose weights therefore start smaller."""
+
+
 class RelativeBias(nn.Module):
     """The vectors u and v [N, D] of the paper, which every layer adds to its queries.
 
@@ -145,7 +149,7 @@ class TransformerXLAttention(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.r_proj = nn.Linear(width, width) if config.relative_encoding else None
-        self.o_proj = nn.Linear(width, width)
+        self.o_proj = ResidualLinear(width, width)
 
     def forward(self, hidden, memory, band: Band, table, biases, cache: DynamicCache | None) -> torch.Tensor:
         """hidden [B, Q, H] and memory [B, M, H] or None, both normed; table as `relative_table` gives it, or None."""
@@ -170,7 +174,7 @@ class TransformerXLMLP(nn.Module):
     def __init__(self, config: TransformerXLConfig):
         super().__init__()
         self.fc_in = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc_out = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc_out = ResidualLinear(config.intermediate_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -208,11 +212,10 @@ class TransformerXLPreTrainedModel(StrictPreTrainedModel):
         if isinstance(module, RelativeBias):
             init.zeros_(module.r_w_bias)
             init.zeros_(module.r_r_bias)
-        elif isinstance(module, TransformerXLLayer):
-            # Megatron's rule: what is added to the residual stream starts smaller the more often that happens.
-            std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
-            init.normal_(module.attn.o_proj.weight, std=std)
-            init.normal_(module.mlp.fc_out.weight, std=std)
+        elif isinstance(module, ResidualLinear):  # Megatron's rule: two additions in each layer
+            init.normal_(
+                module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+            )
 
 
 class TransformerXLModel(TransformerXLPreTrainedModel):

@@ -16,12 +16,32 @@ MODEL = SHARED / "data" / "vocab" / "cog-pretrain.model"
 CASES = SHARED / "parity" / "cog_tokenizer.json"
 given_model = pytest.mark.skipif(not MODEL.is_file(), reason="needs cog-pretrain.model")
 
-_LETTERS = st.sampled_from(
-    list("问题描述回答用户知乎的一是在不了有和人这中大为上个国我以要他时来") + list("abcXYZ019 .,:!?()<>|/-'\"")
-    + list("：，？（）！。、“”…—①㎡ＡＢＣ１２３　\t\r\n\u200b\u00a0é́ß龘😀日本テストПр▁") + ["<n>", "<unk>", "<s>", "</s>"]
-    + ["<|endoftext|>", "  ", "\n\n", "<", "n", ">"]
-)  # fmt: skip
-TEXTS = st.lists(st.one_of(_LETTERS, _LETTERS, st.characters(exclude_categories=["Cs"])), max_size=40).map("".join)
+WORDS = (
+    "<n>",
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<|endoftext|>",
+    "  ",
+    "\n\n",
+    "\r\n",
+    "か\u3099",
+    "ｶﾞ",
+    "é",
+    "①\u0301",
+    "▁\u0301",
+)
+PLACEHOLDERS = {0xE000 + number: word for number, word in enumerate(WORDS)}
+LETTERS = (
+    "问题描述回答用户知乎的一是在不了有和人这中大为上个国我以要他时来abcXYZ019 .,:!?()<>|/-'\"：，？（）！。、“”…—①㎡"
+)
+LETTERS += "ＡＢＣ１２３～~　\t\n\u200b\u00a0\ufeffé́ß龘😀日本テストПр▁" + "".join(map(chr, PLACEHOLDERS)) * 2
+ALPHABET = st.one_of(
+    st.sampled_from(LETTERS), st.sampled_from(LETTERS), st.characters(exclude_categories=["Cs", "Co"])
+)
+TEXTS = st.lists(
+    st.text(ALPHABET, max_size=20).map(lambda text: text.translate(PLACEHOLDERS)), min_size=10, max_size=10
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +60,11 @@ def assert_same(tokenizer, processor, text):
 def test_it_agrees_with_sentencepiece_on_10000_texts(pair):
     tokenizer, processor = pair
 
-    @settings(max_examples=10_000, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=1000, deadline=None, derandomize=True, database=None)
     @given(TEXTS)
-    def compare(text):
-        assert_same(tokenizer, processor, text)
+    def compare(texts):
+        for text in texts:
+            assert_same(tokenizer, processor, text)
 
     compare()
 
@@ -57,21 +78,15 @@ def test_it_agrees_on_every_piece_alone_and_between_others(pair):
         assert tokenizer.decode([number]) == processor.DecodeIds([number])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(ids=st.lists(st.integers(0, 499), max_size=20))
-def test_any_ids_decode_alike(small_cog_file, ids):
-    import sentencepiece
+def test_any_ids_decode_alike(pair):
+    tokenizer, processor = pair
 
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(small_cog_file))
-    ids = [number % processor.get_piece_size() for number in ids]
-    assert cog_tokenizer_once(small_cog_file).decode(ids) == processor.DecodeIds(ids)
+    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @given(st.lists(st.integers(0, processor.get_piece_size() - 1), max_size=20))
+    def compare(ids):
+        assert tokenizer.decode(ids) == processor.DecodeIds(ids)
 
-
-_made = {}
-
-
-def cog_tokenizer_once(file):
-    return _made.setdefault(file, cog_tokenizer(file))
+    compare()
 
 
 def test_the_end_of_text_follows_the_pieces_and_is_never_read_from_text(pair):
@@ -119,7 +134,7 @@ def test_a_missing_file_or_another_kind_of_model_is_refused(tmp_path, train_sent
     with pytest.raises(ValueError, match="no such file"):
         cog_tokenizer(tmp_path / "cog-pretrain.model")
     with pytest.raises(ValueError, match="sentencepiece BPE model"):
-        cog_tokenizer(train_sentencepiece(model_type="unigram"))
+        cog_tokenizer(train_sentencepiece(model_type="unigram", vocab_size=200))
     with pytest.raises(ValueError, match="must have the piece <n>"):
         cog_tokenizer(train_sentencepiece(user_defined_symbols=""), newline_token=True)
 

@@ -49,7 +49,7 @@ def test_segments_and_their_memories_are_the_originals(xl_tensors, xl_model, pat
 def test_loss_and_every_gradient_are_the_originals(xl_tensors, xl_model, checkpointing):
     model = xl_model(attention_window=6, mem_len=8).train()
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable()
     labels = xl_tensors["train/targets"].masked_fill(xl_tensors["train/loss_mask"] == 0, -100)
     memory = tuple(xl_tensors[f"train/mems_in/{i}"] for i in range(3))
     loss = model(xl_tensors["train/input_ids"], mems=memory, shift_labels=labels).loss
@@ -103,16 +103,14 @@ def test_positions_in_float32_differ_from_those_in_float16():
     assert 0.05 < (exact - rounded).abs().max() < 0.5
 
 
-@pytest.mark.parametrize(("name", "top_k", "top_p"), [("temp0.9_topk5", 5, None), ("topp0.7", None, 0.7)])
+@pytest.mark.parametrize(
+    ("name", "top_k", "top_p"), [("temp0.9_topk5", 5, None), ("topp0.7", None, 0.7), ("topk10_topp0.5", 10, 0.5)]
+)
 def test_transformers_filters_are_the_originals(xl_tensors, name, top_k, top_p):
-    logits = xl_tensors["sampling/logits"]
-    scores = TemperatureLogitsWarper(0.9)(None, logits) if name.startswith("temp") else logits
+    scores = TemperatureLogitsWarper(0.9)(None, xl_tensors["sampling/logits"])
     scores = scores if top_k is None else TopKLogitsWarper(top_k)(None, scores)
     scores = scores if top_p is None else TopPLogitsWarper(top_p)(None, scores)
-    expected = xl_tensors[f"sampling/{name}"]
-    kept = expected > -1e4
-    assert torch.equal(kept, scores > -1e4)
-    close(scores[kept], expected[kept], 1e-6)
+    assert torch.equal(scores, xl_tensors[f"sampling/{name}"])
 
 
 def make(seed=0, **fields):
