@@ -106,7 +106,10 @@ def to_folder(path: Path, folder: Path, overrides: dict, tokenizer_file: Path | 
 
     folder gets safetensors files, configs and, given the sentencepiece file, the tokenizer.
     """
-    tokenizer = None if tokenizer_file is None else cog_tokenizer(tokenizer_file)
+    try:
+        tokenizer = None if tokenizer_file is None else cog_tokenizer(tokenizer_file)
+    except ValueError as error:
+        raise CheckpointError(f"--tokenizer {error}") from error
     if tokenizer is not None:
         overrides = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id} | overrides
     shards = thudm.Shards(thudm.find_shards(path), scratch=folder)
