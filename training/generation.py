@@ -82,25 +82,27 @@ class Generator:
             raise ArgumentError(f"the prompt must have at least one token, got {prompt!r}; type some text")
         return [*self._begin, *ids]
 
-    def _limit(self, longest: int) -> dict[str, int]:
-        """How far to go after prompts of at most `longest` tokens. ArgumentError when that is nowhere."""
+    def _room(self, lengths: list[int]) -> list[int]:
+        """How many tokens may follow prompts of so many. ArgumentError when that is none."""
         length, new = self.args.max_length, self.args.max_new_tokens
         if self._two_parts:
-            return {"max_length": length} if new is None else {"max_new_tokens": new}
-        limit = min(length if new is None else longest + new, self._most)
-        if limit <= longest:
+            return [length if new is None else new] * len(lengths)
+        longest = max(lengths)
+        if longest >= self._most:
             raise ArgumentError(
-                f"--max_length must be more than the {longest} tokens of the prompt, got {length}"
-                if new is None and limit == length
-                else f"the prompt must have fewer tokens than MODEL's {self._most} positions, got {longest}"
+                f"the prompt must have fewer tokens than MODEL's {self._most} positions, got {longest}; shorten it"
             )
-        return {"max_length": limit}
+        if new is None and longest >= length:
+            raise ArgumentError(f"--max_length must be more than the {longest} tokens of the prompt, got {length}")
+        # A row's own limit, whatever its neighbours; positions run out for the longest row first.
+        rooms = [length - count if new is None else new for count in lengths]
+        return [min(room, self._most - longest) for room in rooms]
 
     @torch.no_grad()
     def generate(self, prompts: list[str], streamer: TextStreamer | None = None) -> list[str]:
         """The text that follows each prompt."""
         rows = [self.encode(prompt) for prompt in prompts]
-        longest = max(map(len, rows))
+        rooms, longest = self._room([len(row) for row in rows]), max(map(len, rows))
         ids = torch.tensor([[self._pad] * (longest - len(row)) + row for row in rows])  # [B, T]
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         device, started = self.model.device, time.perf_counter()
@@ -108,13 +110,14 @@ class Generator:
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             streamer=streamer,
-            **self._limit(longest),
+            max_new_tokens=max(rooms),
             **self._settings,
         )
         new = found if self._two_parts else found[:, longest:]
         seconds = time.perf_counter() - started
         logger.info("%d tokens, %.1f tokens/s", new.numel(), new.numel() / seconds)
-        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in new.tolist()]
+        texts = zip(new.tolist(), rooms, strict=True)
+        return [self.tokenizer.decode(row[:room], skip_special_tokens=True) for row, room in texts]
 
     def stream(self, prompt: str) -> None:
         """Print the prompt and what follows it, as it comes."""
