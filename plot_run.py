@@ -1,13 +1,19 @@
-"""Draw the loss and accuracy curves of one or more runs from their log.jsonl into one PNG.
+"""Draw curves of runs from their log.jsonl into one PNG: loss and accuracy, for ELECTRA the discriminator's.
 
 python plot_run.py outputs/quickstart/run --output curves.png --reference "unigram guess=6.46,5.1"
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 METRICS = (("loss", "loss (nats per masked token)", 1), ("mlm_accuracy", "accuracy (%)", 100))
+ELECTRA_METRICS = (
+    ("discriminator_loss", "loss of the discriminator (nats per token)", 1),
+    ("discriminator_auc", "area under the ROC curve", 1),
+)
+CONSTANT = "constant_guess"  # loss of a discriminator that knows only the share of replaced tokens
 
 
 def read_log(run: Path) -> list[dict]:
@@ -15,7 +21,12 @@ def read_log(run: Path) -> list[dict]:
     path = run / "log.jsonl"
     if not path.is_file():
         raise SystemExit(f"RUN {run} must hold log.jsonl, got a path without one; pass a folder that a training made")
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    records = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    for record in records:
+        share = record.get("eval_share_replaced", 0)
+        if 0 < share < 1:
+            record[CONSTANT] = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    return records
 
 
 def parse_reference(text: str) -> tuple[str, float, float]:
@@ -42,19 +53,25 @@ def curve(records: list[dict], key: str, scale: float) -> tuple[list[float], lis
 
 
 def draw(runs: list[Path], references: list[tuple[str, float, float]], output: Path) -> None:
-    """Two panels, loss and accuracy over tokens; training thin, evaluation with dots, references dashed."""
+    """Two panels over tokens; training thin, evaluation with dots, references and the constant guess dashed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for panel, (metric, title, scale), column in zip(panels, METRICS, (1, 2), strict=True):
-        for number, run in enumerate(runs):
-            records = read_log(run)
+    logs = [read_log(run) for run in runs]
+    is_electra = any("discriminator_loss" in record for record in logs[0])
+    for panel, (metric, title, scale), column in zip(
+        panels, ELECTRA_METRICS if is_electra else METRICS, (1, 2), strict=True
+    ):
+        for number, (run, records) in enumerate(zip(runs, logs, strict=True)):
             panel.plot(*curve(records, metric, scale), color=f"C{number}", alpha=0.5, label=f"{run.name}, training")
             held_out = curve(records, f"eval_{metric}", scale)
             panel.plot(*held_out, color=f"C{number}", marker="o", markersize=3, label=f"{run.name}, held out")
+            if metric == "discriminator_loss":
+                label = f"{run.name}, constant guess on held out"
+                panel.plot(*curve(records, CONSTANT, 1), color=f"C{number}", linestyle="--", label=label)
         for number, reference in enumerate(references):
             panel.axhline(reference[column], color=f"C{number + len(runs)}", linestyle="--", label=reference[0])
         panel.set(xlabel="million tokens seen", ylabel=title)
@@ -77,7 +94,7 @@ def main(argv=None):
         action="append",
         default=[],
         metavar="NAME=LOSS,ACCURACY",
-        help="dashed line to compare with; accuracy in %%",
+        help="dashed line to compare with; accuracy in %%, of ELECTRA the AUC instead",
     )
     args = parser.parse_args(argv)
     draw(args.runs, args.reference, args.output)

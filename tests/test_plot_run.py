@@ -1,8 +1,9 @@
 import json
+import math
 
 import pytest
 
-from plot_run import curve, main
+from plot_run import CONSTANT, curve, main, read_log
 
 
 @pytest.fixture
@@ -27,6 +28,15 @@ def test_an_evaluation_stands_at_the_tokens_seen_before_it(run):
 def test_the_picture_is_a_png(run, tmp_path):
     main([str(run), "--output", str(tmp_path / "out" / "curves.png"), "--reference", "unigram = guess=6.5,5.1"])
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_electra_runs_show_the_constant_guess(tmp_path):
+    record = {"step": 1, "eval_share_replaced": 0.5, "eval_discriminator_loss": 0.6, "eval_discriminator_auc": 0.7}
+    lines = [{"step": 1, "discriminator_loss": 0.65, "discriminator_auc": 0.6, "tokens_seen": 1e6}, record]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert curve(read_log(tmp_path), CONSTANT, 1) == ([1.0], [pytest.approx(math.log(2))])
+    main([str(tmp_path), "--output", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
