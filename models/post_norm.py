@@ -190,10 +190,10 @@ class PostNormLayer(torch.autograd.Function):
 
 
 def quicken(model: PreTrainedModel) -> PreTrainedModel:
-    """Let the model's post-norm layers run as above wherever they can, on a CPU; returns it.
+    """Let the model's post-norm layers run as above wherever they can, in training on a CPU; returns it.
 
     Their modules, parameters and hooks stay. Other layers, other activations than the exact GELU, attention that is
-    not sdpa, caches and cross-attention run as transformers has them.
+    not sdpa, cross-attention, and passes without gradients run as transformers has them.
     """
     for module in model.modules():
         plain = type(module).__name__ in LAYERS and not module.is_decoder
@@ -204,7 +204,8 @@ def quicken(model: PreTrainedModel) -> PreTrainedModel:
 
 def _layer_forward(layer: nn.Module, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs):
     attention, output = layer.attention.self, layer.attention.output
-    if hidden_states.device.type != "cpu" or attention.config._attn_implementation != "sdpa":
+    quick = hidden_states.device.type == "cpu" and torch.is_grad_enabled()
+    if not quick or attention.config._attn_implementation != "sdpa":
         return type(layer).forward(layer, hidden_states, attention_mask, *args, **kwargs)
     linears = (attention.query, attention.key, attention.value, output.dense, output.LayerNorm)
     linears += (layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm)

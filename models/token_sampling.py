@@ -52,8 +52,8 @@ def block_reduce(table: torch.Tensor, reduce) -> torch.Tensor:
 
 
 def block_members(table: torch.Tensor, block: torch.Tensor, filler: float) -> torch.Tensor:
-    """The columns of block [N] in table [N, V], [N, BLOCK]; filler beyond the last column."""
-    members = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=table.device)
+    """The columns of block [N] in table [N, V], [N, BLOCK or V]; filler beyond the last column."""
+    members = block.unsqueeze(-1) * BLOCK + torch.arange(min(BLOCK, table.shape[1]), device=table.device)
     inside = table.gather(1, members.clamp(max=table.shape[1] - 1))
     return inside.masked_fill_(members >= table.shape[1], filler)
 
@@ -70,20 +70,20 @@ def sample_tokens(weights: torch.Tensor, sums: torch.Tensor, keys: torch.Tensor,
     weights: [N, V] at least fp32, exponentials of logits, the largest of a row not 0; sums: those of its blocks;
     keys: [N] int64; method: a sampler.
     """
-    draw, numbers = (draw_from_sums, (1, 1)) if method == "multinomial" else (draw_by_gumbel, (sums.shape[1], BLOCK))
-    block = draw(sums, uniforms(keys, 0, numbers[0]))
-    return block * BLOCK + draw(block_members(weights, block, 0), uniforms(keys, sums.shape[1], numbers[1]))
+    draw = draw_from_sums if method == "multinomial" else draw_by_gumbel
+    block = draw(sums, keys, 0)
+    return block * BLOCK + draw(block_members(weights, block, 0), keys, sums.shape[1])
 
 
-def draw_by_gumbel(weights: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Argmax of log weight - log(-log u), as that of weight / -log u; weights, noise [N, K]."""
-    return (weights / -noise.log()).argmax(-1)
+def draw_by_gumbel(weights: torch.Tensor, keys: torch.Tensor, first: int) -> torch.Tensor:
+    """Argmax of log weight - log(-log u), as that of weight / -log u, with K numbers u from the first on."""
+    return (weights / -uniforms(keys, first, weights.shape[1]).log()).argmax(-1)
 
 
-def draw_from_sums(weights: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """The entry in which the running sum of weights [N, K] passes a share, noise [N, 1], of the total."""
+def draw_from_sums(weights: torch.Tensor, keys: torch.Tensor, first: int) -> torch.Tensor:
+    """The entry in which the running sum of weights [N, K] passes a uniform share of the total."""
     sums = weights.double().cumsum(-1)
-    return torch.searchsorted(sums, noise.double() * sums[:, -1:], right=True).squeeze(-1)
+    return torch.searchsorted(sums, uniforms(keys, first, 1).double() * sums[:, -1:], right=True).squeeze(-1)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
@@ -103,7 +104,8 @@ def training_flops(model: torch.nn.Module, run, lengths: tuple[int, int]) -> tup
     model.eval()  # no dropout, and so no use of the random generator
     with torch.no_grad():
         for length in lengths:
-            with FlopCounterMode(display=False) as counter:
+            # The fused attention of CPUs is not among the operations that the counter knows.
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 run(model, length)
             counted.append(3 * counter.get_total_flops() / length)
     model.train()
