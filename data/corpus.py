@@ -213,8 +213,14 @@ class Corpus:
     def split_documents(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Split off a share of the documents, whole: (training rows, validation rows), int64, each sorted.
 
-        At least one document lies on either side. CorpusError when the corpus has fewer than two.
+        At least one document lies on either side. CorpusError when the corpus has fewer than two, or its rows hold
+        parts of several.
         """
+        if self.is_grouped:
+            raise CorpusError(
+                f"--validation_split must have rows of one document each, got {self.folder}, whose rows were joined; "
+                "give it to create_data.py instead, and here --validation_dir with the folder validation of its output"
+            )
         numbers = np.unique(self.documents)
         if len(numbers) < 2 or not 0 < share < 1:
             raise CorpusError(

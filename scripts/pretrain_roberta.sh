@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Pretrain RoBERTa base from scratch on a corpus of create_data.py, by PaddleNLP's RoBERTa recipe (JunnYu), 3 epochs.
 # The corpus: python data/create_data.py --output_dir wiki --dataset_name wikimedia/wikipedia \
-#   --dataset_config_name 20231101.en --tokenizer_name roberta-base --max_seq_length 512 --preprocessing_num_workers 20
+#   --dataset_config_name 20231101.en --tokenizer_name roberta-base --max_seq_length 512 \
+#   --preprocessing_num_workers 20 --validation_split 0.001
 #   TRAIN_DIR      corpus folder
 #   OUTPUT_DIR     folder of the run; running this again resumes
 #   NPROC          processes, one per GPU
@@ -20,7 +21,7 @@ torchrun --nproc_per_node "$NPROC" run_mlm_wwm.py \
     --config_overrides "$shape,max_position_embeddings=514,type_vocab_size=1,layer_norm_eps=1e-5" \
     --tokenizer_name "$TOKENIZER" \
     --train_dir "$TRAIN_DIR" \
-    --validation_split 0.001 \
+    --validation_dir "$TRAIN_DIR/validation" \
     --packing concat \
     --max_seq_length 512 \
     --output_dir "$OUTPUT_DIR" \

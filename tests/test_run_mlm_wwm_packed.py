@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import RobertaProcessing
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
@@ -226,6 +227,28 @@ def test_roberta_trains_on_a_corpus_of_create_data(flags, tmp_path, packing):
     assert records[-1]["step"] == 12 and records[-1]["loss"] < records[0]["loss"]
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["model_type"], config["pad_token_id"], config["vocab_size"]) == ("roberta", 1, len(tokenizer))
+
+
+def test_max_grad_norm_limits_the_step(flags, tmp_path):
+    """Under plain SGD with a rate of 1 the weights move by exactly the norm that is allowed."""
+    found = []
+    for norm in (0.1, 0.3):
+        changes = {"optim": "sgd", "learning_rate": 1, "lr_scheduler_type": "constant", "max_steps": 1}
+        run_mlm_wwm.main(flags("bert", max_grad_norm=norm, output_dir=tmp_path / str(norm), **changes))
+        found.append(load_file(tmp_path / str(norm) / "model.safetensors"))
+    moved = torch.cat([(found[0][name] - found[1][name]).flatten() for name in found[0]]).norm()
+    assert float(moved) == pytest.approx(0.2, rel=1e-3)
+
+
+@EVERY
+def test_a_batch_where_nothing_is_masked_gives_zero_and_no_nan(prepared, kind):
+    batch, tokenizer = packed_batch(prepared, "isolated")
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    model = tiny_model(kind, tokenizer, prepared).train()
+    sums, _ = MaskedLanguageModelling(model, 64, 0.15)(model, batch)
+    sums["mlm"].backward()
+    assert float(sums["mlm"].detach()) == 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import sentencepiece
 from tokenizers import ByteLevelBPETokenizer, SentencePieceBPETokenizer, SentencePieceUnigramTokenizer
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from transformers import AutoTokenizer
@@ -20,7 +21,7 @@ from data import create_data, grouping, preparation, sources
 from data.corpus import Corpus, CorpusError
 from data.jsonl import DataError
 from data.tokenization import load_backend
-from training.pretrained import ArgumentError
+from training.pretrained import ArgumentError, load_tokenizer
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = [
@@ -59,10 +60,21 @@ def tokenizers(tmp_path_factory, bert_folder):
         made[name].mkdir()
         trained.save(str(made[name] / "tokenizer.json"))
         (made[name] / "tokenizer_config.json").write_text(json.dumps(settings))
+    made["spm file"] = folder / "spm file"
+    made["spm file"].mkdir()
+    (folder / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    prefix = made["spm file"] / "sentencepiece.bpe"
+    pieces = {"bos_piece": "<s>", "pad_piece": "<pad>", "eos_piece": "</s>", "unk_piece": "<unk>"}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "texts.txt"), model_prefix=str(prefix), vocab_size=70, minloglevel=2,
+        bos_id=0, pad_id=1, eos_id=2, unk_id=3, **pieces,
+    )  # fmt: skip
+    (made["spm file"] / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
     return made
 
 
-EVERY = pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unframed bpe", "unigram", "sentencepiece"])
+KINDS = ["wordpiece", "bpe", "unframed bpe", "unigram", "sentencepiece", "spm file"]
+EVERY = pytest.mark.parametrize("kind", KINDS)
 
 
 def write_jsonl(path, texts, **more):
@@ -81,6 +93,10 @@ def prepare(tokenizer, output, *flags):
     flags = ["--tokenizer_name", tokenizer, "--output_dir", output, "--preprocessing_num_workers", 1, *flags]
     create_data.main([str(flag) for flag in flags])
     return Corpus(output)
+
+
+def backend_of(folder):
+    return load_backend(str(folder), lambda name: load_tokenizer(name, "--tokenizer_name").backend_tokenizer)
 
 
 def rows_of(corpus):
@@ -106,7 +122,7 @@ def test_rows_are_those_of_group_texts_with_the_remainder(tokenizers, tmp_path, 
     source = write_jsonl(tmp_path / "in.jsonl", TEXTS)
     corpus = prepare(tokenizers[kind], tmp_path / "out", "--train_file", source, "--max_seq_length", 32)
     assert len(corpus.manifest["shards"]) > 3 and corpus.is_grouped
-    backend = load_backend(str(tokenizers[kind]), None)
+    backend = backend_of(tokenizers[kind])
     flat = list(chain.from_iterable(backend.encode(text).ids for text in TEXTS))
     assert rows_of(corpus) == [flat[first : first + 32] for first in range(0, len(flat), 32)]
     counts = corpus.manifest["counts"]
@@ -129,7 +145,7 @@ def test_line_by_line_gives_each_document_rows_of_its_own(tokenizers, tmp_path, 
     source.write_bytes("\r\n".join(text.replace("\u2028", "") for text in texts).encode())
     flags = ("--train_file", source, "--line_by_line", "true", "--max_seq_length", 24)
     corpus = prepare(tokenizers[kind], tmp_path / "out", *flags)
-    backend = load_backend(str(tokenizers[kind]), None)
+    backend = backend_of(tokenizers[kind])
     found = {}
     frame = [len(side) for side in create_data.FastTokenizer(backend).frame]
     for row, document in zip(rows_of(corpus), corpus.documents.tolist(), strict=True):
@@ -154,7 +170,7 @@ def test_words_are_marked_in_any_language(tokenizers, tmp_path, kind):
     source = write_jsonl(tmp_path / "in.jsonl", ["The quickest brown foxes, doesn't 京東"])
     corpus = prepare(tokenizers[kind], tmp_path / "out", "--train_file", source)
     (row,) = corpus.rows([0])
-    backend = load_backend(str(tokenizers[kind]), None)
+    backend = backend_of(tokenizers[kind])
     words, pieces = [], []
     for token, mark in zip(row["input_ids"].tolist(), row["continuation"].tolist(), strict=True):
         if not mark:

@@ -199,6 +199,12 @@ def test_what_cannot_be_packed_is_told(tmp_path, backend):
         load_rows(str(tmp_path / "corpus"), None, None, unframed)
 
 
+def test_documents_inside_joined_rows_are_not_split_off(tmp_path, backend):
+    write(tmp_path / "corpus", backend, random_documents(7), line_by_line=False)
+    with pytest.raises(CorpusError, match="--validation_split must have rows of one document each"):
+        load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
+
+
 def test_held_out_rows_are_whole_documents(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(6))
     train, held_out = load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
