@@ -1,0 +1,168 @@
+"""Training step of Transformer-XL beside transformers' GPT-2 of the same size: tokens per CPU-second and peak memory.
+
+    python benchmarks/causal_step.py            12 layers, hidden 512, rows of 512 tokens, memory 256; some minutes
+    python benchmarks/causal_step.py --quick    4 layers, rows of 128, memory 64
+
+Both train by the objective of run_clm.py, with equal optimizers, dropout, dtype and threads, in turns in one process.
+A Transformer-XL token sees at most 512 tokens, itself included, and so does one of GPT-2's: its rows have 512
+positions. GPT-2 is measured a second time on rows of 768, as many keys as Transformer-XL has with its memory. Both
+sides must pass one check first: a full forward equals one of each row cut in two, by memory or by cache (1e-4).
+Peak memory is the growth of a fresh process' resident set over a step, weights and optimizer included.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.sampling import TrainBatches
+from models import TransformerXLConfig, TransformerXLForCausalLM
+from training.causal_objective import CausalLanguageModelling
+from training.run import tune_cpu
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Shape:
+    layers: int
+    hidden: int
+    heads: int
+    length: int
+    memory: int
+    batch: int
+    vocabulary: int
+
+
+SHAPES = {"base": Shape(12, 512, 8, 512, 256, 2, 12000), "quick": Shape(4, 256, 4, 128, 64, 4, 2000)}
+SIDES = ("Transformer-XL", "GPT-2", "GPT-2, longer rows")
+
+
+class Side:
+    """A model with its objective and optimizer, and the step that is measured."""
+
+    def __init__(self, name: str, shape: Shape, dtype: torch.dtype | None):
+        torch.manual_seed(0)
+        self.dtype, self.memory = dtype, shape.memory if name == "Transformer-XL" else 0
+        self.length = shape.length + (shape.memory if name == "GPT-2, longer rows" else 0)
+        self.rows = max(1, shape.batch * shape.length // self.length)
+        self.model = make_model(name, shape, self.length).train()
+        batches = TrainBatches(np.arange(self.rows), self.rows, steps=1, seed=0)
+        self.objective = CausalLanguageModelling(self.model, self.length, batches, self.memory, document_mask=False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.randint(5, shape.vocabulary, (self.rows, self.length), generator=generator)
+        places = torch.arange(self.length).expand_as(ids)
+        self.batch = {"input_ids": ids, "labels": ids.roll(-1, 1), "position_ids": places}
+        self.batch["attention_mask"] = torch.ones_like(ids)
+
+    def step(self) -> float:
+        """One training step; its CPU time in seconds per token."""
+        started = time.process_time()
+        with torch.autocast("cpu", self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            sums, _ = self.objective(self.model, self.batch)
+        (sums["clm"] / self.batch["labels"].numel()).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return (time.process_time() - started) / self.batch["labels"].numel()
+
+
+def make_model(name: str, shape: Shape, length: int) -> torch.nn.Module:
+    if name != "Transformer-XL":
+        size = {"n_embd": shape.hidden, "n_layer": shape.layers, "n_head": shape.heads, "n_positions": length}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=shape.vocabulary, bos_token_id=0, eos_token_id=0, **size))
+    size = {"hidden_size": shape.hidden, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads}
+    size |= {"segment_length": shape.length, "mem_len": shape.memory, "attention_window": shape.length}
+    ids = {"eos_token_id": 0, "pad_token_id": 0}
+    return TransformerXLForCausalLM(TransformerXLConfig(vocab_size=shape.vocabulary, **size, **ids))
+
+
+@torch.no_grad()
+def check(side: Side) -> None:
+    """Stop unless the second half of a short row has the same logits with what came before it carried along."""
+    model, ids = side.model.eval(), side.batch["input_ids"][:1, :32]
+    whole = model(ids, use_cache=False).logits[:, 16:]
+    if side.memory:
+        carried = model(ids[:, 16:], mems=model(ids[:, :16], output_mems=True, use_cache=False).mems, use_cache=False)
+    else:
+        carried = model(ids[:, 16:], past_key_values=model(ids[:, :16], use_cache=True).past_key_values)
+    difference = (whole - carried.logits).abs().max().item()
+    model.train()
+    if difference > 1e-4:
+        raise SystemExit(f"a row in two parts must give the logits of the whole row, got {difference} apart")
+
+
+def measure_speed(shape: Shape, dtype: torch.dtype | None, args) -> dict[str, float]:
+    """Median tokens per CPU-second of each side, taking turns."""
+    sides = {name: Side(name, shape, dtype) for name in SIDES}
+    for side in sides.values():
+        check(side)
+        side.step()
+        side.step()  # from here on the memory is full
+    times = {name: [] for name in SIDES}
+    for _ in range(args.rounds):
+        for name, side in sides.items():
+            times[name].append(side.step())
+    return {name: 1 / statistics.median(values) for name, values in times.items()}
+
+
+def measure_memory(name: str, shape: Shape, dtype: torch.dtype | None, args) -> float:
+    """Peak growth of the resident set over three steps, in bytes."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    side = Side(name, shape, dtype)
+    for _ in range(3):
+        side.step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024.0
+
+
+def in_child(function, *arguments):
+    """function(*arguments) in a process of its own, so that no run inherits another's memory."""
+    with multiprocessing.get_context("fork").Pool(1, initializer=set_up, initargs=(arguments[-1].threads,)) as pool:
+        return pool.apply(function, arguments)
+
+
+def set_up(threads: int) -> None:
+    torch.set_num_threads(threads)
+    tune_cpu()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small shape, to see that it runs")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="bf16: autocast"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="measured steps of each side")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "causal_step.json")
+    args = parser.parse_args(argv)
+    shape, rows = SHAPES["quick" if args.quick else "base"], []
+    for name in args.dtypes:
+        dtype = torch.bfloat16 if name == "bf16" else None
+        speeds = in_child(measure_speed, shape, dtype, args)
+        for side in SIDES:
+            peak = in_child(measure_memory, side, shape, dtype, args)
+            ratio = speeds["Transformer-XL"] / speeds[side]
+            row = {"dtype": name, "model": side, "tokens_per_cpu_second": round(speeds[side])}
+            rows.append(row | {"ratio": round(ratio, 2), "peak_gb": round(peak / 1e9, 2)})
+            print(json.dumps(rows[-1]), flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": args.threads}
+    args.output.write_text(json.dumps(machine | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
