@@ -76,6 +76,11 @@ def add_dropped(output: torch.Tensor, keep: torch.Tensor | None, probability: fl
     return (output if keep is None else output.mul_(factors(keep, probability, output.dtype))).add_(residual)
 
 
+def scaled_product(left: torch.Tensor, right: torch.Tensor, scale: float, out: torch.Tensor) -> None:
+    """out [B, X, Z] = scale * left [B, X, Y] right [B, Y, Z]; the product takes the factor in passing."""
+    torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
+
+
 def attend(projected: torch.Tensor, bias: torch.Tensor | None, keep: torch.Tensor | None, probability: float):
     """projected [B, T, 3, A, H/A] -> probabilities [A, B, T, T] before dropout, mixed values [B, T, A, H/A]."""
     batch, length, _, heads, width = projected.shape
@@ -83,12 +88,12 @@ def attend(projected: torch.Tensor, bias: torch.Tensor | None, keep: torch.Tenso
     mixed = torch.empty(batch, length, heads, width, dtype=projected.dtype)
     for head, scores in enumerate(probabilities):
         query, key, value = projected[:, :, :, head].unbind(2)
-        torch.bmm(query * width**-0.5, key.transpose(1, 2), out=scores)
+        scaled_product(query, key.transpose(1, 2), width**-0.5, scores)
         if bias is not None:
             scores.add_(bias)
         torch.softmax(scores, -1, out=scores)
         weights = scores if keep is None else factors(keep[head], probability, scores.dtype).mul_(scores)
-        mixed[:, :, head] = weights @ value
+        torch.bmm(weights, value, out=mixed[:, :, head])
     return probabilities, mixed
 
 
@@ -104,6 +109,7 @@ def attend_backward(
     width = projected.shape[-1]
     for head, weights in enumerate(probabilities):
         query, key, value = projected[:, :, :, head].unbind(2)
+        query_gradient, key_gradient, value_gradient = result[:, :, :, head].unbind(2)
         outer = gradient[:, :, head]
         inner = outer @ value.transpose(1, 2)
         if keep is None:
@@ -112,11 +118,10 @@ def attend_backward(
             dropped = factors(keep[head], probability, weights.dtype)
             inner.mul_(dropped)
             dropped.mul_(weights)
-        result[:, :, 2, head] = dropped.transpose(1, 2) @ outer
+        torch.bmm(dropped.transpose(1, 2), outer, out=value_gradient)
         softmax_backward_into(inner, weights, -1, weights.dtype, grad_input=inner)
-        inner.mul_(width**-0.5)
-        result[:, :, 0, head] = inner @ key
-        result[:, :, 1, head] = inner.transpose(1, 2) @ query
+        scaled_product(inner, key, width**-0.5, query_gradient)
+        scaled_product(inner.transpose(1, 2), query, width**-0.5, key_gradient)
     return result
 
 
