@@ -13,6 +13,7 @@ Letters: N characters of a text, T tokens.
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 _SPACE, _REMOVED, _OTHER, _UNSEEN = -1, -2, -3, -4  # kinds of code points without a token of their own
 _CACHED_RUN = 64  # characters of the longest run that is remembered
-_CACHED_RUNS = 50_000  # then the memory starts anew; about 15 MB
+_CACHED_RUNS = 50_000  # then the memory starts anew and keeps the old one; about 15 MB each
 _SPECIALS = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
@@ -301,29 +302,30 @@ class FastTokenizer:
                 return ids[0]
         return _OTHER
 
-    def _encode_run(self, run: str) -> np.ndarray:
-        """int32 [T, 4]: id, first character, last character, whether the token begins a pre-token."""
+    def _encode_run(self, run: str) -> array:
+        """Four int32 for each token: id, first character, last character, whether the token begins a pre-token."""
         encoding = self._backend.encode(run, add_special_tokens=False)
-        ids, offsets = encoding.ids, encoding.offsets
+        ids, offsets, table = encoding.ids, encoding.offsets, array("i")
         if self._is_wordpiece:
-            words = encoding.word_ids
-            starts = [before != word for before, word in zip([None, *words], words, strict=False)]
-            rows = [(token, a, max(b - 1, a), new) for token, (a, b), new in zip(ids, offsets, starts, strict=True)]
-            return np.array(rows, np.int32).reshape(-1, 4)
+            before = None
+            for token, (a, b), word in zip(ids, offsets, encoding.word_ids, strict=True):
+                table.extend((token, a, max(b - 1, a), before != word))
+                before = word
+            return table
         # Other models keep whole sentences in one pre-token: there each token stands for itself. Spaces belong to the
         # word behind them, as far as there is one; some post-processors say so by their offsets and some do not.
-        rows, end = [], len(run) - 1
+        end = len(run) - 1
         for token, (a, b) in zip(ids, offsets, strict=True):
             while a <= end and run[a].isspace():
                 a += 1
             first = min(a, end)
-            rows.append((token, first, max(b - 1, first), True))
-        return np.array(rows, np.int32).reshape(-1, 4)
+            table.extend((token, first, max(b - 1, first), True))
+        return table
 
     def _encode_by_library(self, documents: list[str]) -> Tokens:
         tables, origins, position = [np.zeros((0, 4), np.int32)], [np.zeros(0, np.int32)], 0
         for document in documents:
-            tables.append(self._encode_run(document))
+            tables.append(np.frombuffer(self._encode_run(document), np.int32).reshape(-1, 4))
             origins.append(np.full(len(tables[-1]), position, np.int32))
             position += len(document) + 1
         nothing = np.zeros(0, np.int32)
@@ -333,12 +335,15 @@ class FastTokenizer:
 class _RunCache(dict):
     """Runs of letters -> the bytes of their token table, asked from the library once."""
 
-    def __init__(self, encode: Callable[[str], np.ndarray]):
+    def __init__(self, encode: Callable[[str], array]):
         super().__init__()
         self._encode = encode
+        self._before: dict[str, bytes] = {}  # of the last time that the memory was full: what is frequent stays known
 
     def __missing__(self, run: str) -> bytes:
-        table = self._encode(run).tobytes()
+        table = self._before.get(run)
+        if table is None:
+            table = self._encode(run).tobytes()
         if len(run) <= _CACHED_RUN:
             self[run] = table
         return table
@@ -346,6 +351,7 @@ class _RunCache(dict):
     def look_up(self, text: str, starts: list[int], ends: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Token tables of text[start:end], one after the other (int32 [T, 4]), and the number of tokens of each."""
         if len(self) > _CACHED_RUNS:
+            self._before = dict(self)
             self.clear()
         tables = [self[text[start:end]] for start, end in zip(starts, ends, strict=True)]
         counts = np.fromiter(map(len, tables), np.int64, len(tables)) // 16

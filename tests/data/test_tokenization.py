@@ -300,3 +300,15 @@ def test_tokenizers_whose_words_are_not_independent_are_called_whole(byte_level,
     for name, value in change.items():
         setattr(backend, name, value)
     assert not FastTokenizer(backend)._splits_at_spaces
+
+
+def test_a_full_memory_starts_anew_and_keeps_what_was_asked_last(byte_level, monkeypatch):
+    monkeypatch.setattr("data.tokenization._CACHED_RUNS", 3)
+    fast, asked = FastTokenizer(byte_level), []
+    real = fast._runs._encode
+    fast._runs._encode = lambda run: (asked.append(run), real(run))[1]
+    for words in (["a", "b", "c", "d"], ["a", "e"], ["a", "b", "f", "g"]):
+        text = " ".join(words)
+        found = fast.encode([text], text, np.frombuffer(text.encode("utf-32-le"), np.uint32))
+        assert found.ids.tolist() == library(byte_level, text).ids
+    assert asked == ["a", " b", " c", " d", " e", " f", " g"]
