@@ -23,7 +23,7 @@ OUTPUT_DIR=${OUTPUT_DIR:-outputs/txl_finetuned}
 settings=$root/scripts/ds_config_2.9B_finetune
 [ "$OFFLOAD" = 0 ] || settings+=_offload
 [ "$MP_SIZE" = 1 ] || settings=$root/scripts/ds_config_2.9B_finetune_stage3
-python="torchrun --nproc-per-node $NUM_GPUS_PER_WORKER"
+python="torchrun --standalone --nproc-per-node $NUM_GPUS_PER_WORKER"
 [ "$NUM_WORKERS" = 1 ] ||
     python="deepspeed --no_local_rank --hostfile $HOST_FILE_PATH --num_nodes $NUM_WORKERS --num_gpus $NUM_GPUS_PER_WORKER"
 $python "$root/run_clm.py" \

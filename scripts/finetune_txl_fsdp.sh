@@ -13,7 +13,7 @@ shift 2
 NPROC=${NPROC:-8}
 TOKENIZER=${TOKENIZER:-$MODEL}
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/txl_finetuned}
-torchrun --nproc-per-node "$NPROC" "$root/run_clm.py" \
+torchrun --standalone --nproc-per-node "$NPROC" "$root/run_clm.py" \
     --do_train \
     --model_name_or_path "$MODEL" \
     --tokenizer_name "$TOKENIZER" \

@@ -11,7 +11,7 @@ shift
 MP_SIZE=${MP_SIZE:-1}
 TOKENIZER=${TOKENIZER:-$MODEL}
 python=python
-[ "$MP_SIZE" = 1 ] || python="torchrun --nproc-per-node $MP_SIZE"
+[ "$MP_SIZE" = 1 ] || python="torchrun --standalone --nproc-per-node $MP_SIZE"
 $python "$root/generate_text.py" "$MODEL" \
     --tokenizer_name "$TOKENIZER" \
     --temperature 0.9 \

@@ -1,6 +1,7 @@
 """Folders and numbers that several test files need."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,27 @@ def small_cog_file(train_sentencepiece):
 def small_cog(small_cog_file):
     """(**options) -> the tokenizer of the small sentencepiece model."""
     return lambda **options: cog_tokenizer(small_cog_file, **options)
+
+
+@pytest.fixture(scope="session")
+def published_txl(small_cog_file, tmp_path_factory):
+    """A small Transformer-XL as its authors publish it, in half precision, with its tokenizer beside it."""
+    cog = cog_tokenizer(small_cog_file)
+    torch.manual_seed(0)
+    config = transformer_xl.TransformerXLConfig(
+        vocab_size=384,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        eos_token_id=cog.eos_token_id,
+        pad_token_id=cog.pad_token_id,
+        positions_dtype="float16",
+        initializer_range=0.2,
+    )
+    import convert_checkpoint
+
+    base = tmp_path_factory.mktemp("published_txl")
+    transformer_xl.TransformerXLForCausalLM(config).half().save_pretrained(base / "hf")
+    convert_checkpoint.main(["--reverse", str(base / "hf"), str(base / "txl")])
+    shutil.copy(small_cog_file, base / "txl" / "cog-pretrain.model")
+    return base / "txl"

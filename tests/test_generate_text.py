@@ -162,33 +162,6 @@ def test_stock_causal_and_two_part_models_work_too(tokenizer, tmp_path):
 # Checkpoints of THUDM's layout
 
 
-@pytest.fixture(scope="module")
-def thudm_folder(small_cog_file, tmp_path_factory):
-    """A small checkpoint as its authors publish it, with its tokenizer beside it."""
-    import shutil
-
-    import convert_checkpoint
-    from models.tokenization_cog import cog_tokenizer
-
-    cog = cog_tokenizer(small_cog_file)
-    torch.manual_seed(0)
-    config = TransformerXLConfig(
-        vocab_size=384,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        eos_token_id=cog.eos_token_id,
-        pad_token_id=cog.pad_token_id,
-        positions_dtype="float16",
-        initializer_range=0.2,
-    )
-    base = tmp_path_factory.mktemp("thudm")
-    TransformerXLForCausalLM(config).half().save_pretrained(base / "hf")
-    convert_checkpoint.main(["--reverse", str(base / "hf"), str(base / "txl")])
-    shutil.copy(small_cog_file, base / "txl" / "cog-pretrain.model")
-    return base / "txl"
-
-
 def scripted(script, *words, **environment):
     """Standard output of a recipe."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -199,22 +172,24 @@ def scripted(script, *words, **environment):
     return done.stdout
 
 
-def test_the_commands_run_on_a_published_checkpoint_on_one_process_and_two(thudm_folder, capsys):
+def test_the_commands_run_on_a_published_checkpoint_on_one_process_and_two(published_txl, capsys):
     import change_mp
 
     ask = ("--prompt", "问题：怎么看待大模型？", "--max_length", 40, "--seed", 5, "--use_cpu")
-    alone = run(capsys, thudm_folder, *ask[:-1], "--temperature", 0.9, "--attention_window", 768, "--dtype", "float32")
-    two = scripted("generate_text.sh", thudm_folder, *ask, "--dtype", "float32", MP_SIZE="2")
+    alone = run(
+        capsys, published_txl, *ask[:-1], "--temperature", 0.9, "--attention_window", 768, "--dtype", "float32"
+    )
+    two = scripted("generate_text.sh", published_txl, *ask, "--dtype", "float32", MP_SIZE="2")
     assert two == alone and len(alone.strip()) > len("问题：怎么看待大模型？")
-    change_mp.main([str(thudm_folder), "2"])
-    split = thudm_folder.with_name("txl_MP2")
+    change_mp.main([str(published_txl), "2"])
+    split = published_txl.with_name("txl_MP2")
     assert (
         run(capsys, split, *ask[:-1], "--temperature", 0.9, "--attention_window", 768, "--dtype", "float32") == alone
     )
 
 
-def test_a_published_checkpoint_keeps_newlines_if_asked(thudm_folder, capsys):
-    out = run(capsys, thudm_folder, "--newline_token", "--prompt", "问题", "--max_length", 12)
+def test_a_published_checkpoint_keeps_newlines_if_asked(published_txl, capsys):
+    out = run(capsys, published_txl, "--newline_token", "--prompt", "问题", "--max_length", 12)
     assert out.startswith("问题")
 
 

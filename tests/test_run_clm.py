@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,15 @@ def test_accumulation_changes_neither_loss_nor_gradient(flags, tmp_path, changes
 
 def test_processes_change_neither_loss_nor_gradient_nor_perplexity(flags, tmp_path):
     run_clm.main(gradient_run(flags, tmp_path / "8x1", 8, 1))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "run_clm.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        ROOT / "run_clm.py",
+    ]
     command += [*gradient_run(flags, tmp_path / "2 processes", 2, 2), "--use_cpu"]
     result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -157,6 +166,76 @@ def test_a_checkpoint_without_its_memory_is_refused(flags, tmp_path):
     (tmp_path / "run" / "checkpoint-4" / "memory_0.safetensors").unlink()
     with pytest.raises(ArgumentError, match="--resume_from_checkpoint must hold the memory"):
         run_clm.main(flags(max_steps=8, resume_from_checkpoint=tmp_path / "run" / "checkpoint-4"))
+
+
+# Published checkpoints
+
+
+def test_finetuning_a_published_checkpoint_starts_its_schedule_anew(flags, tmp_path, published_txl, prepared):
+    """The original went on with the pretraining's schedule where the checkpoint held one."""
+    folder = shutil.copytree(published_txl, tmp_path / "txl")
+    content = torch.load(folder / "mp_rank_00_model_states.pt", weights_only=True)
+    torch.save(content | {"client_lr_scheduler": {"num_iters": 150000}}, folder / "mp_rank_00_model_states.pt")
+    lines = [{"prompt": "问题：怎么看待大模型？", "text": "最近很火。" * count} for count in range(1, 13)]
+    (tmp_path / "data.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    changes = {"tokenizer_name": None, "model_name_or_path": folder, "config_overrides": None, "max_steps": 8}
+    changes |= {"train_file": tmp_path / "data.json", "max_seq_length": 8, "mem_len": 4, "logging_steps": 1}
+    changes |= {"schedule": "cosine_to_floor", "schedule_floor": 0.05, "warmup_steps": 4, "learning_rate": 1e-3}
+    run_clm.main(flags(**changes))
+    records = [record for record in curve(tmp_path / "run") if "loss" in record]
+    decay = [0.05 + 0.95 * (1 + math.cos(math.pi * step / 8)) / 2 for step in (1, 2, 3)]
+    assert [record["learning_rate"] for record in records] == pytest.approx(
+        [1e-3 * share for share in (0, 0.25, 0.5, 0.75, 1, *decay)]
+    )
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "run")) == 301
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes_hold", ["MP_SIZE=1", "OFFLOAD=1", "MP_SIZE=2"])
+def test_the_finetuning_command_partitions_over_two_processes(published_txl, tmp_path, processes_hold):
+    """ZeRO-2, with offload, and ZeRO-3; needs DeepSpeed, whose first run builds an extension for minutes."""
+    pytest.importorskip("deepspeed")
+    line = json.dumps({"prompt": "问题：怎么看待大模型？", "text": "最近很火。" * 4}) + "\n"
+    (tmp_path / "data.json").write_text(line * 60)
+    name, value = processes_hold.split("=")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "NUM_GPUS_PER_WORKER": "2", "OMP_NUM_THREADS": "1", name: value}
+    for steps in (2, 4):  # the second call resumes
+        command = [
+            "bash",
+            ROOT / "scripts" / "ds_finetune_gpt_2.9B.sh",
+            published_txl,
+            tmp_path / "data.json",
+            "--use_cpu",
+        ]
+        command += [
+            "--max_seq_length",
+            "8",
+            "--mem_len",
+            "4",
+            "--max_steps",
+            "4",
+            "--warmup_steps",
+            "1",
+            "--save_steps",
+            "2",
+        ]
+        command += ["--learning_rate", "1e-2", "--logging_steps", "1", "--report_to", "none"]
+        command += ["--max_train_minutes", "1e-9"] if steps == 2 else []
+        done = subprocess.run(
+            [str(word) for word in command],
+            env=environment | {"OUTPUT_DIR": str(tmp_path / "run")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    losses = [record["loss"] for record in curve(tmp_path / "run") if "loss" in record]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    shards = list((tmp_path / "run" / "checkpoint-4").rglob("*optim_states.pt"))
+    assert len(shards) == 2
+    total = sum(tensor.numel() for tensor in weights(tmp_path / "run").values())
+    assert all(shard.stat().st_size < 0.75 * 12 * total for shard in shards)
 
 
 # Perplexity
