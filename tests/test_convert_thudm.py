@@ -81,6 +81,19 @@ def test_every_way_to_lay_it_out_is_read(xl_folder, xl_state, tmp_path):
         assert_equal(transformer_xl.from_folder(tmp_path / name, config), state)
 
 
+def test_files_from_before_torch_1_6_leave_no_copy_behind(xl_folder, xl_state, tmp_path):
+    folder = xl_folder()
+    torch.save({"module": xl_state()}, folder / thudm.SHARD.format(0), _use_new_zipfile_serialization=False)
+    ours, back = there_and_back(folder, tmp_path, *END)
+    assert_equal(back, xl_state())
+    assert {file.name for file in ours.iterdir()} == {"config.json", "generation_config.json", "model.safetensors"}
+
+
+def test_another_dtype_may_be_asked_for(xl_folder, tmp_path):
+    main([str(xl_folder()), str(tmp_path / "ours"), "--config", '{"eos_token_id": 63, "dtype": "bfloat16"}'])
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "ours").dtype == torch.bfloat16
+
+
 def test_a_large_checkpoint_becomes_several_files(xl_folder, xl_state, tmp_path, monkeypatch):
     monkeypatch.setattr(transformer_xl, "FILE_BYTES", 20_000)
     ours, back = there_and_back(xl_folder(), tmp_path, *END)

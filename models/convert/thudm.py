@@ -180,7 +180,10 @@ class Shards:
             self.contents = self._open()
 
     def close(self) -> None:
+        """Let go of everything, copies in scratch included."""
         self.contents = []
+        for file in set(self._readable) - set(self.files):
+            file.unlink()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the tensor of all ranks together."""

@@ -27,7 +27,10 @@ SAMPLING = {"do_sample": True, "temperature": 0.9, "top_k": 0, "top_p": 1.0, "ma
 
 
 def make_config(shards: thudm.Shards, overrides: dict) -> TransformerXLConfig:
-    """The config that names and shapes give; overrides are fields that they do not, or that you want otherwise."""
+    """The config that names and shapes give; overrides are fields that they do not, or that you want otherwise.
+
+    The one of these that changes tensors is dtype.
+    """
     names = set(shards.names)
     fields = {"architectures": ["TransformerXLForCausalLM"]}
     word_embeddings = "word_embeddings.weight"
@@ -76,7 +79,7 @@ def make_generation_config(config: TransformerXLConfig) -> GenerationConfig:
 
 def _renamed(shards: thudm.Shards, config: TransformerXLConfig):
     """Yields (our name, tensor) of the whole checkpoint, checked one by one and at the end for what is missing."""
-    missing = dict(expected_shapes(config))
+    missing, dtype = dict(expected_shapes(config)), getattr(torch, str(config.dtype).removeprefix("torch."))
     for name, parts in shards.walk():
         _, ours = thudm.resolve(name)
         if not ours:
@@ -88,7 +91,7 @@ def _renamed(shards: thudm.Shards, config: TransformerXLConfig):
                     f"{name} must have shape {None if shape is None else tuple(shape)} by the config, got "
                     f"{tuple(tensor.shape)} in {shards.files[0]}; check --config"
                 )
-            yield our_name, tensor
+            yield our_name, tensor.to(dtype)
     if missing:
         raise CheckpointError(f"{shards.files[0]} must hold {', '.join(list(missing)[:3])}, got none; it is not whole")
 
