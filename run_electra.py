@@ -120,6 +120,11 @@ def check_arguments(model_args, data_args, args) -> None:
     given = [name for name in new if getattr(model_args, name)]
     if loads and given:
         raise ArgumentError(f"--{given[0]} is for new networks, and {loads} is to be loaded; leave one of them out")
+    needed = {"generator_name_or_path": not model_args.uniform_generator}
+    needed |= {"model_name_or_path": model_args.electra_objective}
+    for name, is_needed in needed.items():
+        if loads and bool(getattr(model_args, name)) != is_needed:
+            raise ArgumentError(f"--{name} must be {'given' if is_needed else 'left out'} beside {loads}; change it")
     if not loads and (args.steps_before or not args.do_train):
         flag = "--steps_before" if args.steps_before else "--do_eval without --do_train"
         raise ArgumentError(f"{flag} needs trained weights; add --model_name_or_path")

@@ -53,7 +53,7 @@ class FollowGlobalStep(TrainerCallback):
 
 def check_schedule(name: str, steps: int, warmup: int, steps_before: int) -> None:
     """ArgumentError unless make_schedule can make a schedule of these."""
-    if warmup >= steps_before + steps and name in ("separate_linear", "adjusted_one_cycle"):
+    if warmup >= steps_before + steps and name != "one_cycle":
         raise ArgumentError(
             f"--warmup_steps must be less than the {steps_before + steps} steps under --schedule {name}, "
             f"got {warmup}; lower it"

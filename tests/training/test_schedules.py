@@ -73,6 +73,7 @@ def test_continued_training_starts_at_the_peak_it_was_given_and_ends_at_zero(nam
 @pytest.mark.parametrize(
     "name, warmup, before, message",
     [
+        ("original_linear", 10, 0, "--warmup_steps must be less than the 10 steps"),
         ("separate_linear", 10, 0, "--warmup_steps must be less than the 10 steps"),
         ("adjusted_one_cycle", 11, 0, "--warmup_steps must be less than the 10 steps"),
         ("one_cycle", 0, 5, "--steps_before needs a linear --schedule"),
