@@ -1,4 +1,4 @@
-"""Draw curves of runs from their log.jsonl into one PNG: loss and accuracy, for ELECTRA the discriminator's.
+"""Draw curves of runs from their log.jsonl into one PNG: loss and accuracy, or what else the model has.
 
 python plot_run.py outputs/quickstart/run --output curves.png --reference "unigram guess=6.46,5.1"
 """
@@ -13,6 +13,7 @@ ELECTRA_METRICS = (
     ("discriminator_loss", "loss of the discriminator (nats per token)", 1),
     ("discriminator_auc", "area under the ROC curve", 1),
 )
+CAUSAL_METRICS = (("loss", "loss (nats per token)", 1), ("perplexity", "perplexity", 1))
 CONSTANT = "constant_guess"  # loss of a discriminator that knows only the share of replaced tokens
 
 
@@ -61,12 +62,15 @@ def draw(runs: list[Path], references: list[tuple[str, float, float]], output: P
 
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     logs = [read_log(run) for run in runs]
-    is_electra = any("discriminator_loss" in record for record in logs[0])
-    for panel, (metric, title, scale), column in zip(
-        panels, ELECTRA_METRICS if is_electra else METRICS, (1, 2), strict=True
-    ):
+    names = {name for record in logs[0] for name in record}
+    shown = CAUSAL_METRICS if "mlm_accuracy" not in names else METRICS
+    shown = ELECTRA_METRICS if "discriminator_loss" in names else shown
+    for panel, (metric, title, scale), column in zip(panels, shown, (1, 2), strict=True):
         for number, (run, records) in enumerate(zip(runs, logs, strict=True)):
-            panel.plot(*curve(records, metric, scale), color=f"C{number}", alpha=0.5, label=f"{run.name}, training")
+            if metric in names:
+                panel.plot(
+                    *curve(records, metric, scale), color=f"C{number}", alpha=0.5, label=f"{run.name}, training"
+                )
             held_out = curve(records, f"eval_{metric}", scale)
             panel.plot(*held_out, color=f"C{number}", marker="o", markersize=3, label=f"{run.name}, held out")
             if metric == "discriminator_loss":

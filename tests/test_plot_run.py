@@ -39,6 +39,13 @@ def test_electra_runs_show_the_constant_guess(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_causal_runs_show_their_perplexity(tmp_path):
+    lines = [{"step": 1, "loss": 6.0, "tokens_seen": 1e6}, {"step": 1, "eval_loss": 5.0, "eval_perplexity": 148.4}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    main([str(tmp_path), "--output", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"RUN .* must hold log\.jsonl"):
         main([str(tmp_path), "--output", str(tmp_path / "curves.png")])
