@@ -24,6 +24,7 @@ class CausalLanguageModelling:
 
     weights, metrics, histograms = MappingProxyType({"clm": 1.0}), (), MappingProxyType({})
     perplexity_of = "clm"
+    decayed = ("r_w_bias", "r_r_bias")  # as in the original, which spares only what Megatron calls a bias
 
     def __init__(
         self, model: torch.nn.Module, length: int, batches=None, mem_len: int = 0, document_mask: bool = True

@@ -1,0 +1,93 @@
+"""The causal objective: the original's losses over its streams; documents apart in stock models; what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from data.sampling import TrainBatches
+from data.streams import CausalCollator, StreamBatches
+from training.causal_objective import CausalLanguageModelling
+from training.pretrained import ArgumentError
+from training.trainer import Trainer
+
+ORIGINAL = json.loads((Path(__file__).parents[1] / "fixtures" / "xl_dataset.json").read_text(encoding="utf-8"))
+
+
+def original_rows():
+    """The original's samples as data.streams gives them (tests/data/test_streams.py compares the two)."""
+    places = [place for d in ORIGINAL["documents"] for place in range(len(d["prompt"]) + len(d["text"]))]
+    for number, sample in enumerate(ORIGINAL["samples"]):
+        real = places[8 * number : 8 * number + 8]
+        labels = np.where(sample["loss_mask"], sample["target"], -100)[: len(real)]
+        yield {"input_ids": np.array(sample["text"])[: len(real)], "labels": labels, "position_ids": np.array(real)}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_losses_over_the_streams_are_the_originals(xl_model, xl_tensors, training):
+    model = xl_model(attention_window=8, mem_len=4)
+    rows, batches = list(original_rows()), StreamBatches(np.arange(7), 2, steps=4, seed=0)
+    objective = CausalLanguageModelling(model, 8, batches, mem_len=4)
+    for number, pairs in zip(range(4), batches, strict=False):
+        batch = CausalCollator(ORIGINAL["end"], 8)([rows[row] for _, row in pairs])
+        with torch.set_grad_enabled(training):
+            sums, _ = objective(model, batch | {"fresh": number == 0})
+        count = objective.counts(batch)["clm"]
+        torch.testing.assert_close(
+            sums["clm"] / count, xl_tensors[f"xl_dataset/stream/{number}/loss"], rtol=0, atol=1e-5
+        )
+        assert count == xl_tensors[f"xl_dataset/stream/{number}/loss_mask_sum"]
+        assert sums["clm"].requires_grad == training
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_documents_of_a_row_are_apart_in_a_stock_model(attention):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    model.set_attn_implementation(attention)
+    ids = torch.randint(0, 50, (1, 16))
+    labels = ids.roll(-1, 1)
+
+    def loss(span, positions, mask=True):
+        batch = {"input_ids": ids[:, span], "labels": labels[:, span], "position_ids": positions}
+        with torch.no_grad():
+            return CausalLanguageModelling(model, 16, document_mask=mask)(model, batch)[0]["clm"]
+
+    places = torch.cat([torch.arange(3, 8), torch.arange(11)]).unsqueeze(0)  # the first document began before the row
+    alone = loss(slice(0, 5), torch.arange(5)[None]) + loss(slice(5, 16), torch.arange(11)[None])
+    torch.testing.assert_close(loss(slice(0, 16), places), alone, rtol=1e-5, atol=1e-5)
+    assert (loss(slice(0, 16), places, mask=False) - alone).abs() > 1e-2
+
+
+def test_memory_goes_to_other_micro_batches_of_one_process_and_to_no_other_streams(xl_model):
+    model = xl_model(attention_window=8, mem_len=4)
+
+    def objective(*shape):
+        return CausalLanguageModelling(model, 8, TrainBatches(np.arange(16), *shape, steps=1, seed=0), mem_len=4)
+
+    assert objective(4).state() == {}
+    batch = {"labels": torch.ones(4, 8, dtype=torch.int64), "position_ids": torch.arange(8).expand(4, 8)}
+    batch["input_ids"] = torch.randint(0, 60, (4, 8))
+    whole = objective(4)
+    whole(model, batch)
+    parts = objective(2, 2)
+    parts.restore(whole.state())
+    assert all(torch.equal(a, b) for a, b in zip(parts.state().values(), whole.state().values(), strict=True))
+    for other, state in ((objective(2, 1, 2, 1), whole.state()), (objective(4), {})):
+        with pytest.raises(ArgumentError, match="--resume_from_checkpoint must hold the memory"):
+            other.restore(state)
+
+
+def test_the_bias_vectors_of_relative_attention_are_decayed(xl_model):
+    class Bare(Trainer):
+        def __init__(self, objective):
+            self.objective = objective
+
+    model = xl_model()
+    names = Bare(CausalLanguageModelling(model, 8)).get_decay_parameter_names(model)
+    assert {"model.rel_bias.r_w_bias", "model.rel_bias.r_r_bias", "model.embed_tokens.weight"} <= set(names)
+    assert not any(name.endswith((".bias", "norm.weight")) for name in names)
