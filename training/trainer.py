@@ -193,7 +193,8 @@ class Trainer(transformers.Trainer):
         """What an objective carries from step to step, if it does."""
         if hasattr(self.objective, "restore"):
             file = self._memory_file(folder)
-            self.objective.restore(load_file(file, device=str(self.args.device)) if file.is_file() else {})
+            memory = load_file(file) if file.is_file() else {}
+            self.objective.restore(send_to_device(memory, self.args.device))
 
     def _run_example(self, model, length: int) -> None:
         with self.accelerator.autocast():
