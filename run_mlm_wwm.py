@@ -27,6 +27,7 @@ from data.corpus import CorpusError
 from data.masking import TokenMasking, WholeWordMasking
 from data.packing import HELD_OUT_SEED, Rows, load_rows, make_eval_batches, make_train_batches, pack
 from data.sampling import CorpusRows
+from models.post_norm import quicken
 from models.stock import adapt, check_isolation, longest_row
 from training.architecture import check_length, make_model, set_unigram_bias
 from training.arguments import (
@@ -72,7 +73,7 @@ def main(argv=None) -> dict[str, float]:
     plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
     train = pack(plain, data_args.packing, data_args.max_seq_length, backend)
     set_seed(args.seed)
-    model = adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer))
+    model = quicken(adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
     check_rows(model, data_args, train, held_out)
     if data_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())
