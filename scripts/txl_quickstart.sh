@@ -28,10 +28,10 @@ echo "== 2. Training: 4 layers, hidden 256"
     --train_file "$out/news_train.jsonl" --validation_file "$out/news_heldout.jsonl" --output_dir "$out/transformer_xl" \
     --config_overrides "hidden_size=256,num_hidden_layers=4,num_attention_heads=4,segment_length=64,mem_len=192,\
 attention_window=256,hidden_dropout=0.0,attention_dropout=0.0" \
-    --per_device_train_batch_size 32 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
+    --per_device_train_batch_size 16 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
     --optimizer muon --muon_learning_rate 2e-2 --learning_rate 3e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
-    --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 200 \
-    --save_steps 200 --save_total_limit 1 --seed 1234 --report_to none "$@"
+    --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 100 \
+    --save_steps 100 --save_total_limit 1 --seed 1234 --report_to none "$@"
 
 echo "== 3. Held-out perplexity of the same weights: memory 192, then none"
 for memory in 192 0; do
