@@ -17,7 +17,7 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from data.grouping import group_rows
-from data.inputs import InputError, open_dataset, open_files
+from data.inputs import open_dataset, open_files
 from data.preparation import Preparer, begin, finish, locked_output, prepare_units
 from data.segmentation import SEGMENTERS, make_segmenter
 from data.sources import Part, Source, held_out
@@ -147,5 +147,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, InputError) as error:
+    except ValueError as error:
         sys.exit(f"create_data.py: {error}")

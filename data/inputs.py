@@ -68,10 +68,15 @@ def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | No
     if kind == "jsonl":
         return LineSource(files, root, column or _first_key(files, flag))
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     options = {"sep": "\t"} if kind == "csv" and files[0].suffix == ".tsv" else {}
     names = [str(file) for file in files]
-    found = load_dataset(kind, data_files=names, split="train", cache_dir=cache_dir, **options)
+    try:
+        found = load_dataset(kind, data_files=names, split="train", cache_dir=cache_dir, **options)
+    except DatasetGenerationError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise InputError(f"{flag} must be {kind} that can be read, got: {reason}; mend {', '.join(names)}") from error
     return _table(found, files[0].name if len(files) == 1 else root.name, column, flag)
 
 

@@ -357,6 +357,7 @@ def test_the_documented_command_works_from_the_folder_data(tokenizers, tmp_path,
         (["--train_file", "in.jsonl", "in.txt"], "--train_file must name files of one kind, got jsonl and text"),
         (["--train_file", "blank.jsonl"], "--train_file must hold text, got only empty lines"),
         (["--train_file", "blank.txt"], "--train_file must hold text"),
+        (["--train_file", "broken.json"], "--train_file must be json that can be read"),
         (["--train_file", "in.parquet", "--text_column", "body"], "--text_column must be one of id, got body"),
         (["--train_file", "in.parquet"], "--text_column must name a column of strings, got id of type int64"),
         (["--train_file", "in.jsonl", "--max_seq_length", "2"], "--max_seq_length must be at least 3, got 2"),
@@ -377,6 +378,7 @@ def test_what_cannot_work_is_told_by_its_flag(tokenizers, tmp_path, monkeypatch,
     pa.parquet.write_table(pa.table({"id": [1, 2]}), tmp_path / "in.parquet")
     for name in ("in.pdf", "in.txt", "blank.jsonl", "blank.txt"):
         (tmp_path / name).write_text("\n")
+    (tmp_path / "broken.json").write_text('[{"text": "a"},\n {"text": ]')
     (tmp_path / "empty").mkdir()
     tokenizer = [] if "--tokenizer_name" in flags else ["--tokenizer_name", str(tokenizers["wordpiece"])]
     with pytest.raises(ValueError, match=message):
