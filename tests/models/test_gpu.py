@@ -71,3 +71,23 @@ def test_a_step_never_waits_for_the_device(model, batch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_joint_electra_has_the_losses_of_the_cpu(batch):
+    from models.electra import ElectraOptions, generator_config, new_joint_model
+
+    config = models.GAUAlphaConfig(**FAMILIES["GAUAlpha"])
+    joint = new_joint_model(generator_config(config, 2), config, ElectraOptions())
+    batch |= {"noise_seed": torch.arange(3)}
+    expected = joint(**batch)
+    joint.cuda()
+    batch = {name: tensor.cuda() for name, tensor in batch.items()}
+    found = joint(**batch)
+    for name in ("generator_loss", "discriminator_loss"):
+        assert getattr(found, name).item() == pytest.approx(getattr(expected, name).item(), abs=1e-3)
+    assert torch.equal(found.replaced.cpu(), expected.replaced)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cuda", dtype):
+            loss = joint(**batch).loss
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in joint.parameters())
