@@ -21,6 +21,7 @@ from data.collators import MaskCollator
 from data.corpus import Corpus, CorpusError
 from data.masking import TokenMasking
 from data.packing import Rows, pack
+from models.post_norm import quicken
 from models.stock import adapt
 from training.architecture import make_model
 from training.arguments import ModelArguments
@@ -80,7 +81,7 @@ def packed_batch(prepared, packing, length=64, rows=3):
 def tiny_model(kind, tokenizer, prepared):
     torch.manual_seed(3)
     model_args = ModelArguments(str(prepared[0]), model_type=kind, config_overrides=SHAPES[kind])
-    return adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer)).eval()
+    return quicken(adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer))).eval()
 
 
 @EVERY
