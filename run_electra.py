@@ -29,16 +29,8 @@ from data.electra_examples import ElectraRows
 from data.masking import MASK_STYLES, TokenMasking, WholeWordMasking
 from data.packing import HELD_OUT_SEED, Rows, load_rows, make_eval_batches, make_train_batches, pack
 from data.sampling import CorpusRows
-from models.electra import (
-    SIZES,
-    ElectraForJointPreTraining,
-    ElectraOptions,
-    discriminator_class,
-    electra_configs,
-    generator_config,
-    make_joint_model,
-    new_joint_model,
-)
+from models.electra import ElectraForJointPreTraining, discriminator_class, make_joint_model, new_joint_model
+from models.electra_config import SIZES, ElectraOptions, electra_configs, generator_config
 from models.stock import check_isolation, longest_row
 from training.architecture import check_length, finish_config, load_model, make_config, set_unigram_bias
 from training.arguments import check_data_flags, parse_arguments, settle_steps

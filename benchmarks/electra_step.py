@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.originals.electra import OriginalElectra
 from benchmarks.train_step import DTYPES, in_child, markdown
-from models.electra import ElectraOptions, electra_configs, new_joint_model
+from models.electra import new_joint_model
+from models.electra_config import ElectraOptions, electra_configs
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("original", "ours")

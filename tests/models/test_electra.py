@@ -16,17 +16,8 @@ from transformers import AutoModelForPreTraining, ElectraConfig, ElectraForMaske
 import models
 from benchmarks.originals.electra import OriginalElectra
 from models import vocabulary_loss
-from models.electra import (
-    SIZES,
-    ElectraForJointPreTraining,
-    ElectraJointConfig,
-    ElectraOptions,
-    discriminator_loss,
-    electra_configs,
-    generator_config,
-    make_joint_model,
-    new_joint_model,
-)
+from models.electra import ElectraForJointPreTraining, discriminator_loss, make_joint_model, new_joint_model
+from models.electra_config import SIZES, ElectraJointConfig, ElectraOptions, electra_configs, generator_config
 from models.vocabulary_loss import VocabularyLoss
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import ElectraConfig
 
-from models.electra import ElectraOptions, generator_config, new_joint_model
+from models.electra import new_joint_model
+from models.electra_config import ElectraOptions, generator_config
 from training.electra_objective import ReplacedTokenDetection, area_under_curve, detection_metrics, score_histogram
 
 
