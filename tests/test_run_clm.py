@@ -90,7 +90,7 @@ def assert_close_runs(one, other):
     ids=["streams", "rows", "gpt2", "finetuning"],
 )
 def test_every_kind_of_run_learns(flags, tmp_path, changes):
-    metrics = run_clm.main(flags(validation_split=0.2, max_steps=40, **changes))
+    metrics = run_clm.main(flags(validation_split=0.2, max_steps=30, **changes))
     losses = [record["loss"] for record in curve(tmp_path / "run") if "loss" in record]
     assert losses[-1] < losses[0] - 0.3 and metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -141,7 +141,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2}, {"mem_len": 0}], ids=str)
+@pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 2}, {"mem_len": 0}], ids=str)
 def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, monkeypatch, changes):
     changes = {"validation_split": 0.2, "eval_strategy": "steps", "eval_steps": 3, **changes}
     run_clm.main(flags(output_dir=tmp_path / "whole", **changes))
