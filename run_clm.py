@@ -23,7 +23,11 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import AutoModelForCausalLM, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 import models  # noqa: F401  registers the model types
 from data.sampling import CorpusRows
@@ -90,7 +94,7 @@ def main(argv=None) -> dict[str, float]:
     set_up_process(args)
     tokenizer = read_tokenizer(model_args.tokenizer_name or model_args.model_name_or_path)
     set_seed(args.seed)
-    model = load_or_make(model_args, tokenizer)
+    model = load_or_make(model_args, tokenizer, args)
     begin, end = text_frame(tokenizer)
     if model_args.model_name_or_path is None:
         set_special_ids(model, tokenizer, end)
@@ -165,13 +169,16 @@ def read_tokenizer(name: str):
     return cog_tokenizer(file) if file else load_tokenizer(name, "--tokenizer_name")
 
 
-def load_or_make(model_args, tokenizer) -> torch.nn.Module:
+def load_or_make(model_args, tokenizer, args) -> torch.nn.Module:
     """The model to continue from, THUDM's checkpoints among them, or a new one; in fp32."""
     name = model_args.model_name_or_path
     if name is None or not thudm.is_checkpoint(Path(name)):
         return make_model(AutoModelForCausalLM, model_args, tokenizer)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    unset_hf_deepspeed_config()  # else ZeRO stage 3 would make an empty model to read into
     model = load_thudm(name, ids, dtype=torch.float32)
+    if args.deepspeed:
+        set_hf_deepspeed_config(args.hf_deepspeed_config)
     check_vocabulary(model.config, name, "--model_name_or_path", tokenizer)
     return model
 
