@@ -36,7 +36,7 @@ attention_window=256,hidden_dropout=0.0,attention_dropout=0.0" \
 echo "== 3. Held-out perplexity of the same weights: memory 192, then none"
 for memory in 192 0; do
     "$python" run_clm.py --do_eval --model_name_or_path "$out/transformer_xl" --validation_file "$out/news_heldout.jsonl" \
-        --mem_len "$memory" --report_to none
+        --mem_len "$memory" --output_dir "$out/transformer_xl_memory_$memory" --report_to none
 done
 
 echo "== 4. A prompt goes on"
