@@ -20,7 +20,7 @@ EXTRAS = {
 
 
 def read(folder, rank=0):
-    return torch.load(folder / thudm.SHARD.format(rank), weights_only=False)
+    return thudm.read_file(folder / thudm.SHARD.format(rank), mmap=False)
 
 
 def assert_equal(found, expected):

@@ -91,7 +91,7 @@ def test_conversion_and_resharding_stay_under_1_3_times_the_largest_shard(checkp
     ours, halves, again = (checkpoint.with_name(name) for name in ("ours", "halves", "again"))
     peaks = {"to ours": in_process(RUN, "convert_checkpoint.py", checkpoint, ours)["peak"] / SIZE}
     peaks["back"] = in_process(RUN, "convert_checkpoint.py", "--reverse", ours, again)["peak"] / SIZE
-    files = [torch.load(folder / thudm.SHARD.format(0), mmap=True)["module"] for folder in (checkpoint, again)]
+    files = [thudm.read_file(folder / thudm.SHARD.format(0), mmap=True)["module"] for folder in (checkpoint, again)]
     assert files[0].keys() == files[1].keys()
     assert all(torch.equal(tensor, files[1][name]) for name, tensor in files[0].items())
     files.clear()
