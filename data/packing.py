@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from data.blocks import sentence_tables
 from data.corpus import Corpus, CorpusError
-from data.sampling import EvalBatches, TrainBatches
+from data.sampling import BUCKET_STEPS, EvalBatches, TrainBatches
 from data.tokenization import special_frame
 
 logger = logging.getLogger(__name__)
@@ -272,7 +272,8 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
             args.process_index,
             steps=args.max_steps,
             seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths=found.lengths if args.train_sampling_strategy == "group_by_length" else None,
+            lengths=found.lengths,
+            pool_steps=BUCKET_STEPS if args.train_sampling_strategy == "group_by_length" else 1,
         )
 
     shares = [100 * padding_share(batches_of(found), found, multiple) for found in (rows, plain)]

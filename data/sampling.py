@@ -42,7 +42,8 @@ class TrainBatches:
         micro_batch, accumulation, processes: rows of a micro-batch, micro-batches of a step, processes that share it.
         steps: optimiser steps of the whole run; the length is steps * accumulation, wherever the run starts.
         process: number of this one.
-        lengths: [R] tokens of each of `rows`; given, rows of like length share a step and a micro-batch.
+        lengths: [R] tokens of each of `rows`; given, rows of like length share a micro-batch.
+        pool_steps: steps whose rows are sorted by length together; 1 leaves every step the rows that chance gave it.
         start: places of the stream that are already done; set it before iterating.
     """
 
@@ -57,6 +58,7 @@ class TrainBatches:
         steps: int,
         seed: int,
         lengths: np.ndarray | None = None,
+        pool_steps: int = BUCKET_STEPS,
     ):
         if not len(rows):
             raise ValueError("rows must not be empty")
@@ -68,6 +70,7 @@ class TrainBatches:
             process,
         )
         self.step_size = micro_batch * accumulation * processes
+        self.pool_steps = pool_steps
         self.start = 0
         self._orders: dict[int, np.ndarray] = {}
 
@@ -94,13 +97,13 @@ class TrainBatches:
             while True:
                 yield np.arange(place, place + self.step_size)
                 place += self.step_size
-        pool = BUCKET_STEPS * self.step_size
+        pool = self.pool_steps * self.step_size
         done = self.start % pool // self.step_size
         for number in range(self.start // pool, 2**62):
             places = np.arange(number * pool, (number + 1) * pool)
             lengths = self.lengths[self._indices(places)[1]]
-            steps = places[np.argsort(lengths, kind="stable")].reshape(BUCKET_STEPS, self.step_size)
-            order = np.argsort(draw(self.seed, _STEP_ORDER, number, np.arange(BUCKET_STEPS)), kind="stable")
+            steps = places[np.argsort(lengths, kind="stable")].reshape(self.pool_steps, self.step_size)
+            order = np.argsort(draw(self.seed, _STEP_ORDER, number, np.arange(self.pool_steps)), kind="stable")
             yield from steps[order[done:]]
             done = 0
 

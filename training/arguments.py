@@ -249,7 +249,7 @@ def _flags_of_file(path: str) -> list[str]:
     return flags
 
 
-CPU_TOKENS = 16384  # of a micro-batch: more gains no speed on a CPU, and 24 layers of 768 need some 6 GB for them
+CPU_TOKENS = 8192  # of a micro-batch: more gains no speed on a CPU, and 24 layers of 768 need some 6 GB for them
 
 
 def split_for_cpu(args: RunArguments, longest: int) -> None:

@@ -5,7 +5,7 @@ from training.arguments import CPU_TOKENS, RunArguments, split_for_cpu
 
 @pytest.mark.parametrize(
     ("rows", "longest", "expected"),
-    [(256, 512, (32, 32)), (6, CPU_TOKENS // 2, (2, 12)), (3, 2 * CPU_TOKENS, (1, 12)), (256, 64, (256, 4))],
+    [(256, 512, (16, 64)), (6, CPU_TOKENS // 2, (2, 12)), (3, 2 * CPU_TOKENS, (1, 12)), (128, 64, (128, 4))],
 )
 def test_a_cpu_gets_smaller_micro_batches_and_the_same_rows_per_update(tmp_path, rows, longest, expected):
     args = RunArguments(
