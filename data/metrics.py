@@ -1,0 +1,275 @@
+"""Predictions from model outputs, and their scores as the GLUE and CLUE boards compute them, in percent.
+
+Sources: gluebenchmark.com/faq (metrics, means), cluebenchmarks.com, score.py of CLUENER2020 (macro F1), and
+data/answer_scores.py for questions. Letters: N records, C labels.
+"""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from seqeval.metrics import f1_score as seqeval_f1
+from seqeval.scheme import IOB2
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from data.answer_scores import best_over_answers, character_f1, cmrc_exact, cmrc_f1, squad_exact, squad_f1
+from data.answers import decode_answers
+from data.cloze import METHODS, decode_groups
+from data.tags import legalise, to_entities
+from data.tasks import TASKS, Task
+
+logger = logging.getLogger(__name__)
+
+BOUNDS = {"stsb": (0.0, 5.0)}  # predictions beyond are clipped, as in submissions
+# What stands for a task in a mean over tasks, where it is not the task's first metric alone.
+BOARDS = {"mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1"), "stsb": ("pearson", "spearman")}
+PAPERS = {"stsb": ("spearman",)}
+
+
+def decode(
+    task: Task,
+    records: Sequence[Mapping],
+    outputs: Any,
+    *,
+    chid_decode: str = "optimal",
+    n_best: int = 20,
+    max_answer: int = 50,
+) -> list:
+    """Return the prediction of each record: label name, float, choice index, answer string or list of tags.
+
+    outputs, as data/features.py combines them, columns in the order of task.labels: classification float [N, C];
+    regression float [N]; multiple choice a list of float [choices]; question answering the logits of all windows
+    (data/answers.py); tagging a list of float [characters, C]. ValueError when a logit is not finite.
+    """
+    if task.kind == "question_answering":
+        allowed = np.asarray(outputs.allowed)
+        _must_be_finite(task, [np.asarray(outputs.start)[allowed], np.asarray(outputs.end)[allowed]])
+        contexts = [record["context"] for record in records]
+        answers = decode_answers(outputs, contexts, n_best=n_best, max_answer=max_answer)
+        if empty := answers.count(""):
+            logger.warning("%s: %d of %d questions got no answer", task.name, empty, len(records))
+        return answers
+    _must_be_finite(task, outputs)
+    if task.kind == "classification":
+        return [task.labels[best] for best in np.asarray(outputs).argmax(-1).tolist()]
+    if task.kind == "regression":
+        return np.asarray(outputs, dtype=np.float64).clip(*BOUNDS.get(task.name, (None, None))).tolist()
+    if task.kind == "multiple_choice":
+        if task.layout == "chid":
+            return decode_groups(outputs, [record["group"] for record in records], chid_decode)
+        return [int(np.argmax(scores)) for scores in outputs]
+    return [legalise([task.labels[best] for best in np.asarray(scores).argmax(-1)]) for scores in outputs]
+
+
+def score(
+    task: Task,
+    records: Sequence[Mapping],
+    predictions: Sequence,
+    outputs: Any = None,
+    parts: Mapping[str, int] | None = None,
+) -> dict[str, float]:
+    """Return the task's metrics in percent, the primary one first.
+
+    predictions: as `decode` gives them; None in place of an answer counts 0 and is reported.
+    outputs: with those of ChID, its accuracy by every way to decode, too ("accuracy_greedy").
+    parts: number of records of each file that the records come from, for the primary metric of each
+    ("accuracy_d-dev.json"). ValueError without records, and when a record has no label.
+    """
+    primary = task.metrics[0]
+    scores = {name: _evaluate(task, name, records, predictions) for name in task.metrics}
+    if task.layout == "chid" and outputs is not None:
+        for method in METHODS:
+            decoded = decode(task, records, outputs, chid_decode=method)
+            scores[f"{primary}_{method}"] = _evaluate(task, primary, records, decoded)
+    end = 0
+    for part, size in (parts or {}).items():
+        rows = slice(end, end := end + size)
+        scores[f"{primary}_{part}"] = _evaluate(task, primary, records[rows], predictions[rows])
+    return scores
+
+
+def is_degenerate(task: Task, records: Sequence[Mapping], predictions: Sequence) -> bool:
+    """Whether the predictions are no better than the best constant one by the task's primary metric.
+
+    That constant is the most useful label or choice; without labels to choose from, it scores 0. Records that all
+    share one label tell nothing: False.
+    """
+    evaluate = partial(_evaluate, task, task.metrics[0], records)
+    level = 0.0
+    if task.kind in ("classification", "multiple_choice"):
+        labels = set(_gold(task, records))
+        if len(labels) == 1:
+            return False
+        level = max(evaluate([label] * len(records)) for label in labels)
+    return len(set(map(str, predictions))) == 1 < len(records) or evaluate(predictions) <= level
+
+
+def merge_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return one set of scores for a task with several evaluation splits, such as MNLI's matched and mismatched.
+
+    A metric's own name holds the unweighted mean over the splits, name_split that of one ("accuracy_matched").
+    """
+    if len(by_split) == 1:
+        return dict(*by_split.values())
+    merged = {name: float(np.mean([scores[name] for scores in by_split.values()])) for name in task.metrics}
+    for split, scores in by_split.items():
+        merged |= {f"{name}_{split.removeprefix('validation_')}": value for name, value in scores.items()}
+    return merged
+
+
+@dataclass(frozen=True)
+class Average:
+    """A mean over the tasks of a board, and what it is made of.
+
+    tasks: what each task contributes. formed_by: the metrics of each. missing: the board's tasks without scores.
+    """
+
+    board: str
+    mean: float
+    harmonic_mean: float
+    tasks: Mapping[str, float]
+    formed_by: Mapping[str, tuple[str, ...]]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{task} ({'+'.join(names)})" for task, names in self.formed_by.items())
+        return f"{self.board}: {self.mean:.2f} over {len(self.tasks)} tasks: {parts}" + (
+            f"; missing: {', '.join(self.missing)}" if self.missing else ""
+        )
+
+
+def average(board: str, scores: Mapping[str, Mapping[str, float]], papers: bool = False) -> Average | None:
+    """Return the unweighted mean over the tasks of a board that have scores, None without any.
+
+    board: a group of data/tasks.py ("glue", "glue8", "clue10", "clue11"); scores: metrics of each task by its name, in
+    percent. The board's way means a task's two metrics first; papers: accuracy for MRPC and QQP, Spearman for STS-B.
+    """
+    names = [task.name for task in TASKS.values() if board in task.groups and task.model_of is None]
+    chosen = PAPERS if papers else BOARDS
+    formed_by = {name: chosen.get(name, TASKS[name].metrics[:1]) for name in names if name in scores}
+    if not formed_by:
+        return None
+    tasks = {name: float(np.mean([scores[name][metric] for metric in by])) for name, by in formed_by.items()}
+    values = list(tasks.values())
+    harmonic = float(stats.hmean(values)) if min(values) > 0 else 0.0
+    missing = tuple(name for name in names if name not in scores)
+    return Average(board, float(np.mean(values)), harmonic, tasks, formed_by, missing)
+
+
+def _must_be_finite(task: Task, arrays: Any) -> None:
+    if not all(np.isfinite(np.asarray(array)).all() for array in arrays):
+        raise ValueError(f"{task.name}: logits must be finite, got NaN or infinity; lower --lr or train in fp32")
+
+
+def _gold(task: Task, records: Sequence[Mapping]) -> list:
+    """The label of each record, of questions the list of answer strings."""
+    key = {"question_answering": "answers", "tagging": "tags"}.get(task.kind, "label")
+    unknown = sum(record[key] is None or (key == "answers" and not record[key]) for record in records)
+    if unknown or not records:
+        raise ValueError(
+            f"{task.name}: records to score must have their {key}, got {unknown} of {len(records)} without"
+        )
+    if key == "answers":
+        return [[answer["text"] for answer in record["answers"]] for record in records]
+    return [record[key] for record in records]
+
+
+def _evaluate(task: Task, name: str, records: Sequence[Mapping], predictions: Sequence) -> float:
+    if len(predictions) != len(records):
+        raise ValueError(
+            f"{task.name}: predictions must be as many as records, got {len(predictions)}, {len(records)}"
+        )
+    return 100 * float(METRICS[task.kind][name](task, records, predictions))
+
+
+def _accuracy(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
+    return accuracy_score(_gold(task, records), predictions)
+
+
+def _f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
+    """F1 of the second label, the positive one of MRPC and QQP."""
+    return f1_score(_gold(task, records), predictions, pos_label=task.labels[1], zero_division=0)
+
+
+def _macro_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
+    return f1_score(_gold(task, records), predictions, average="macro", zero_division=0)
+
+
+def _mcc(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
+    return matthews_corrcoef(_gold(task, records), predictions)  # 0 for a constant
+
+
+def _correlation(
+    function: Callable[[Sequence, Sequence], tuple[float, float]],
+    task: Task,
+    records: Sequence[Mapping],
+    predictions: Sequence,
+) -> float:
+    gold = _gold(task, records)
+    for name, values in (("labels", gold), ("predictions", predictions)):
+        if np.ptp(values) == 0:
+            logger.warning("%s: all %s are %s, so their correlation counts 0", task.name, name, values[0])
+            return 0.0
+    return function(gold, predictions)[0]
+
+
+def _answers(
+    rule: Callable[[str, str], float], task: Task, records: Sequence[Mapping], predictions: Sequence
+) -> float:
+    if missing := sum(prediction is None for prediction in predictions):
+        logger.warning("%s: %d of %d questions have no prediction and count 0", task.name, missing, len(records))
+    return np.mean(best_over_answers(rule, predictions, _gold(task, records)))
+
+
+def _tag_accuracy(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
+    return accuracy_score(list(chain(*_gold(task, records))), list(chain(*predictions)))
+
+
+def _entity_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
+    """Micro F1 over entities by type and position, strict: an I- that continues nothing is no entity."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # says that tags such as NN are no BIO tags, or that all are O
+        return seqeval_f1(_gold(task, records), predictions, mode="strict", scheme=IOB2, zero_division=0)
+
+
+def _macro_entity_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
+    """CLUENER's board: mean over types of the F1 of each text's set of entity strings, positions disregarded.
+
+    A type that is either never predicted or never there scores 0, where the board's own script divides by zero; one
+    that is neither has nothing to score and is left out.
+    """
+    common, total = Counter(), Counter()
+    for record, gold, predicted in zip(records, _gold(task, records), predictions, strict=True):
+        wanted, found = (_entity_strings(record["chars"], tags) for tags in (gold, predicted))
+        common.update(kind for kind, _ in wanted & found)
+        total.update(kind for kind, _ in (*wanted, *found))
+    return np.mean([2 * common[kind] / total[kind] for kind in total]) if total else 0.0
+
+
+def _entity_strings(chars: Sequence[str], tags: Sequence[str]) -> set[tuple[str, str]]:
+    return {(kind, "".join(chars[first:end])) for kind, first, end in to_entities(tags)}
+
+
+METRICS: Mapping[str, Mapping[str, Callable[[Task, Sequence[Mapping], Sequence], float]]] = {
+    "classification": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "mcc": _mcc},
+    "regression": {
+        "pearson": partial(_correlation, stats.pearsonr),
+        "spearman": partial(_correlation, stats.spearmanr),
+    },
+    "multiple_choice": {"accuracy": _accuracy},
+    "question_answering": {
+        "em": partial(_answers, cmrc_exact),
+        "f1": partial(_answers, cmrc_f1),
+        "character_f1": partial(_answers, character_f1),
+        "squad_em": partial(_answers, squad_exact),
+        "squad_f1": partial(_answers, squad_f1),
+    },
+    "tagging": {"f1": _entity_f1, "macro_f1": _macro_entity_f1, "accuracy": _tag_accuracy},
+}
