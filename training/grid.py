@@ -1,7 +1,7 @@
 """The jobs of a sweep: tasks, a grid of flags and seeds unrolled, each job with a folder named after its settings.
 
-`--grid "lr=1e-5,2e-5;batch_size=16,32"` stands for four configurations. A configuration is known by a hash of all flags
-that were given, so that the same flags find the same folder again: OUT/<task>/<hash>/seed<k>.
+`--grid "lr=1e-5,2e-5;batch_size=16,32"` stands for four configurations. A configuration is known by a hash of all
+flags that were given, so that the same flags find the same folder again: OUT/<task>/<hash>/seed<k>.
 """
 
 import hashlib
