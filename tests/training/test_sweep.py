@@ -299,7 +299,7 @@ def test_a_terminal_shows_one_table_in_place(tmp_path, child, monkeypatch):
     last = frames[-1].splitlines()
     assert last[0].split() == ["task", "config", "seed", "state", "done", "best", "device", "elapsed"]
     assert last[-1] == "4 jobs: 2 failed, 2 finished"
-    finished = [line.split() for line in last if "finished" in line][0]
+    finished = next(line.split() for line in last if "finished" in line)
     assert finished[:3] == ["a", "lr=1e-05", "1"] and finished[4] == "100%" and float(finished[5]) > 50
     assert any("running" in line for frame in frames for line in frame.splitlines())
 
