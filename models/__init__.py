@@ -3,7 +3,7 @@
 import transformers
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from . import flash, flash_quad, gau, transformer_xl
+from . import flash, flash_quad, gau, task_heads, transformer_xl
 from .base import AUTO_CLASSES
 from .flash import (
     FLASHConfig,
@@ -66,11 +66,12 @@ __all__ = [
 ]
 
 
-def _register(module, family, tokenizer_class) -> None:
+def _register(module, family, tokenizer_class=None) -> None:
     """Makes the family known to the Auto classes, and its code part of every folder that save_pretrained writes."""
     config_class = family.config_class
     AutoConfig.register(config_class.model_type, config_class)
-    AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class)
+    if tokenizer_class is not None:
+        AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class)
     for auto_name, ending in AUTO_CLASSES.items():
         model_class = getattr(module, family.family + ending, None)
         if auto_name != "AutoConfig" and model_class is not None:
@@ -82,4 +83,5 @@ _register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
 _register(flash_quad, flash_quad.FLASHQuadPreTrainedModel, BertTokenizer)
 _register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
 _register(transformer_xl, transformer_xl.TransformerXLPreTrainedModel, PreTrainedTokenizerFast)
+_register(task_heads, task_heads.LinearHeadPreTrainedModel)
 GAUAlphaTokenizer.register_for_auto_class("AutoTokenizer")

@@ -47,7 +47,7 @@ class ConsoleAndFile(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
-        record = {"step": state.global_step, **logs}
+        record = {"step": state.global_step, "max_steps": state.max_steps, **logs}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         parts = [pattern.format(logs[name]) for name, pattern in _FORMATS.items() if name in logs]

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from training.checkpoints import COMPLETE, PARTIAL, PROGRESS, SaveAfter, publish, rotate
+from training.layer_decay import split_by_rate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
 from training.optimizers import AdamWithoutBiasCorrection, make_muon
 from training.pretrained import ArgumentError
@@ -46,6 +47,12 @@ class Trainer(transformers.Trainer):
         train_batches: batch sampler with step_size, start, epoch_at(place) and a length of steps * accumulation.
         eval_batches, eval_collator: batch sampler and collator of this process's share of the evaluation data.
         kept_steps, export: after these steps a checkpoint is kept for good, and export(folder) adds to it.
+        log_file: name of the log in output_dir.
+        rate_factors: what the learning rate of parameters is multiplied with, by their names; 1 for all others.
+        adversary: context manager of the model (training/adversary.py) in which a second backward of each step runs.
+        evaluator: function of this trainer to numbers by their names, in place of the objective's sums.
+        keep_best: called after an evaluation whose args.metric_for_best_model is above those of all earlier steps.
+        patience: evaluations in a row that may pass without a better one before training stops; None for any number.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by counts of the whole step
@@ -59,6 +66,12 @@ class Trainer(transformers.Trainer):
         eval_collator=None,
         kept_steps=(),
         export=None,
+        log_file: str = LOG_FILE,
+        rate_factors=None,
+        adversary=None,
+        evaluator=None,
+        keep_best=None,
+        patience: int | None = None,
         **kwargs,
     ):
         args = kwargs["args"]
@@ -74,17 +87,20 @@ class Trainer(transformers.Trainer):
         self.objective, self.train_batches = objective, train_batches
         self.eval_batches, self.eval_collator = eval_batches, eval_collator
         self.kept_steps, self.export = kept_steps, export
+        self.rate_factors, self.adversary = rate_factors or {}, adversary
+        self.evaluator, self.keep_best, self.patience = evaluator, keep_best, patience
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if tensorboard:
             self.add_callback(TensorBoard(args.logging_dir or str(Path(args.output_dir) / "runs")))
-        self.add_callback(ConsoleAndFile(Path(args.output_dir) / LOG_FILE))
+        self.add_callback(ConsoleAndFile(Path(args.output_dir) / log_file))
         self.stop = StopEarly(args.max_train_minutes, across_calls=args.schedule_by_time)
         self.add_callback(self.stop)
         self.add_callback(FollowGlobalStep())
         self.add_callback(SaveAfter(kept_steps))
         self._row_flops = (0.0, 0.0)
         self._start = (0, 0)  # step and place of the data stream that this call starts from
+        self._step_batches: list[dict] = []  # of the running step, for the adversary
         self._window = Window()
         self._window_step = self._tokens_seen = 0  # as of the last log
         self._clock = time.perf_counter()
@@ -111,7 +127,7 @@ class Trainer(transformers.Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
-            lengths = batch["attention_mask"].sum(1, dtype=torch.float64)
+            lengths = batch["attention_mask"].sum(-1, dtype=torch.float64)
             linear, square = self._row_flops
             self._window.count("tokens", int(lengths.sum()))
             self._window.count("flops", float(linear * lengths.sum() + square * lengths.square().sum()))
@@ -129,13 +145,32 @@ class Trainer(transformers.Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's share of the step's loss, times the processes over which gradients are averaged."""
         sums, metrics = self.objective(model, inputs)
-        weights = self.objective.weights
-        loss = sum(weights[term] * value / num_items_in_batch[term] for term, value in sums.items())
+        loss = self._weighed(sums, num_items_in_batch)
         self._window.add("loss", loss)
         if len(sums) > 1:
             metrics |= {f"{term}_loss": (sums[term], self.objective.counts(inputs)[term]) for term in sums}
         self._window.add_metrics(metrics)
         return loss * self.args.world_size
+
+    def _weighed(self, sums: dict, counts: dict) -> torch.Tensor:
+        return sum(self.objective.weights[term] * value / counts[term] for term, value in sums.items())
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.adversary is not None:
+            self._step_batches.append(inputs)
+            if self.accelerator.sync_gradients:  # the gradient is that of the whole step now
+                self._train_perturbed(model, num_items_in_batch)
+        return loss
+
+    def _train_perturbed(self, model, counts: dict) -> None:
+        """Add the gradients of the step's rows under the adversary; what is logged stays that of the rows alone."""
+        batches, self._step_batches = self._step_batches, []
+        with self.adversary(self.model):
+            for inputs in batches:
+                with self.compute_loss_context_manager():
+                    loss = self._weighed(self.objective(model, inputs)[0], counts)
+                self.accelerator.backward(loss * self.args.world_size)
 
     # Logs
 
@@ -218,7 +253,15 @@ class Trainer(transformers.Trainer):
         elif not args.adam_bias_correction:
             options = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
             self.optimizer_cls_and_kwargs = (AdamWithoutBiasCorrection, options)
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        if self.rate_factors:
+            self._spread_rates(self.model if model is None else model, optimizer)
+        return optimizer
+
+    def _spread_rates(self, model, optimizer) -> None:
+        """Give each parameter its own learning rate; the first group's, which is logged, is the highest."""
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        optimizer.param_groups[:] = split_by_rate(optimizer.param_groups, names, self.rate_factors)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         args = self.args
@@ -244,8 +287,17 @@ class Trainer(transformers.Trainer):
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Loss, metrics and perplexity over eval_batches, from sums over all tokens and processes."""
-        started, objective = time.perf_counter(), self.objective
+        """What the evaluator says, else loss, metrics and perplexity from sums over eval_batches and processes."""
+        started = time.perf_counter()
+        found = self._evaluate_sums() if self.evaluator is None else self.evaluator(self)
+        logs = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        self._clock += time.perf_counter() - started
+        return logs
+
+    def _evaluate_sums(self) -> dict[str, float]:
+        objective = self.objective
         window, zero = Window(), torch.zeros((), device=self.args.device)
         # All processes add up the same names, also those without a batch.
         window.add_metrics(dict.fromkeys((*objective.weights, *objective.metrics), (zero, zero)))
@@ -264,11 +316,18 @@ class Trainer(transformers.Trainer):
             logs |= {f"{term}_loss": value for term, value in terms.items()}
         if objective.perplexity_of is not None:
             logs["perplexity"] = math.exp(min(terms[objective.perplexity_of], 700))
-        logs = {f"{metric_key_prefix}_{name}": value for name, value in logs.items()}
-        self.log(logs)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
-        self._clock += time.perf_counter() - started
         return logs
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        """Keeps what is better than all before; the earlier of two equal ones stays the best."""
+        best = super()._determine_best_metric(metrics, trial)
+        if best and self.keep_best is not None:
+            self.keep_best()
+        elif self.patience is not None:
+            since = {logs["step"] for logs in self.state.log_history if "eval_loss" in logs}
+            worse = [step for step in since if step > (self.state.best_global_step or 0)]
+            self.control.should_training_stop |= len(worse) >= self.patience
+        return best
 
     # Checkpoints
 
@@ -277,7 +336,7 @@ class Trainer(transformers.Trainer):
         output_dir = Path(self.args.output_dir)
         final = output_dir / f"{COMPLETE}{self.state.global_step}"
         partial = output_dir / f"{PARTIAL}{final.name}"
-        if self.state.best_global_step == self.state.global_step:
+        if self.state.best_global_step == self.state.global_step and self.keep_best is None:
             self.state.best_model_checkpoint = str(final)
         totals = self._window.totals(self.accelerator)
         if self.args.should_save:
