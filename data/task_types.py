@@ -30,8 +30,10 @@ class Task:
     groups, aliases: other names of the task, and of the lists of tasks that it is in.
     reader: name of the function in data/task_records.py that makes records of rows.
     text_a, text_b, label: what these columns are called in the sources, tried in this order.
-    spellings: other spellings of labels in the sources, beside the label's number.
+    spellings: other spellings of labels in the sources.
     files: by split, names of files in the task's folder, tried in this order; "+" joins files that are read as one.
+    copies: by split, files of other editions (FewCLUE, subsets), tried last; their sizes stand under their names.
+    dev_ids: files that list the validation rows of a file that serves as training and validation data.
     header: columns of a training or validation file that has no header.
     folders: names of the task's folder below --data_dir, compared without regard to case.
     hub: repository and configuration for datasets.load_dataset.
@@ -60,6 +62,8 @@ class Task:
     label: tuple[str, ...] = ("label",)
     spellings: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    copies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dev_ids: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     hub: tuple[str, str | None] | None = None
@@ -86,9 +90,8 @@ class Split:
 
     @property
     def rows(self) -> int:
-        """What `expected` counts: records, or lists where several records come from one."""
-        groups = {record["group"] for record in self.records if "tag" in record}
-        return len(groups) or len(self.records)
+        """What `expected` counts: records, or of a cloze the lists of passages."""
+        return len({record["group"] for record in self.records if "tag" in record}) or len(self.records)
 
     @property
     def labelled(self) -> bool:

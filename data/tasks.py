@@ -31,15 +31,14 @@ _NLI = ("entailment", "neutral", "contradiction")
 _CLUE_NLI = ("neutral", "entailment", "contradiction")
 _TSV = {"train": ("train.tsv",), "validation": ("dev.tsv",), "test": ("test.tsv",)}
 _UER = _TSV | {"test": ("test.tsv", "test_nolabel.tsv")}
-_JSON = {
-    "train": ("train.json", "train_0.json"),
-    "validation": ("dev.json", "dev_0.json"),
-    "test": ("test.json", "test_public.json"),
-}
+_JSON = {"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)}
+_BOTH_TESTS = _JSON | {"test": ("test1.1.json", "test.json"), "test1.0": ("test1.0.json",)}
+_FEWCLUE = {"train": ("train_0.json",), "validation": ("dev_0.json",), "test": ("test_public.json",)}
+_TAGS = ("label", "ner_tags")
 _CLUENER_TYPES = (
     "address", "book", "company", "game", "government", "movie", "name", "organization", "position", "scene",
 )  # fmt: skip
-_FEW = {"train_0.json": 32, "dev_0.json": 32}  # FewCLUE's copies
+_FEW = {"train_0.json": 32, "dev_0.json": 32}
 
 
 def _sizes(train: int, validation: int, test: int) -> dict[str, int]:
@@ -56,10 +55,15 @@ def _bio(types: Iterable[str]) -> tuple[str, ...]:
     return ("O", *chain.from_iterable((f"B-{kind}", f"I-{kind}") for kind in types))
 
 
-def _glue(name: str, folder: str, metrics: tuple[str, ...], groups=("glue", "glue8", "all"), **fields) -> Task:
+def _glue(
+    name: str, folder: str, metrics: tuple[str, ...], groups=("glue", "glue8", "all"), numbered=False, **fields
+) -> Task:
+    """numbered: the local files write numbers for the labels."""
     fields = {
         "kind": "classification", "files": _TSV, "hub": ("nyu-mll/glue", name), "defaults": _recipe(3e-5, 32, 3),
     } | fields  # fmt: skip
+    if numbered:
+        fields["spellings"] = {str(number): label for number, label in enumerate(fields["labels"])}
     return Task(name=name, folders=(folder, name), metrics=metrics, groups=groups, **fields)
 
 
@@ -82,23 +86,27 @@ def _uer(name: str, **fields) -> Task:
 
 _TABLE = (
     _glue(
-        "cola", "CoLA", ("mcc", "accuracy"), labels=("unacceptable", "acceptable"), text_a=("sentence",),
+        "cola", "CoLA", ("mcc", "accuracy"), numbered=True, labels=("unacceptable", "acceptable"),
+        text_a=("sentence",),
         header=("source", "label", "mark", "sentence"), sizes=_sizes(8551, 1043, 1063),
         constant={"mcc": 0.0, "accuracy": 69.13}, defaults=_recipe(3e-5, 16, 10),
     ),
     _glue(
-        "sst2", "SST-2", ("accuracy",), labels=("negative", "positive"), text_a=("sentence",), aliases=("sst",),
-        sizes=_sizes(67349, 872, 1821), constant={"accuracy": 50.92},
+        "sst2", "SST-2", ("accuracy",), numbered=True, labels=("negative", "positive"), text_a=("sentence",),
+        aliases=("sst",), sizes=_sizes(67349, 872, 1821), constant={"accuracy": 50.92},
     ),
     _glue(
-        "mrpc", "MRPC", ("accuracy", "f1"), labels=("not_equivalent", "equivalent"),
+        "mrpc", "MRPC", ("accuracy", "f1"), numbered=True, labels=("not_equivalent", "equivalent"),
         text_a=("#1 String", "sentence1"), text_b=("#2 String", "sentence2"), label=("Quality", "label"),
-        files=_TSV | {"test": ("test.tsv", "msr_paraphrase_test.txt")},
-        sizes=_sizes(3668, 408, 1725) | {"msr_paraphrase_test.txt": 1725},
+        files={
+            "train": ("train.tsv", "msr_paraphrase_train.txt"), "validation": ("dev.tsv", "msr_paraphrase_train.txt"),
+            "test": ("test.tsv", "msr_paraphrase_test.txt"),
+        },
+        dev_ids=("dev_ids.tsv", "mrpc_dev_ids.tsv"), sizes=_sizes(3668, 408, 1725),
         constant={"accuracy": 68.38, "f1": 81.22}, init_from="mnli", defaults=_recipe(3e-5, 16, 10),
     ),
     _glue(
-        "qqp", "QQP", ("accuracy", "f1"), labels=("not_duplicate", "duplicate"), text_a=("question1",),
+        "qqp", "QQP", ("accuracy", "f1"), numbered=True, labels=("not_duplicate", "duplicate"), text_a=("question1",),
         text_b=("question2",), label=("is_duplicate", "label"), sizes=_sizes(363846, 40430, 390965),
         constant={"accuracy": 63.18},
     ),
@@ -129,7 +137,7 @@ _TABLE = (
         constant={"accuracy": 52.71}, init_from="mnli", defaults=_recipe(3e-5, 16, 10), **_PAIR,
     ),
     _glue(
-        "wnli", "WNLI", ("accuracy",), groups=("glue", "all"), labels=("not_entailment", "entailment"),
+        "wnli", "WNLI", ("accuracy",), groups=("glue", "all"), numbered=True, labels=("not_entailment", "entailment"),
         sizes=_sizes(635, 71, 146), constant={"accuracy": 56.34}, defaults=_recipe(3e-5, 32, 5), **_PAIR,
     ),
     _glue(
@@ -139,8 +147,8 @@ _TABLE = (
         files={"test": ("diagnostic.tsv", "diagnostic-full.tsv")},
     ),
     Task(
-        "swag", "multiple_choice", ("accuracy",), layout="swag", reader="swag", groups=("all",), folders=("SWAG",),
-        text_a=("sent1",), text_b=("sent2",), hub=("swag", "regular"), sizes=_sizes(73546, 20006, 20005),
+        "swag", "multiple_choice", ("accuracy",), layout="swag", reader="choices", groups=("all",), folders=("SWAG",),
+        text_a=("sent1",), text_b=("sent2",), hub=("allenai/swag", "regular"), sizes=_sizes(73546, 20006, 20005),
         files={"train": ("train.csv",), "validation": ("val.csv", "dev.csv"), "test": ("test.csv",)},
         defaults=_recipe(5e-5, 16, 3),
     ),
@@ -151,11 +159,12 @@ _TABLE = (
     _clue(
         "tnews", "clue10 clue11 clue_cls", 3e-5, 32, 3, text_a=("sentence",), test_splits=("test", "test1.0"),
         labels=tuple(str(code) for code in range(100, 117) if code not in (105, 111)),
-        files=_JSON | {"test": ("test1.1.json", "test.json", "test_public.json"), "test1.0": ("test1.0.json",)},
+        files=_BOTH_TESTS, copies=_FEWCLUE,
         sizes=_sizes(53360, 10000, 10000) | {"test1.0": 10000, "train_0.json": 240, "dev_0.json": 240},
     ),
     _clue(
         "iflytek", "clue10 clue11 clue_cls", 3e-5, 32, 3, labels=tuple(map(str, range(119))), text_a=("sentence",),
+        copies=_FEWCLUE,
         sizes=_sizes(12133, 2599, 2600),
     ),
     _clue(
@@ -163,36 +172,33 @@ _TABLE = (
     ),
     _clue(
         "ocnli", "clue10 clue11 clue_cls", 3e-5, 32, 5, labels=_CLUE_NLI, constant={"accuracy": 37.39},
-        files=_JSON | {
-            "train": (
-                "train.50k.json", "train.json", "train.30k.json", "train.10k.json", "train.3k.json", "train_0.json",
-            ),
-        },
+        files=_JSON | {"train": ("train.50k.json", "train.json")},
+        copies=_FEWCLUE | {"train": ("train.30k.json", "train.10k.json", "train.3k.json", "train_0.json")},
         sizes=_sizes(50437, 2950, 3000) | {"train.3k.json": 3000} | _FEW, **_PAIR,
     ),
     _clue(
         "cluewsc2020", "clue10 clue11 clue_cls", 2e-5, 8, 50, labels=("true", "false"), reader="wsc",
         aliases=("wsc", "cluewsc"), constant={"accuracy": 63.5}, test_splits=("test", "test1.0"),
-        files=_JSON | {"test": ("test1.1.json", "test.json", "test_public.json"), "test1.0": ("test1.0.json",)},
+        files=_BOTH_TESTS, copies=_FEWCLUE,
         sizes=_sizes(1244, 304, 2574) | {"test1.0": 290} | _FEW,
     ),
     _clue(
         "csl", "clue10 clue11 clue_cls", 2e-5, 16, 5, labels=("0", "1"), reader="csl", max_length=256,
-        truncation="only_second", constant={"accuracy": 50.0}, sizes=_sizes(20000, 3000, 3000) | _FEW,
+        truncation="only_second", copies=_FEWCLUE, constant={"accuracy": 50.0}, sizes=_sizes(20000, 3000, 3000) | _FEW,
     ),
     _clue(
         "cmrc2018", "clue10 clue11", 3e-5, 32, 2, kind="question_answering", metrics=("em", "f1"), layout="qa",
-        reader="squad", max_length=512, truncation="only_second", aliases=("cmrc",),
+        reader="qa", max_length=512, truncation="only_second", aliases=("cmrc",),
         files=_JSON | {"trial": ("trial.json",)}, sizes=_sizes(10142, 3219, 2000) | {"trial": 1002},
     ),
     _clue(
-        "drcd", "", 3e-5, 32, 2, kind="question_answering", metrics=("em", "f1"), layout="qa", reader="squad",
-        max_length=512, truncation="only_second", sizes=_sizes(26936, 3524, 3493),
+        "drcd", "", 3e-5, 32, 2, kind="question_answering", metrics=("em", "f1", "character_f1"), layout="qa",
+        reader="qa", max_length=512, truncation="only_second", sizes=_sizes(26936, 3524, 3493),
     ),
     _clue(
         "chid", "clue10 clue11", 2e-5, 24, 3, warmup_ratio=0.06, kind="multiple_choice", layout="chid", reader="chid",
         max_length=64, test_splits=("test", "test1.0"),
-        files=_JSON | {"test": ("test1.1.json", "test_public.json"), "test1.0": ("test1.0.json", "test.json")},
+        files=_BOTH_TESTS, copies=_FEWCLUE,
         sizes=_sizes(84709, 3218, 3447) | {"test1.0": 3231, "train_0.json": 42, "dev_0.json": 42},
     ),
     _clue(
@@ -200,13 +206,14 @@ _TABLE = (
         test_splits=("test", "test1.0"),
         files={
             "train": ("d-train.json+m-train.json",), "validation": ("d-dev.json+m-dev.json",),
-            "test": ("test1.1.json",), "test1.0": ("test1.0.json", "test.json"),
+            "test": ("test1.1.json", "test.json"), "test1.0": ("test1.0.json",),
         },
-        sizes=_sizes(11869, 3816, 1625) | {"test1.0": 3892},
+        sizes=_sizes(11869, 3816, 1625) | {"test1.0": 3892, "d-dev.json": 1825, "m-dev.json": 1991},
     ),
     _clue(
         "cluener", "", 3e-5, 24, 4, kind="tagging", metrics=("f1", "macro_f1"), labels=_bio(_CLUENER_TYPES),
-        layout="characters", reader="cluener", aliases=("cluener2020",), hub=None, sizes=_sizes(10748, 1343, 1345),
+        layout="characters", reader="tags", text_a=("text", "tokens"), label=_TAGS, aliases=("cluener2020",), hub=None,
+        sizes=_sizes(10748, 1343, 1345),
     ),
     _clue(
         "clue_diagnostics", "", 3e-5, 64, 2, labels=_CLUE_NLI, model_of="cmnli", eval_splits=(),
@@ -220,7 +227,8 @@ _TABLE = (
     _uer("book_review", labels=("0", "1"), aliases=("book-review",), sizes=_sizes(20000, 8000, 8000)),
     _uer(
         "msra_ner", kind="tagging", metrics=("f1",), labels=_bio(("LOC", "PER", "ORG")), layout="characters",
-        reader="tags", sizes=_sizes(45000, 2318, 4636), defaults=_recipe(5e-5, 16, 3),
+        reader="tags", text_a=("text_a", "tokens"), label=_TAGS, sizes=_sizes(45000, 2318, 4636),
+        defaults=_recipe(5e-5, 16, 3),
     ),
     _uer(
         "smp2020-ewect-usual", labels=tuple("012345"), sizes=_sizes(27766, 2000, 5000),

@@ -1,0 +1,177 @@
+"""Rows of the files that tasks come in: tab-separated, comma-separated, JSON, Parquet and Arrow.
+
+Text is UTF-8, with or without a byte order mark. Lines end at "\\n", before which "\\r" is dropped, and nowhere else.
+Tab-separated files have no quoting; comma-separated ones have. JSON may be one object a line, objects one after the
+other over any number of lines, one array, or SQuAD's tree, of which every question is a row.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from data.task_types import TaskError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMATS = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".parquet", ".arrow")
+_IDS = ("id", "corpus_id", "index", "idx")  # what data sets call a row's own id, the most telling first
+_BETWEEN = re.compile(r"[ \t\r\n]*")
+_BETWEEN_ITEMS = re.compile(r"[ \t\r\n,]*")
+
+
+class Row(NamedTuple):
+    """where: file:line, or data set and row. id: the row's own one, or else its number, which counts from 0.
+
+    values: by column. A field that a short line lacks is None; those beyond the header stand under the key None. C3's
+    rows are lists.
+    """
+
+    where: str
+    id: int | str
+    values: Any
+
+
+def read_rows(path: Path, header: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of one file, or of one folder that datasets has saved.
+
+    header: columns of a tab-separated file without a header. TaskError with file:line where the file is not what its
+    name says.
+    """
+    if path.is_dir() or path.suffix in (".parquet", ".arrow"):
+        yield from table_rows(_open_table(path), str(path))
+        return
+    if path.suffix not in FORMATS:
+        raise TaskError(f"{path} must end in one of {', '.join(FORMATS)}; rename or convert it")
+    text = read_text(path)
+    if path.suffix in (".tsv", ".txt"):
+        yield from _tab_rows(text, path, header)
+    elif path.suffix == ".csv":
+        yield from _comma_rows(text, path)
+    else:
+        number = 0
+        for line, value in _json_values(text, path):
+            for place, values in _questions(value, line, text, path):
+                own = values if isinstance(values, dict) else {}
+                yield Row(f"{path}:{place}", _own_id(own, number), values)
+                number += 1
+
+
+def table_rows(table: "Dataset", name: str) -> Iterator[Row]:
+    """Yield the rows of a data set; integers that stand for names become the names, and those below 0 None."""
+    from datasets import ClassLabel
+
+    names = {}
+    for column, feature in table.features.items():
+        inner = getattr(feature, "feature", feature)
+        if isinstance(inner, ClassLabel):
+            names[column] = inner.names
+    for number, values in enumerate(table):
+        for column, known in names.items():
+            values[column] = _names(values[column], known)
+        yield Row(f"{name}:{number + 1}", _own_id(values, number), values)
+
+
+def read_text(path: Path) -> str:
+    """Return what a file holds, without the byte order mark. TaskError when it is absent or not UTF-8."""
+    if not path.is_file():
+        raise TaskError(f"{path} must be a file, got none; check the path")
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise TaskError(f"{path}:{line}: must be UTF-8, got {error}; convert the file") from None
+
+
+def _open_table(path: Path) -> "Dataset":
+    from datasets import Dataset, load_from_disk
+
+    if path.suffix == ".parquet":
+        return Dataset(pq.read_table(path))
+    if path.suffix == ".arrow":
+        return Dataset.from_file(str(path))
+    if not (path / "state.json").is_file():
+        raise TaskError(f"{path} must be a data set that save_to_disk wrote, got another folder; name a file")
+    return load_from_disk(str(path))
+
+
+def _names(value: int | list | None, known: Sequence[str]) -> str | list | None:
+    if isinstance(value, list):
+        return [_names(item, known) for item in value]
+    return None if value is None or value < 0 else known[value]
+
+
+def _own_id(values: dict, number: int) -> int | str:
+    return next((values[key] for key in _IDS if isinstance(values.get(key), int | str)), number)
+
+
+def _tab_rows(text: str, path: Path, header: Sequence[str]) -> Iterator[Row]:
+    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    first = 0 if header else 1
+    header = header or [name.strip() for name in lines[0].split("\t")]
+    for number, line in enumerate(lines[first:] if text else ()):
+        fields = line.split("\t")
+        values = dict.fromkeys(header) | dict(zip(header, fields, strict=False))
+        if len(fields) > len(header):
+            values[None] = fields[len(header) :]
+        yield Row(f"{path}:{first + number + 1}", number, values)
+
+
+def _comma_rows(text: str, path: Path) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    number = 0
+    while True:
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            reason = f"{error}; mend the quotes, or name a tab-separated file .tsv"
+            raise TaskError(f"{path}:{reader.line_num}: must be comma-separated, got {reason}") from None
+        if values is None:
+            return
+        yield Row(f"{path}:{reader.line_num}", number, values)
+        number += 1
+
+
+def _json_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value) of the values that stand one after the other, or are the items of one array."""
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+    position = _BETWEEN.match(text).end()
+    array = text.startswith("[", position)
+    between = _BETWEEN_ITEMS if array else _BETWEEN
+    position = between.match(text, position + array).end()
+    while position < len(text) and not (array and text[position] == "]"):
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (json.JSONDecodeError, RecursionError) as error:
+            got = text[counted : counted + 60]
+            raise TaskError(f"{path}:{line}: must be JSON, got {got!r} ({error}); mend the line") from None
+        yield line, value
+        position = between.match(text, position).end()
+    if array and position >= len(text):
+        raise TaskError(f"{path}:{line}: must be an array that ends in ], got the end of the file; fetch it again")
+
+
+def _questions(value: Any, line: int, text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line, row) of what one JSON value holds: itself, or the rows or questions under its key `data`."""
+    if not isinstance(value, dict | list):
+        raise TaskError(f"{path}:{line}: must be a JSON object, got {value!r}; mend the line")
+    if not isinstance(value, dict) or not isinstance(value.get("data"), list):
+        yield line, value
+        return
+    position = 0
+    for item in value["data"]:
+        for paragraph in item.get("paragraphs", [item]):
+            for question in paragraph.get("qas", [paragraph]):
+                name = json.dumps(question.get("id"), ensure_ascii=False)
+                found = text.find(name, position)
+                if found >= 0:
+                    line, position = line + text.count("\n", position, found), found
+                yield line, {"context": paragraph["context"], **question} if "qas" in paragraph else question
