@@ -222,17 +222,21 @@ class FastTokenizer:
         self._backend = backend
         self.vocab_size = backend.get_vocab_size()
         self.frame = split_frame(backend)
-        settings = json.loads(backend.to_str())
-        self._added = [token["content"] for token in settings["added_tokens"]]
-        flags = ("normalized", "lstrip", "rstrip", "single_word")
-        self._is_bert = (
-            _looks_at_single_characters(settings["normalizer"] or {})
-            and settings["pre_tokenizer"] == {"type": "BertPreTokenizer"}
-            and settings["model"]["type"] == "WordPiece"
-            and not any(token[flag] for token in settings["added_tokens"] for flag in flags)
-        )
-        self._is_wordpiece = settings["model"]["type"] == "WordPiece"
-        self._splits_at_spaces = not self._is_bert and _splits_at_spaces(backend, settings)
+        self._added = [token.content for token in backend.get_added_tokens_decoder().values()]
+        self._is_wordpiece = isinstance(backend.model, models.WordPiece)
+        self._is_bert = self._splits_at_spaces = False
+        if (
+            type(backend.pre_tokenizer) is not pre_tokenizers.PreTokenizer
+        ):  # RoFormer's is Python: nothing to look into
+            settings = json.loads(backend.to_str())
+            flags = ("normalized", "lstrip", "rstrip", "single_word")
+            self._is_bert = (
+                _looks_at_single_characters(settings["normalizer"] or {})
+                and settings["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+                and self._is_wordpiece
+                and not any(token[flag] for token in settings["added_tokens"] for flag in flags)
+            )
+            self._splits_at_spaces = not self._is_bert and _splits_at_spaces(backend, settings)
         self._table = np.full(0x110000, _UNSEEN, np.int32)
         self._runs = _RunCache(self._encode_run)
 
