@@ -24,8 +24,8 @@ def compare_items(
 ) -> dict:
     """Paired tests over items.
 
-    first, second: float64 [S, N, K], what each item adds to the sums that `metric` ([..., K] -> [...]) is taken of; the
-    items are the same in both.
+    first, second: float64 [S, N, K], what each item adds to the sums that `metric` ([..., K] -> [...]) is taken of;
+    the same items in both.
 
     Returns:
         difference (first minus second, mean over seeds), interval [low, high] of it, bootstrap_p (twice the smaller
