@@ -64,6 +64,13 @@ def make_records(rows: Iterable[Row], reading: Reading) -> list[dict]:
             records += make(row, reading)
         except SkippedRow as reason:
             reading.skipped[str(reason)] += 1
+        except TaskError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError) as error:  # another shape than the format's
+            got = f"{str(row.values)[:80]!r} ({type(error).__name__}: {error})"
+            raise TaskError(
+                f"{row.where}: must be a row as {reading.task.name} has them, got {got}; mend it"
+            ) from error
         reading.made = before + len(records)
     return records
 
@@ -76,6 +83,16 @@ def _column(row: Row, names: Sequence[str]) -> Any:
             return values[name]
     got = ", ".join(str(name) for name in values if name is not None) or type(row.values).__name__
     raise TaskError(f"{row.where}: must have the column {' or '.join(names)}, got {got}; name the columns that it has")
+
+
+def _field(row: Row, names: Sequence[str], reading: Reading) -> Any:
+    """A value without which there is no record."""
+    value = _column(row, names)
+    if value is None and reading.role != "test":
+        raise SkippedRow("missing field")
+    if value is None:
+        raise TaskError(f"{row.where}: {names[0]} must be there in a test set, got null; mend the row")
+    return value
 
 
 def _text(row: Row, names: Sequence[str], reading: Reading) -> str:
@@ -144,7 +161,7 @@ def _texts(row: Row, reading: Reading) -> list[dict]:
 
 def _winograd(row: Row, reading: Reading) -> list[dict]:
     """CLUEWSC: _ around the noun and [ ] around the pronoun, which the row gives by text and index."""
-    text, target = _column(row, ("text",)), _column(row, ("target",))
+    text, target = _field(row, ("text",), reading), _field(row, ("target",), reading)
     marks = []
     for span, before, after in (("span1", "_", "_"), ("span2", "[", "]")):
         place = row._replace(values=target)
@@ -160,7 +177,7 @@ def _winograd(row: Row, reading: Reading) -> list[dict]:
 
 def _keywords(row: Row, reading: Reading) -> list[dict]:
     """CSL: the keywords, joined, and the abstract."""
-    words = _column(row, ("keyword",))
+    words = _field(row, ("keyword",), reading)
     words = words if isinstance(words, list) else [str(words)]
     text_b = _text(row, ("abst",), reading)
     label = _label(row, reading)
@@ -200,7 +217,7 @@ def _dialogue(row: Row, reading: Reading) -> list[dict]:
     if isinstance(row.values, list):
         context, questions = row.values[:2]
     else:
-        context, questions = _column(row, ("context",)), [row.values]
+        context, questions = _field(row, ("context",), reading), [row.values]
     if context != reading.context:
         reading.context, reading.groups = context, reading.groups + 1
     records = []
@@ -223,7 +240,7 @@ def _dialogue(row: Row, reading: Reading) -> list[dict]:
 
 def _cloze(row: Row, reading: Reading) -> list[dict]:
     """ChID: one record a blank, of a list of passages that share their candidates."""
-    contents, candidates = _column(row, ("content",)), _column(row, ("candidates",))
+    contents, candidates = (_field(row, (key,), reading) for key in ("content", "candidates"))
     contents = [contents] if isinstance(contents, str) else contents
     blanks = [(content, match) for content in contents for match in _TAG.finditer(content)]
     if not blanks:
@@ -263,7 +280,7 @@ def _cloze_labels(row: Row, tags: Sequence[str], reading: Reading) -> Sequence[i
 
 
 def _question(row: Row, reading: Reading) -> list[dict]:
-    raw = _column(row, ("context",))
+    raw = _field(row, ("context",), reading)
     context, question = raw.strip(), _text(row, ("question",), reading)
     shift = len(raw) - len(raw.lstrip())
     given = row.values.get("answers") if reading.role == "test" else _column(row, ("answers",))
