@@ -6,21 +6,12 @@ T tokens, Q questions, n best starts or ends of a window.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
+from data.span_features import Windows
+
 _WINDOWS_AT_ONCE = 1024  # holds the scores of all pairs, [windows, n, n], to a few megabytes
-
-
-class Windows(Protocol):
-    """The logits of every window and what they point at."""
-
-    start: np.ndarray  # float [W, T]
-    end: np.ndarray  # float [W, T]
-    record: np.ndarray  # int [W], the question of a window
-    offsets: np.ndarray  # int [W, T, 2], first character of a token in the context and the one after its last
-    allowed: np.ndarray  # bool [W, T], tokens of the context
 
 
 def decode_answers(windows: Windows, contexts: Sequence[str], *, n_best: int = 20, max_answer: int = 50) -> list[str]:

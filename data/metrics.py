@@ -79,7 +79,7 @@ def score(
 
     predictions: as `decode` gives them; None in place of an answer counts 0 and is reported.
     outputs: with those of ChID, its accuracy by every way to decode, too ("accuracy_greedy").
-    parts: number of records of each file that the records come from, for the primary metric of each
+    parts: number of records of each file that they come from, for the primary metric of each if there are several
     ("accuracy_d-dev.json"). ValueError without records, and when a record has no label.
     """
     primary = task.metrics[0]
@@ -89,7 +89,7 @@ def score(
             decoded = decode(task, records, outputs, chid_decode=method)
             scores[f"{primary}_{method}"] = _evaluate(task, primary, records, decoded)
     end = 0
-    for part, size in (parts or {}).items():
+    for part, size in parts.items() if parts and len(parts) > 1 else ():
         rows = slice(end, end := end + size)
         scores[f"{primary}_{part}"] = _evaluate(task, primary, records[rows], predictions[rows])
     return scores
