@@ -161,6 +161,12 @@ def new_task_model(
     return auto_class.from_config(config, dtype=torch.float32)
 
 
+def has_head(config: PreTrainedConfig, kind: str) -> bool:
+    """Whether the model that this config was saved with has a head for that kind of task."""
+    mapping = HEAD_CLASSES[kind]._model_mapping
+    return type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or ())
+
+
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
     """Give every dropout of the config this probability, except a name for 'as another one' (None)."""
     for name, value in vars(config).items():

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from training.objectives import IGNORED
+from training.pretrained import ArgumentError
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -27,7 +28,7 @@ class TaskObjective:
     """
 
     metrics, histograms, perplexity_of = (), MappingProxyType({}), None
-    smooths = weighs = True  # whether label_smoothing and class_weights have a meaning
+    smooths = True  # whether label_smoothing has a meaning
 
     def __init__(self, longest: int, label_smoothing: float = 0.0, class_weights=None, r_drop: float = 0.0):
         self.weights = {"task": 1.0} | ({"r_drop": r_drop} if r_drop else {})
@@ -112,7 +113,7 @@ class Classification(TaskObjective):
 class Regression(TaskObjective):
     """Squared error of one number per row."""
 
-    smooths = weighs = False
+    smooths = False
 
     def example(self, length):
         return super().example(length) | {"labels": torch.zeros(1)}
@@ -133,7 +134,7 @@ class Regression(TaskObjective):
 class MultipleChoice(TaskObjective):
     """Cross entropy of the right choice; a choice that a row lacks (choice_mask 0) scores -inf and takes no part."""
 
-    metrics, weighs = ("accuracy",), False
+    metrics = ("accuracy",)
 
     def example(self, length):
         ones = torch.ones(1, 1, length, dtype=torch.int64)
@@ -158,7 +159,7 @@ class MultipleChoice(TaskObjective):
 class QuestionAnswering(TaskObjective):
     """Mean of the cross entropies of start and end among the real tokens of a row."""
 
-    metrics, smooths, weighs = ("accuracy",), False, False
+    metrics, smooths = ("accuracy",), False
 
     def example(self, length):
         start = torch.zeros(1, dtype=torch.int64)
@@ -206,3 +207,14 @@ OBJECTIVES = {
     "question_answering": QuestionAnswering,
     "tagging": Tagging,
 }
+
+
+def make_objective(kind: str, settings, longest: int, weights: torch.Tensor | None) -> TaskObjective:
+    """Objective of a kind of task. settings: label_smoothing and rdrop; weights: of the labels, or None.
+
+    ArgumentError when this kind cannot smooth its labels.
+    """
+    objective = OBJECTIVES[kind]
+    if settings.label_smoothing and not objective.smooths:
+        raise ArgumentError(f"--label_smoothing has no meaning for a task of {kind}; leave it out")
+    return objective(longest, settings.label_smoothing, weights, settings.rdrop)

@@ -1,7 +1,8 @@
 """Where the numbers of a run go (console, log.jsonl, TensorBoard) and how fast the hardware is used.
 
-log.jsonl holds one object a line: the training record of every logging step, and each evaluation. A resumed run first
-drops what lies beyond its checkpoint, so that the file is the curve of an undisturbed run.
+log.jsonl holds one object a line: the training record of every logging step, and each evaluation, whose `primary` is
+the number that says which step is the best, if one does. A resumed run first drops what lies beyond its checkpoint, so
+that the file is the curve of an undisturbed run.
 """
 
 import functools
@@ -45,13 +46,13 @@ class ConsoleAndFile(TrainerCallback):
             rewind(self.path, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
+        if not state.is_world_process_zero or not {"loss", "eval_loss", "primary"} & logs.keys():
             return
         record = {"step": state.global_step, "max_steps": state.max_steps, **logs}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         parts = [pattern.format(logs[name]) for name, pattern in _FORMATS.items() if name in logs]
-        parts += [f"{name} {value:.4g}" for name, value in logs.items() if name not in (*_FORMATS, "epoch")]
+        parts += [f"{name} {value:.4g}" for name, value in logs.items() if name not in (*_FORMATS, "epoch", "primary")]
         logger.info("step %s/%s  %s", f"{state.global_step:,}", f"{state.max_steps:,}", "  ".join(parts))
 
 

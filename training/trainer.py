@@ -291,6 +291,8 @@ class Trainer(transformers.Trainer):
         started = time.perf_counter()
         found = self._evaluate_sums() if self.evaluator is None else self.evaluator(self)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        if self.args.metric_for_best_model is not None:
+            logs["primary"] = found[self.args.metric_for_best_model]
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         self._clock += time.perf_counter() - started
@@ -324,7 +326,7 @@ class Trainer(transformers.Trainer):
         if best and self.keep_best is not None:
             self.keep_best()
         elif self.patience is not None:
-            since = {logs["step"] for logs in self.state.log_history if "eval_loss" in logs}
+            since = {logs["step"] for logs in self.state.log_history if "primary" in logs}
             worse = [step for step in since if step > (self.state.best_global_step or 0)]
             self.control.should_training_stop |= len(worse) >= self.patience
         return best

@@ -1,0 +1,118 @@
+"""The data of one finetuning job: records of its task, their features, and what is written about the predictions.
+
+`flags` are those of training/finetune_arguments.py, read here by name.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from data.features import Features, make_features
+from data.jsonl import atomic_output
+from data.judging import Verdict, swapped_pairs
+from data.submission import write_predictions
+from data.task_types import Split, Task
+from data.tasks import adhoc_task, find_task, load_task
+
+logger = logging.getLogger(__name__)
+
+_DRY_ROWS = 64  # of each split under --dry_run
+
+
+def read_task(name: str, flags, training: bool) -> tuple[Task, dict[str, Split]]:
+    """The task of that name, or that the user's files make, and its splits cut as the debugging flags say.
+
+    training: whether the training split is wanted. TaskError as data/tasks.py.
+    """
+    files = {"train": flags.train_file, "validation": flags.validation_file, "test": flags.test_file}
+    if flags.kind is not None:
+        task, splits = adhoc_task(flags.kind, *files.values(), flags.text_columns, flags.label_column, name=name)
+    else:
+        task = find_task(name)
+        given = {split: file for split, file in files.items() if file}
+        options = {"files": given or None, "csl_joiner": flags.csl_joiner}
+        splits = load_task(task, flags.data_dir, flags.source, training=training, **options)
+    if flags.overfit and task.train_split in splits:
+        part = _first(splits[task.train_split], flags.overfit)
+        splits = {task.train_split: part, task.eval_splits[0]: part}
+    for name, split in splits.items():
+        most = flags.max_train_samples if name == task.train_split else flags.max_eval_samples
+        splits[name] = _first(split, min(most or len(split.records), _DRY_ROWS if flags.dry_run else 2**62))
+    return task, splits
+
+
+def _first(split: Split, count: int) -> Split:
+    return replace(split, records=split.records[:count], parts={}) if count < len(split.records) else split
+
+
+def make_all_features(
+    task: Task,
+    splits: Mapping[str, Split],
+    flags,
+    tokenizer,
+    *,
+    max_length: int,
+    token_types: bool,
+    label_ids: Mapping[str, int],
+) -> dict[str, Features]:
+    """Features of each split; logs the share of records that are cut or read in windows. ValueError names the flag."""
+    features = {}
+    for name, split in splits.items():
+        training = name == task.train_split
+        features[name] = make_features(
+            task,
+            swapped_pairs(split.records) if training and flags.swap_augment else split.records,
+            tokenizer,
+            max_length=max_length,
+            training=training,
+            token_types=token_types,
+            label_ids=label_ids,
+            doc_stride=flags.doc_stride,
+            long_rows=flags.long_rows,
+        )
+        share = 100 * features[name].truncated
+        logger.info("%s %s: %.1f %% of the records are longer than %d tokens", task.name, name, share, max_length)
+    return features
+
+
+def label_array(task: Task, split: Split, label_ids: Mapping[str, int]) -> np.ndarray:
+    """The model's output that each label of a split stands for, int64; empty for kinds without names of labels."""
+    if not task.labels:
+        return np.array([], np.int64)
+    names = chain.from_iterable(record["tags"] if "tags" in record else [record["label"]] for record in split.records)
+    return np.array([label_ids[name] for name in names], np.int64)
+
+
+def write_verdicts(path: Path, task: Task, splits: Mapping[str, Split], verdicts: Mapping[str, Verdict]) -> None:
+    """Write the predictions of all splits, and beside them, where a record has a row of scores, these as .npy."""
+    records = [record for name in verdicts for record in splits[name].records]
+    names = [name for name in verdicts for _ in splits[name].records]
+    write_predictions(
+        path, task, records, [one for verdict in verdicts.values() for one in verdict.predictions], names
+    )
+    if task.kind in ("classification", "regression", "multiple_choice"):
+        outputs = [np.atleast_1d(output) for verdict in verdicts.values() for output in verdict.outputs]
+        table = np.full((len(outputs), max(map(len, outputs))), np.nan, np.float32)  # of choices that are not there
+        for row, output in enumerate(outputs):
+            table[row, : len(output)] = output
+        with atomic_output(path.with_suffix(".logits.npy")) as partial, partial.open("wb") as file:
+            np.save(file, table, allow_pickle=False)
+
+
+def describe_splits(splits: Mapping[str, Split], features: Mapping[str, Features]) -> dict[str, dict]:
+    """What result.json says about the data: rows, their source, what was left out and what was too long."""
+    return {
+        name: {
+            "records": len(splits[name].records),
+            "rows": len(found),
+            "expected": splits[name].expected,
+            "source": splits[name].source,
+            "skipped": splits[name].skipped,
+            "truncated": found.truncated,
+        }
+        for name, found in features.items()
+    }

@@ -1,0 +1,234 @@
+"""One finetuning job: its folder, its run, its best weights and its result.
+
+A job's folder is told what to do by job.json (training/grid.py) and gets train_log.jsonl, checkpoints while it trains,
+best/ and at last result.json, which says that it is finished. A killed job goes on from its newest checkpoint and ends
+with the same numbers.
+"""
+
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from training.arguments import RunArguments
+from training.checkpoints import PARTIAL, all_checkpoints, newest_checkpoint, publish, remove_partial
+from training.finetune_arguments import SCHEDULE_NAMES, JobArguments
+from training.grid import JOB_FILE
+from training.pretrained import ArgumentError
+from training.schedules import SCHEDULES
+from training.sweep import RESULT_FILE
+
+logger = logging.getLogger(__name__)
+
+TRAIN_LOG, BEST = "train_log.jsonl", "best"
+
+
+@dataclass
+class JobRecord:
+    """What job.json says, and its folder. init_from: the folder of the job whose best weights this one starts from."""
+
+    folder: Path
+    task: str
+    settings: dict
+    seed: int
+    init_from: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "JobRecord":
+        """ArgumentError unless the folder has a job.json."""
+        try:
+            record = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+            return cls(folder, record["task"], record["settings"], record["seed"], record.get("init_from"))
+        except (OSError, ValueError, KeyError) as error:
+            raise ArgumentError(
+                f"--job {folder} must hold a {JOB_FILE} with task, settings and seed: {error}"
+            ) from error
+
+    def arguments(self) -> JobArguments:
+        try:
+            return JobArguments(**self.settings)
+        except TypeError as error:
+            raise ArgumentError(f"--job {self.folder} must hold known flags of the right types: {error}") from error
+
+    def result(self) -> dict | None:
+        """Of an earlier call that finished the job."""
+        file = self.folder / RESULT_FILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def run_arguments(job: JobArguments, folder: Path, seed: int, metric: str | None, use_cpu: bool) -> RunArguments:
+    """Arguments of the Trainer for settled flags. metric: what selects the best step; None without validation."""
+    own = job.schedule in SCHEDULES
+    every, saves = job.eval_steps or job.save_steps, job.save_steps or job.eval_steps
+    beta1, beta2 = _numbers("--betas", job.betas, 2)
+    warmup = job.warmup_steps if job.warmup_steps is not None else job.warmup_ratio
+    try:
+        return RunArguments(
+            output_dir=str(folder),
+            do_train=True,
+            do_eval=metric is not None,
+            seed=seed,
+            use_cpu=use_cpu,
+            per_device_train_batch_size=job.batch_size,
+            per_device_eval_batch_size=job.eval_batch_size or job.batch_size,
+            gradient_accumulation_steps=job.grad_accum,
+            learning_rate=job.lr,
+            num_train_epochs=job.epochs,
+            max_steps=2 if job.dry_run else job.max_steps,
+            warmup_steps=warmup,
+            weight_decay=job.weight_decay,
+            schedule=job.schedule if own else None,
+            lr_scheduler_type="linear" if own else SCHEDULE_NAMES[job.schedule],
+            adafactor=job.optimizer == "adafactor",
+            adam_bias_correction=job.optimizer != "adamw_nobc",
+            adam_beta1=beta1,
+            adam_beta2=beta2,
+            adam_epsilon=job.eps,
+            max_grad_norm=job.clip,
+            bf16=job.dtype == "bf16",
+            fp16=job.dtype == "fp16",
+            logging_steps=job.logging_steps,
+            eval_strategy="no" if metric is None else "steps" if every else "epoch",
+            eval_steps=every,
+            save_strategy="steps" if saves else "epoch",
+            save_steps=saves or 500,
+            save_total_limit=1,
+            metric_for_best_model=metric,
+            greater_is_better=True,
+            report_to=[],
+        )
+    except ValueError as error:
+        raise ArgumentError(" ".join(str(error).split())) from error
+
+
+def _numbers(flag: str, text: str, count: int) -> list[float]:
+    try:
+        found = [float(word) for word in str(text).split(",")]
+    except ValueError:
+        found = []
+    if len(found) != count:
+        raise ArgumentError(f"{flag} must be {count} numbers with commas between, got {text}; correct it")
+    return found
+
+
+def class_weights(setting: str | None, labels: np.ndarray, count: int) -> torch.Tensor | None:
+    """Weight of each of `count` labels: as typed, or for `balanced` in inverse proportion to how often it occurs.
+
+    labels: int64, of the training records. A label that never occurs weighs as the rarest that does.
+    """
+    if setting is None:
+        return None
+    if not count:
+        raise ArgumentError("--class_weights needs a task with a set of labels; leave it out")
+    if setting == "balanced":
+        found = np.bincount(labels, minlength=count).astype(np.float64)
+        found[found == 0] = found[found > 0].min()
+        return torch.tensor(found.sum() / (count * found), dtype=torch.float32)
+    weights = torch.tensor(_numbers("--class_weights", setting, count))
+    if not (weights > 0).all():
+        raise ArgumentError(f"--class_weights must be positive, got {setting}; correct it")
+    return weights
+
+
+def train(trainer, folder: Path) -> bool:
+    """Train to the end, from the newest checkpoint if any; False after a SIGTERM, which leaves another one."""
+    if trainer.args.should_save:
+        remove_partial(folder)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = newest_checkpoint(folder, trainer.args)
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint)
+    trainer.train(checkpoint)
+    return trainer.stop.reason != "SIGTERM"
+
+
+def keep_model(trainer, folder: Path) -> None:
+    """Write the model and its tokenizer as they are now to best/, whole or not at all."""
+    if not trainer.args.should_save:
+        return
+    partial = folder / f"{PARTIAL}{BEST}"
+    shutil.rmtree(partial, ignore_errors=True)
+    trainer.model.save_pretrained(partial)
+    trainer.processing_class.save_pretrained(partial)
+    publish(partial, folder / BEST)
+
+
+def keep_selected(trainer, folder: Path, best: bool) -> None:
+    """After training: give the model the weights that keep_model wrote last, or let it write those of now."""
+    if not best:
+        keep_model(trainer, folder)
+        return
+    trainer.accelerator.wait_for_everyone()
+    found = type(trainer.model).from_pretrained(folder / BEST, dtype=torch.float32)
+    trainer.model.load_state_dict(found.state_dict())
+
+
+def finish(folder: Path, result: dict, keep_best: bool) -> None:
+    """Remove what only an unfinished job needs, then write result.json, last of all and whole."""
+    for checkpoint in all_checkpoints(folder):
+        shutil.rmtree(checkpoint)
+    if not keep_best:
+        shutil.rmtree(folder / BEST, ignore_errors=True)
+    partial = folder / f"{PARTIAL}{RESULT_FILE}"
+    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder / RESULT_FILE)
+
+
+def surroundings(device: torch.device) -> dict:
+    """What a result was made with: device, most memory in bytes, versions, commit, command."""
+    cuda = device.type == "cuda"
+    memory = (
+        torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads",
+        "peak_memory": memory,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "commit": _commit(),
+        "command": sys.argv,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def describe_run(job: JobRecord, settings: JobArguments, trainer) -> dict:
+    """What result.json says of the job itself and of the course of its training."""
+    args, state = trainer.args, trainer.state
+    last = next((logs for logs in reversed(state.log_history) if "primary" in logs), {})
+    return {
+        "task": job.task,
+        "config": job.folder.parent.name,
+        "seed": job.seed,
+        "settings": job.settings,
+        "init_from": job.init_from,
+        "arguments": asdict(settings),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "steps": state.global_step,
+        "max_steps": args.max_steps,
+        "primary": args.metric_for_best_model,
+        "best_step": state.best_global_step,
+        "last": {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")},
+    }
+
+
+def _commit() -> str | None:
+    """Of this repository; None outside of git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
