@@ -41,7 +41,7 @@ def summarise(
     rows = read_configurations(out)
     if not rows:
         raise ArgumentError(f"--output_dir {out} must hold at least one {RESULT_FILE}, got none; run a job first")
-    best = [row for row in rows if row["chosen"]]
+    best = [row for row in rows if row["chosen"] and row["n"]]
     scores = {row["task"]: {name: value["mean"] for name, value in row["metrics"].items()} for row in best}
     summary = {
         "configurations": rows,
@@ -86,31 +86,35 @@ def read_configurations(out: Path) -> list[dict]:
             row["label"] = " ".join(filter(None, (label, row["init_from"] and f"from {row['init_from']}")))
         max(of_task, key=_rank)["chosen"] = True
     order = list(dict.fromkeys(row["task"] for row in rows))
-    return sorted(rows, key=lambda row: (order.index(row["task"]), not row["chosen"], -row["mean"]))
+    return sorted(rows, key=lambda row: (-order.index(row["task"]), row["chosen"], _rank(row)), reverse=True)
 
 
 def _rank(row: dict) -> tuple:
-    return (not row["shortened"], not row["missing_seeds"], row["n"] if row["missing_seeds"] else 0, row["mean"])
+    """What makes a configuration better: full runs, all seeds (else more of them), the mean."""
+    complete = not row["missing_seeds"]
+    mean = row["mean"] if row["mean"] is not None else -float("inf")
+    return (not row["shortened"], complete, 0 if complete else row["n"], mean)
 
 
 def _row(task: str, folders: list[Path], seeds: set[int]) -> dict:
     folders = sorted(folders, key=_seed)
     results = [json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")) for folder in folders]
     job = json.loads((folders[0] / JOB_FILE).read_text(encoding="utf-8"))
-    values = [result["primary"]["value"] for result in results]
+    primaries = [result["primary"] for result in results if result["primary"]]  # none without a labelled dev set
+    values = [primary["value"] for primary in primaries]
     return {
         "task": task,
         "config": folders[0].parent.name,
         "label": "",
         "chosen": False,
-        "metric": results[0]["primary"]["name"],
+        "metric": primaries[0]["name"] if primaries else None,
         **_spread(values),
         "values": values,
         "seeds": [_seed(folder) for folder in folders],
         "missing_seeds": sorted(seeds - {_seed(folder) for folder in folders}),
         "degenerate": sum(bool(result["flags"].get("degenerate")) for result in results),
         "shortened": any(job["settings"].get(name) for name in SHORTENING),
-        "metrics": _spreads([result["metrics"] for result in results]),
+        "metrics": _spreads([result["metrics"] or {} for result in results]),
         "test": _spreads([result.get("test") or {} for result in results]),
         "parameters": results[0]["parameters"],
         "seconds": statistics.fmean(result["seconds"] for result in results),
@@ -121,7 +125,9 @@ def _row(task: str, folders: list[Path], seeds: set[int]) -> dict:
 
 
 def _spread(values: Sequence[float]) -> dict:
-    """mean, median, sd (of the sample; None for one value), n."""
+    """mean, median, sd (of the sample; None for one value), n; nothing but n without values."""
+    if not values:
+        return {"mean": None, "median": None, "sd": None, "n": 0}
     sd = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "median": statistics.median(values), "sd": sd, "n": len(values)}
 
@@ -158,7 +164,7 @@ def _comparisons(rows: list[dict], baselines: Mapping[str, dict], item_sums: Cal
     found = []
     for row in rows:
         base = baselines.get(row["task"])
-        if base is not None and base["folders"] != row["folders"] and base["metric"] == row["metric"]:
+        if base is not None and base["folders"] != row["folders"] and base["metric"] == row["metric"] is not None:
             found.append(_compare(row, base, item_sums))
     return found
 

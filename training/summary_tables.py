@@ -60,7 +60,7 @@ def _cells(row: dict) -> tuple[str, ...]:
     size = f"{row['parameters']:,}"
     return (
         row["task"],
-        row["metric"],
+        row["metric"] or "",
         *spread,
         str(row["n"]),
         name,
@@ -115,7 +115,7 @@ def as_tex(summary: dict) -> str:
     ]
     for row in (row for row in summary["configurations"] if row["chosen"]):
         sd = f" $\\pm$ {row['sd']:.2f}" if row["sd"] is not None else ""
-        cells = (_tex(row["task"]), _tex(row["metric"]), _number(row["mean"]) + sd, _number(row["median"]))
+        cells = (_tex(row["task"]), _tex(row["metric"] or ""), _number(row["mean"]) + sd, _number(row["median"]))
         lines.append(f"{' & '.join(cells)} & {row['n']} & {row['parameters'] / 1e6:.1f} M \\\\")
         if remarks := _remarks(row):
             lines.append(rf"\multicolumn{{6}}{{l}}{{\footnotesize {_tex(remarks)}}} \\")
