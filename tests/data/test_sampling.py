@@ -64,14 +64,14 @@ def test_grouping_puts_like_lengths_together_and_keeps_every_row():
     assert sorted(pairs) == sorted(plain)
 
 
-def test_a_step_of_several_micro_batches_is_sorted_and_keeps_the_rows_that_chance_gave_it():
+def test_a_step_of_several_micro_batches_begins_with_the_longest_and_keeps_the_rows_that_chance_gave_it():
     length = dict(zip(ROWS.tolist(), LENGTHS.tolist(), strict=True))
     sampler = TrainBatches(ROWS, 4, 3, steps=60, seed=1, lengths=LENGTHS, pool_steps=1)
     found, chance = take(sampler, 30), take(batches(12), 10)
     for step in range(10):
         rows = [pair for batch in found[3 * step : 3 * step + 3] for pair in batch]
         assert sorted(rows) == sorted(chance[step])
-        assert [length[row] for _, row in rows] == sorted(length[row] for _, row in rows)
+        assert [length[row] for _, row in rows] == sorted((length[row] for _, row in rows), reverse=True)
 
 
 def test_evaluation_sees_every_row_once_in_the_same_batches_for_any_number_of_processes():
