@@ -103,7 +103,7 @@ class TrainBatches:
             places = np.arange(number * pool, (number + 1) * pool)
             lengths = self.lengths[self._indices(places)[1]]
             # The longest first, so that the memory of a step's later micro-batches fits in what the first has freed.
-            steps = places[np.argsort(-lengths, kind="stable")].reshape(self.pool_steps, self.step_size)
+            steps = places[np.argsort(lengths, kind="stable")[::-1]].reshape(self.pool_steps, self.step_size)
             order = np.argsort(draw(self.seed, _STEP_ORDER, number, np.arange(self.pool_steps)), kind="stable")
             yield from steps[order[done:]]
             done = 0
