@@ -31,13 +31,12 @@ class Windows(NamedTuple):
 
 @dataclass
 class SpanFeatures(Features):
-    """Windows over contexts.
+    """Windows over contexts, which are the fourth of the five parts.
 
-    context: the number, among parts, of the context; spans int32: characters of each token of its flat array.
+    spans int32 [tokens of all texts, 2]: characters of each token in its text.
     targets int64 [W, 2]: positions of the first and the last token of the answer; None at evaluation.
     """
 
-    context: int = 0
     spans: np.ndarray | None = None
     targets: np.ndarray | None = None
 
@@ -52,11 +51,11 @@ class SpanFeatures(Features):
         shape = len(self), int(self.lengths.max(initial=1))
         start, end = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         offsets, allowed = np.zeros((*shape, 2), np.int32), np.zeros(shape, bool)
-        context = self.parts[self.context]
-        before = sum(part.counts for part in self.parts[: self.context])
+        *before, context, _ = self.parts
+        places = sum(part.counts for part in before)
         for row, length in enumerate(self.lengths.tolist()):
             start[row, :length], end[row, :length] = np.asarray(logits[row])[:, :length]
-            begin, count, first = int(context.begins[row]), int(context.counts[row]), int(before[row])
+            begin, count, first = int(context.begins[row]), int(context.counts[row]), int(places[row])
             offsets[row, first : first + count] = self.spans[begin : begin + count]
             allowed[row, first : first + count] = True
         return Windows(start, end, self.record, offsets, allowed)
@@ -101,10 +100,12 @@ def span_features(task, records: Sequence[dict], building: Building) -> SpanFeat
 def _answer(
     task, record: dict, context: Slices, number: int, spans: np.ndarray, building: Building
 ) -> tuple[int, int]:
-    """First and last token of a record's first answer in its context; the last one comes first if it has none."""
+    """First and last token of a record's first answer in its context; (0, -1) if that is not in there."""
     if not record["answers"]:
         must_be_labelled(task, record, building)
     answer = record["answers"][0]
+    if answer["start"] < 0 or not answer["text"]:
+        return 0, -1
     begin, count = int(context.begins[number]), int(context.counts[number])
     begins, ends = spans[begin : begin + count].T
     start, end = answer["start"], answer["start"] + len(answer["text"])
