@@ -23,10 +23,11 @@ _MEANS = ("accuracy", "em", "f1", "character_f1", "squad_em", "squad_f1")  # ove
 class ItemSums:
     """The items of one run's evaluation.
 
-    keys: split and id of each item; sums: float64 [N, K]; metric: float64 [..., K] of summed items -> [...], in
-    percent; hits: bool [N], whether the item is right, None where the metric is not accuracy.
+    name: of the metric; keys: split and id of each item; sums: float64 [N, K]; metric: float64 [..., K] of summed
+    items -> [...], in percent; hits: bool [N], whether the item is right, None where the metric is not accuracy.
     """
 
+    name: str
     keys: list[tuple[str, str]]
     sums: np.ndarray
     metric: Callable[[np.ndarray], np.ndarray]
@@ -50,7 +51,7 @@ def item_sums(task: Task, path: str | Path) -> ItemSums:
     hits = None
     if task.metrics[0] == "accuracy" and task.kind in ("classification", "multiple_choice"):
         hits = np.concatenate([part[:, 0] for part, _ in parts]) > 0
-    return ItemSums(keys, sums, partial(_mean_over_splits, parts[0][1], count), hits)
+    return ItemSums(task.metrics[0], keys, sums, partial(_mean_over_splits, parts[0][1], count), hits)
 
 
 def _mean_over_splits(metric: Callable, count: int, sums: np.ndarray) -> np.ndarray:

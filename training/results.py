@@ -100,22 +100,22 @@ def _row(task: str, folders: list[Path], seeds: set[int]) -> dict:
     folders = sorted(folders, key=_seed)
     results = [json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")) for folder in folders]
     job = json.loads((folders[0] / JOB_FILE).read_text(encoding="utf-8"))
-    primaries = [result["primary"] for result in results if result["primary"]]  # none without a labelled dev set
-    values = [primary["value"] for primary in primaries]
+    metric = results[0]["primary"]  # None without a labelled dev set
+    values = [result["metrics"][metric] for result in results] if metric else []
     return {
         "task": task,
         "config": folders[0].parent.name,
         "label": "",
         "chosen": False,
-        "metric": primaries[0]["name"] if primaries else None,
+        "metric": metric,
         **_spread(values),
         "values": values,
         "seeds": [_seed(folder) for folder in folders],
         "missing_seeds": sorted(seeds - {_seed(folder) for folder in folders}),
-        "degenerate": sum(bool(result["flags"].get("degenerate")) for result in results),
+        "degenerate": sum(result["degenerate"] for result in results),
         "shortened": any(job["settings"].get(name) for name in SHORTENING),
-        "metrics": _spreads([result["metrics"] or {} for result in results]),
-        "test": _spreads([result.get("test") or {} for result in results]),
+        "metrics": _spreads([result["metrics"] for result in results]),
+        "test": _spreads([result["test"] for result in results]),
         "parameters": results[0]["parameters"],
         "seconds": statistics.fmean(result["seconds"] for result in results),
         "settings": job["settings"],
@@ -184,6 +184,8 @@ def _compare(row: dict, base: dict, item_sums: Callable | None) -> dict:
             return record | {"note": f"no {EVAL_FILE}: no test over items"}
         sides.append([item_sums(row["task"], file) for file in files])
     first, second = sides
+    if first[0].name != row["metric"]:
+        return record | {"note": f"{row['metric']} is not the task's first metric: no test over items"}
     if any(items.keys != first[0].keys for items in (*first, *second)):
         return record | {"note": "not evaluated on the same items: no test over them"}
     tables = [np.stack([items.sums for items in side]) for side in sides]

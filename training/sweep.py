@@ -23,7 +23,7 @@ from training.live_table import LiveTable, Row, TrainLog, clock
 from training.pretrained import ArgumentError
 
 RESULT_FILE, FAILURE_FILE, CONSOLE_FILE = "result.json", "failure.json", "console.log"
-POLL_SECONDS, LOOK_SECONDS, GRACE_SECONDS = 0.1, 1.0, 10.0  # own children; others' jobs; from SIGTERM to SIGKILL
+POLL_SECONDS, LOOK_SECONDS, GRACE_SECONDS = 0.1, 1.0, 30.0  # own children; others' jobs; from SIGTERM to SIGKILL
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 20
 

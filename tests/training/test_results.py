@@ -20,11 +20,7 @@ def sweep(tmp_path):
                 job = plan_jobs([task], (settings or {}) | {"lr": lr}, {}, [seed], tmp_path / out)[0]
                 write_job(job)
                 if value is not None:
-                    result = {
-                        "primary": {"name": "accuracy", "value": value},
-                        "parameters": 14_000_000,
-                        "seconds": 90.0,
-                    }
+                    result = {"primary": "accuracy", "parameters": 14_000_000, "seconds": 90.0, "test": {}}
                     result |= {"metrics": {"accuracy": value, "f1": value / 2}, "flags": {"degenerate": value < 50}}
                     (job.folder / "result.json").write_text(json.dumps(result | fields))
         return tmp_path / out
@@ -88,7 +84,7 @@ def test_the_summary_is_written_as_csv_json_markdown_and_latex(sweep):
 
 
 def test_a_task_without_a_dev_set_has_its_test_scores_only(sweep):
-    out = sweep({("mrpc", 1e-5): {1: 1.0}}, primary=None, metrics=None, test={"accuracy": 68.38})
+    out = sweep({("mrpc", 1e-5): {1: 1.0}}, primary=None, metrics={}, test={"accuracy": 68.38})
     summary = summarise(out, averages=lambda scores: pytest.fail("no dev score") if scores else [])
     assert chosen(summary)["mrpc"]["mean"] is None
     assert "accuracy 68.38" in (out / "summary.md").read_text()
@@ -105,12 +101,14 @@ def hits_of(task, path):
     hits = np.array(json.loads(path.read_text()))
     sums = np.stack([hits.astype(float), np.ones(len(hits))], 1)
     keys = [("dev", str(i)) for i in range(len(hits))]
-    return SimpleNamespace(keys=keys, sums=sums, metric=lambda s: 100 * s[..., 0] / s[..., 1], hits=hits > 0)
+    return SimpleNamespace(
+        name="accuracy", keys=keys, sums=sums, metric=lambda s: 100 * s[..., 0] / s[..., 1], hits=hits > 0
+    )
 
 
 def with_hits(out, count=200):
     for path in out.glob("*/*/seed*/result.json"):
-        share = json.loads(path.read_text())["primary"]["value"] / 100
+        share = json.loads(path.read_text())["metrics"]["accuracy"] / 100
         (path.parent / "eval_preds.jsonl").write_text(json.dumps([int(i < share * count) for i in range(count)]))
 
 
@@ -135,7 +133,7 @@ def test_a_baseline_may_be_another_sweep_or_one_configuration_of_it(sweep):
     by_sweep = summarise(out, str(other), item_sums=hits_of)["comparisons"][0]
     assert by_sweep["difference"] == 20.5 and by_sweep["welch"] is None
     assert by_sweep["items"]["difference"] == pytest.approx(20.0) and by_sweep["items"]["seeds"] == 1
-    worst = next(path.parents[1] for path in other.glob("rte/*/seed7/result.json") if "50.0" in path.read_text())
+    worst = next(path.parents[1] for path in other.glob("rte/*/seed7/result.json") if ": 50.0" in path.read_text())
     assert summarise(out, str(worst), item_sums=hits_of)["comparisons"][0]["difference"] == 30.5
     with pytest.raises(ArgumentError, match="--baseline nothing must be a configuration in"):
         summarise(out, "nothing")
