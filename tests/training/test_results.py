@@ -21,7 +21,7 @@ def sweep(tmp_path):
                 write_job(job)
                 if value is not None:
                     result = {"primary": "accuracy", "parameters": 14_000_000, "seconds": 90.0, "test": {}}
-                    result |= {"metrics": {"accuracy": value, "f1": value / 2}, "flags": {"degenerate": value < 50}}
+                    result |= {"metrics": {"accuracy": value, "f1": value / 2}, "degenerate": value < 50}
                     (job.folder / "result.json").write_text(json.dumps(result | fields))
         return tmp_path / out
 
