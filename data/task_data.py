@@ -5,18 +5,20 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from data.features import Features, make_features
+from data.item_sums import ItemSums, item_sums
 from data.jsonl import atomic_output
 from data.judging import Verdict, swapped_pairs
+from data.metrics import average
 from data.submission import write_predictions
 from data.task_types import Split, Task
-from data.tasks import adhoc_task, find_task, load_task
+from data.tasks import TaskError, adhoc_task, expand_tasks, find_task, load_task
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,65 @@ def read_task(name: str, flags, training: bool) -> tuple[Task, dict[str, Split]]
         most = flags.max_train_samples if name == task.train_split else flags.max_eval_samples
         splits[name] = _first(split, min(most or len(split.records), _DRY_ROWS if flags.dry_run else 2**62))
     return task, splits
+
+
+def choose_tasks(names: str | None, kind: str | None, data_dir, starts: Mapping[str, str] | None):
+    """Names of the tasks to run, and the task that each of some starts from.
+
+    names, kind: --tasks, and --kind, which makes names the name of the user's own task. starts: task -> task, as
+    typed; None for those where it is usual. What has no training data of its own needs the model of another task.
+    TaskError for unknown names.
+    """
+    if kind is not None:
+        return [names or "adhoc"], {}
+    if names is None:
+        raise TaskError("--tasks must name tasks or groups, got none; add it, or --kind for files of your own")
+    tasks = expand_tasks(names, data_dir)
+    chosen = [task.name for task in tasks]
+    if starts is None:
+        sources = {task.name: task.init_from for task in tasks if task.init_from in chosen}
+    else:
+        sources = {find_task(target).name: find_task(source).name for target, source in starts.items()}
+    return chosen, sources | {task.name: task.model_of for task in tasks if task.model_of in chosen}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job does with the splits. scored: those to select weights by; asked: those to predict besides."""
+
+    training: bool
+    scored: tuple[str, ...]
+    asked: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Task, splits: Mapping[str, Split], trains: bool, predicts: bool) -> "Plan":
+        """trains, predicts: what is wanted; where nothing can be trained or scored, tests are predicted all the same.
+
+        TaskError when there is nothing to do.
+        """
+        training = trains and task.train_split in splits
+        scored = tuple(name for name in task.eval_splits if name in splits and splits[name].labelled)
+        tests = tuple(name for name in task.test_splits if name in splits)
+        plan = cls(training, scored, tests if predicts or not (training or scored) else ())
+        if not (training or scored or plan.asked):
+            raise TaskError(f"--tasks {task.name} must have splits to train on or to judge, got {', '.join(splits)}")
+        if trains and not training:
+            logger.warning("%s has no training data here: evaluating only", task.name)
+        return plan
+
+    def wanted(self, task: Task) -> tuple[str, ...]:
+        """Names of all splits that the job reads."""
+        return (*((task.train_split,) if self.training else ()), *self.scored, *self.asked)
+
+
+def averages(scores: Mapping[str, Mapping[str, float]]) -> list:
+    """The mean over each board's tasks that have scores; see data.metrics.average."""
+    return [average(board, scores) for board in ("glue", "glue8", "clue10", "clue11")]
+
+
+def items(name: str, path: Path) -> ItemSums:
+    """What the tests over items need of a task's eval_preds.jsonl."""
+    return item_sums(find_task(name), path)
 
 
 def _first(split: Split, count: int) -> Split:

@@ -29,6 +29,7 @@ from transformers.modeling_outputs import (
 )
 
 from .base import StrictPreTrainedModel
+from .post_norm import quicken
 
 HEAD_CLASSES = {
     "classification": AutoModelForSequenceClassification,
@@ -159,6 +160,19 @@ def new_task_model(
     problems = {"classification": "single_label_classification", "regression": "regression"}
     config.problem_type = problems.get(kind)
     return auto_class.from_config(config, dtype=torch.float32)
+
+
+def task_model(
+    config: PreTrainedConfig, folder: str | None, kind: str, labels: tuple[str, ...], head: str, dropout: float | None
+) -> PreTrainedModel:
+    """A model with a fresh head on the encoder in a folder or hub name, None for random weights; see new_task_model.
+
+    On a CPU, layers that have a quick form train in it. ValueError as of new_task_model and load_encoder.
+    """
+    model = new_task_model(config, kind, labels, head, dropout)
+    if folder is not None:
+        load_encoder(model, folder)
+    return quicken(model)
 
 
 def has_head(config: PreTrainedConfig, kind: str) -> bool:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,10 +62,34 @@ class JobRecord:
         except TypeError as error:
             raise ArgumentError(f"--job {self.folder} must hold known flags of the right types: {error}") from error
 
-    def result(self) -> dict | None:
-        """Of an earlier call that finished the job."""
-        file = self.folder / RESULT_FILE
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+def read_result(folder: Path) -> dict | None:
+    """result.json of a finished job, None of any other."""
+    file = folder / RESULT_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def log_to_console() -> None:
+    """Lines of the log from now on, warnings alone of all processes but the first."""
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=level, stream=sys.stderr)
+
+
+def move_jobs_aside(folders: Sequence[Path]) -> None:
+    """Rename what earlier calls left of these jobs, so that they start over."""
+    for folder in folders:
+        if folder.exists():
+            number = 1
+            while (aside := folder.with_name(f"old-{folder.name}-{number}")).exists():
+                number += 1
+            folder.rename(aside)
+            logger.warning("moved %s to %s", folder, aside)
+
+
+def best_folder(configuration: dict) -> str:
+    """Of a configuration of training/results.py: the folder of the run with the best score on validation."""
+    values = configuration["values"] or [0]
+    return configuration["folders"][values.index(max(values))]
 
 
 def run_arguments(job: JobArguments, folder: Path, seed: int, metric: str | None, use_cpu: bool) -> RunArguments:
@@ -219,9 +244,9 @@ def describe_run(job: JobRecord, settings: JobArguments, trainer) -> dict:
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "steps": state.global_step,
         "max_steps": args.max_steps,
-        "primary": args.metric_for_best_model,
         "best_step": state.best_global_step,
         "last": {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")},
+        "train_samples_per_second": None,
     }
 
 

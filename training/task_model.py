@@ -1,0 +1,53 @@
+"""The model of a finetuning job: a fresh head on an encoder to train, or a finetuned model to judge."""
+
+import logging
+from pathlib import Path
+
+from training.architecture import check_vocabulary, load_model
+from training.label_names import label_numbers
+from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
+
+logger = logging.getLogger(__name__)
+
+
+def make_task_model(task, settings, name: str, training: bool, heads) -> tuple:
+    """Tokenizer, model, and the model's output of each of the task's labels.
+
+    task: of data/tasks.py; settings: JobArguments; name: folder or hub name, or a folder of run_electra.py, whose
+    discriminator is taken; heads: models.task_heads. Without training, a model that lacks the head gets a random one
+    and a warning, unless --do_eval asks for its own.
+
+    Raises:
+        ArgumentError: no such model, another architecture or vocabulary than wanted, labels of another task.
+    """
+    if Path(name, "discriminator").is_dir():
+        name = str(Path(name, "discriminator"))
+    tokenizer = load_tokenizer(settings.tokenizer or name, "--tokenizer" if settings.tokenizer else "--model")
+    config = load_config(name, "--model")
+    if settings.arch not in (None, config.model_type):
+        raise ArgumentError(
+            f"--arch must be {config.model_type}, that of --model {name}, got {settings.arch}; drop it"
+        )
+    if not training and (settings.do_eval or heads.has_head(config, task.kind)):
+        return tokenizer, *_finetuned(task, settings, name, config, tokenizer, heads)
+    check_vocabulary(config, name, "--model", tokenizer)
+    folder = None if settings.random_init else resolve_pretrained(name, "--model")
+    try:
+        model = heads.task_model(config, folder, task.kind, task.labels, settings.head, settings.dropout)
+    except ValueError as error:
+        raise ArgumentError(f"--model {error}") from error
+    if not training:
+        logger.warning("%s has no head for %s: the scores are those of a random one", name, task.name)
+    return tokenizer, model, {label: number for number, label in enumerate(task.labels)}
+
+
+def _finetuned(task, settings, name: str, config, tokenizer, heads) -> tuple:
+    if not heads.has_head(config, task.kind):
+        raise ArgumentError(
+            f"--model {name} must have a head for a task of {task.kind} under --do_eval, got one of "
+            f"{', '.join(config.architectures or ['no architecture'])}; train it first, without --do_eval"
+        )
+    model = load_model(heads.HEAD_CLASSES[task.kind], config, name, "--model", tokenizer)
+    if not task.labels:
+        return model, {}
+    return model, label_numbers(task.labels, model.config.id2label, settings.label_order, name)
