@@ -12,13 +12,17 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
+from .charsmap import pattern, sentencepiece_normalizer
+
 END_OF_TEXT = "<|endoftext|>"
 NEWLINE = "<n>"
 SPACE = "▁"
 UNKNOWN_TEXT = " ⁇ "  # what sentencepiece decodes an unknown piece to
-FULLWIDTH_TILDE, NONCHARACTER = "～", "\ufdd0"
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # SentencePiece.Type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # SentencePiece.Type
 BPE = 2  # TrainerSpec.ModelType
+# Defaults of TrainerSpec's model_type, treat_whitespace_as_suffix and byte_fallback, and of NormalizerSpec's
+# add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces: all but the first are built in here.
+TRAINER, NORMALIZER = {3: 1, 24: 0, 35: 0}, {3: 1, 4: 1, 5: 1}
 
 
 def find_model_file(name: str | Path) -> Path | None:
@@ -52,14 +56,16 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
     )
     tokenizer = Tokenizer(model)
     newline = [normalizers.Replace("\n", NEWLINE)] if newline_token else []
-    tokenizer.normalizer = normalizers.Sequence([*newline, *_normalizers(charsmap)])
+    try:
+        normalizer = sentencepiece_normalizer(charsmap, symbols)
+    except ValueError as error:
+        raise ValueError(f"{file} {error}; give that of Chinese Transformer-XL") from error
+    tokenizer.normalizer = normalizers.Sequence([*newline, normalizer])
     # A user-defined symbol is a piece wherever it stands; as an added token it would split the text before the space
     # is put in front.
+    pieces_apart = [pre_tokenizers.Split(Regex(pattern(symbols)), "isolated")] if symbols else []
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(prepend_scheme="always", split=True),
-            *(pre_tokenizers.Split(symbol, "isolated") for symbol in symbols),
-        ]
+        [pre_tokenizers.Metaspace(prepend_scheme="always", split=True), *pieces_apart]
     )
     silent = [decoders.Replace(f" {piece}", "") for piece, _, kind in pieces if kind == CONTROL]
     back = [decoders.Replace(NEWLINE, "\n")] if newline_token else []
@@ -85,25 +91,6 @@ def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTo
     )
 
 
-def _normalizers(charsmap: bytes) -> list[normalizers.Normalizer]:
-    """sentencepiece's normalisation: the longest entries of its table, then no space at an end or beside another.
-
-    tokenizers' Precompiled takes the shortest entry, and the whole grapheme for it. All entries of several characters
-    are NFKC's, so that goes first, past the one character that the table spares, and then marks are set apart from
-    what they stand on by a control character, which the table deletes. What stays different are marks stacked in
-    another order than Unicode's canonical one, which NFKC sorts.
-    """
-    return [
-        normalizers.Replace(FULLWIDTH_TILDE, NONCHARACTER),
-        normalizers.NFKC(),
-        normalizers.Replace(NONCHARACTER, FULLWIDTH_TILDE),
-        normalizers.Replace(Regex(r"(?<=.)(?=\p{M})"), "\x01"),
-        normalizers.Precompiled(charsmap),
-        normalizers.Replace(Regex("^ +| +$"), ""),  # Strip would take other white space too
-        normalizers.Replace(Regex(" {2,}"), " "),
-    ]
-
-
 def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:
     """Every way to make a piece of two, in the order of the pieces' scores: what sentencepiece's BPE does."""
     known = {piece for piece, _, kind in pieces if kind == NORMAL}
@@ -122,22 +109,29 @@ def _read_model(file: Path) -> tuple[list[tuple[str, float, int]], bytes]:
         raise ValueError(
             f"{file} must be a sentencepiece model, got no such file; give the path of cog-pretrain.model"
         )
-    pieces, kind, charsmap = [], 1, b""
+    pieces, trainer, normalizer = [], TRAINER, NORMALIZER
     try:
         for field, value in _fields(file.read_bytes()):
             if field == 1:
                 piece = {1: b"", 2: b"\0\0\0\0", 3: NORMAL} | dict(_fields(value))
                 pieces.append((piece[1].decode("utf-8"), struct.unpack("<f", piece[2])[0], piece[3]))
             elif field == 2:
-                kind = dict(_fields(value)).get(3, kind)
+                trainer = TRAINER | dict(_fields(value))
             elif field == 3:
-                charsmap = dict(_fields(value)).get(2, charsmap)
+                normalizer = NORMALIZER | dict(_fields(value))
     except (IndexError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(f"{file} must be a sentencepiece model, got other bytes ({error}); give that file") from error
-    if kind != BPE or not charsmap or sum(piece[2] == UNKNOWN for piece in pieces) != 1:
+    charsmap, kinds = normalizer.get(2, b""), [kind for _, _, kind in pieces]
+    if trainer[3] != BPE or not charsmap or kinds.count(UNKNOWN) != 1:
         raise ValueError(
             f"{file} must be a sentencepiece BPE model with a normalisation table and one unknown piece, "
-            f"got model type {kind} with {len(pieces)} pieces; give that of Chinese Transformer-XL"
+            f"got model type {trainer[3]} with {len(pieces)} pieces; give that of Chinese Transformer-XL"
+        )
+    plain = trainer | TRAINER | {3: BPE} == trainer and normalizer | NORMALIZER == normalizer
+    if not plain or max(kinds) > USER_DEFINED:
+        raise ValueError(
+            f"{file} must be trained with sentencepiece's defaults for spaces, without bytes and unused pieces, "
+            "got another model; give that of Chinese Transformer-XL"
         )
     return pieces, charsmap
 

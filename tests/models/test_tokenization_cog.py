@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import random
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -44,11 +47,25 @@ TEXTS = st.lists(
 )
 
 
+CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) != "Cs"]
+MARKS = [character for character in CHARACTERS if unicodedata.category(character)[0] == "M"]
+# What the normalisation composes, maps, deletes or makes a space of, and what shares a grapheme cluster with others.
+COMPOSED = [c for c in CHARACTERS[:0x30000] if unicodedata.normalize("NFKD", c) != c and not "가" <= c <= "힣"]
+DECOMPOSED = sorted({part for c in COMPOSED for part in unicodedata.normalize("NFKD", c)})
+RARE = "\u0344\U0001f23b\ufdd0\0\1\2\3\x7f\u200b\u200c\u200d\xa0\xad▁～가각간ㄱㅏㄳ각ﾡￂｶﾞﾟêếệ≮©™ำກຳ"
+RARE += "😀🏽👍👨\ufe0f🇨🇳\u0897\U00016d63\U00016d67\U000105d2"
+RARE += "".join(map(chr, PLACEHOLDERS))
+
+
 @pytest.fixture(scope="module")
 def pair(small_cog_file):
-    """The tokenizer, its reload, and sentencepiece itself on one small model."""
+    """The tokenizer and sentencepiece itself on one small model."""
+    return load_pair(small_cog_file)
+
+
+def load_pair(file):
     sentencepiece = pytest.importorskip("sentencepiece")
-    return cog_tokenizer(small_cog_file), sentencepiece.SentencePieceProcessor(model_file=str(small_cog_file))
+    return cog_tokenizer(file), sentencepiece.SentencePieceProcessor(model_file=str(file))
 
 
 def assert_same(tokenizer, processor, text):
@@ -62,6 +79,20 @@ def test_it_agrees_with_sentencepiece_on_10000_texts(pair):
 
     @settings(max_examples=1000, deadline=None, derandomize=True, database=None)
     @given(TEXTS)
+    def compare(texts):
+        for text in texts:
+            assert_same(tokenizer, processor, text)
+
+    compare()
+
+
+def test_it_agrees_on_marks_in_any_order_and_rare_characters(pair):
+    tokenizer, processor = pair
+    kinds = map(st.sampled_from, (MARKS, MARKS, DECOMPOSED, DECOMPOSED, COMPOSED, RARE, LETTERS))
+    words = st.text(st.one_of(*kinds, st.characters()), max_size=12).map(lambda text: text.translate(PLACEHOLDERS))
+
+    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @given(st.lists(words, min_size=10, max_size=10))
     def compare(texts):
         for text in texts:
             assert_same(tokenizer, processor, text)
@@ -130,13 +161,57 @@ def test_other_files_are_refused_by_name(tmp_path, content):
         cog_tokenizer(file)
 
 
-def test_a_missing_file_or_another_kind_of_model_is_refused(tmp_path, train_sentencepiece):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         cog_tokenizer(tmp_path / "cog-pretrain.model")
-    with pytest.raises(ValueError, match="sentencepiece BPE model"):
-        cog_tokenizer(train_sentencepiece(model_type="unigram", vocab_size=200))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_type": "unigram", "vocab_size": 200}, "sentencepiece BPE model"),
+        ({"normalization_rule_name": "identity"}, "with a normalisation table"),
+        ({"normalization_rule_name": "nfkc"}, "normalisation table of nmt_nfkc's kind"),
+        ({"user_defined_symbols": "①"}, "user-defined symbols that its table leaves as they are, got '①'"),
+        ({"add_dummy_prefix": False}, "defaults for spaces"),
+        ({"remove_extra_whitespaces": False}, "defaults for spaces"),
+        ({"byte_fallback": True, "vocab_size": 500}, "without bytes"),
+    ],
+)
+def test_another_kind_of_model_is_refused(train_sentencepiece, options, message):
+    with pytest.raises(ValueError, match=message):
+        cog_tokenizer(train_sentencepiece(**options))
+
+
+def test_newlines_need_their_piece_and_symbols_their_longest_match(train_sentencepiece):
     with pytest.raises(ValueError, match="must have the piece <n>"):
         cog_tokenizer(train_sentencepiece(user_defined_symbols=""), newline_token=True)
+    tokenizer, processor = load_pair(train_sentencepiece(user_defined_symbols="<n>,<n>x,>>,a<"))
+    for text in ("a<n>xy<n>>>\u0338>\u0338", "<n>x<n> x>>>", "a<\u0338n>", "<n>\u0338<n>x\u0301"):
+        assert_same(tokenizer, processor, text)
+
+
+def assert_all_the_same(tokenizer, processor, texts):
+    found = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
+    wrong = [
+        text for text, ours, theirs in zip(texts, found, processor.EncodeAsIds(texts), strict=True) if ours != theirs
+    ]
+    assert not wrong, (len(wrong), ascii(wrong[:10]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["small", pytest.param("given", marks=given_model)])
+def test_every_character_and_many_clusters_agree(source, small_cog_file):
+    """All code points, alone and behind a no-break space, which the table maps; what may compose, by twos to sixes."""
+    tokenizer, processor = load_pair(small_cog_file if source == "small" else MODEL)
+    rng = random.Random(0)
+    for before in ("", "\xa0"):
+        for first in range(0, len(CHARACTERS), 50000):
+            assert_all_the_same(tokenizer, processor, [before + c for c in CHARACTERS[first : first + 50000]])
+    clusters = (MARKS, DECOMPOSED, MARKS + DECOMPOSED + COMPOSED + list(RARE), CHARACTERS)
+    for alphabet in clusters:
+        texts = ["".join(rng.choices(alphabet, k=rng.randint(2, 6))).translate(PLACEHOLDERS) for _ in range(100_000)]
+        assert_all_the_same(tokenizer, processor, texts)
 
 
 @given_model
