@@ -42,6 +42,7 @@ from training.electra_arguments import (
     run_name,
 )
 from training.electra_objective import ReplacedTokenDetection
+from training.layer_decay import factors_of_part
 from training.run import run_settings, set_up_process, settle_seed, start_run
 from training.trainer import Trainer, last_evaluation
 
@@ -84,6 +85,7 @@ def main(argv=None) -> dict[str, float]:
         eval_batches=make_eval_batches(args, held_out) if held_out else None,
         eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),
         kept_steps=args.kept_steps,
+        rate_factors=rate_factors(model, args),
         export=export,
     )
     if not args.do_train:
@@ -91,6 +93,8 @@ def main(argv=None) -> dict[str, float]:
         print(json.dumps(metrics))
         return metrics
     sources = {name: getattr(model_args, name) for name in ("model_name_or_path", "generator_name_or_path")}
+    if args.layer_decay is not None:
+        sources |= {"layer_decay": [args.layer_decay, args.layer_decay_offset]}
     checkpoint = start_run(args, run_settings(args, data_args, train.corpus.manifest, model.config, sources))
     trainer.train(checkpoint)
     if trainer.stop.reason != "SIGTERM" and args.should_save:
@@ -181,6 +185,17 @@ def check_rows(model, data_args, train: Rows, held_out: Rows | None) -> None:
                 check_isolation(network)
             except ValueError as error:
                 raise ArgumentError(f"--packing {error}") from error
+
+
+def rate_factors(model, args) -> dict[str, float] | None:
+    """Of each parameter's learning rate, None without --layer_decay."""
+    if args.layer_decay is None:
+        return None
+    if model.discriminator is None:
+        raise ArgumentError(
+            "--layer_decay is for a discriminator, and --no_electra_objective trains none; leave it out"
+        )
+    return factors_of_part(model, model.discriminator, args.layer_decay, args.layer_decay_offset)
 
 
 def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> MaskCollator:

@@ -145,7 +145,7 @@ def new_task_model(
     if head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}; correct it")
     config, auto_class = copy.deepcopy(config), HEAD_CLASSES[kind]
-    encoder = config.encoder if isinstance(config, LinearHeadConfig) else config
+    encoder = encoder_config(config)
     if dropout is not None:
         set_dropout(encoder, dropout)
     own = type(encoder) in auto_class._model_mapping and config is encoder
@@ -179,6 +179,11 @@ def has_head(config: PreTrainedConfig, kind: str) -> bool:
     """Whether the model that this config was saved with has a head for that kind of task."""
     mapping = HEAD_CLASSES[kind]._model_mapping
     return type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or ())
+
+
+def encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Of the encoder under whatever head this config is of."""
+    return config.encoder if isinstance(config, LinearHeadConfig) else config
 
 
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:

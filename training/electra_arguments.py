@@ -156,6 +156,13 @@ class ElectraRunArguments(RunArguments):
     )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Added to the root of Adam's second moment."})
     weight_decay: float = field(default=0.01, metadata={"help": "Of all but biases and norms."})
+    layer_decay: float | None = field(
+        default=None, metadata={"help": "Layer-wise decay of the discriminator's learning rate, in (0, 1]; off."}
+    )
+    layer_decay_offset: int = field(
+        default=2,
+        metadata={"help": "Depth of its head above the last layer: 2 (original) or 1 (paper).", "choices": [1, 2]},
+    )
     dataloader_num_workers: int = field(default=3, metadata={"help": "Processes that make batches."})
     logging_steps: float = field(default=100, metadata={"help": "Updates between training records."})
     save_steps: float = field(default=10_000, metadata={"help": "Updates between checkpoints."})
@@ -183,6 +190,10 @@ class ElectraRunArguments(RunArguments):
                     f"{self.size}, got {parts}; give --per_device_train_batch_size"
                 )
             self.per_device_train_batch_size = recipe.rows // parts
+        if self.layer_decay is not None and (not 0 < self.layer_decay <= 1 or self.optimizer == "muon"):
+            raise ValueError(
+                f"--layer_decay must lie in (0, 1] and stand without muon, got {self.layer_decay}; change it"
+            )
         if not all(0 < percent <= 100 for percent in self.checkpoint_percents):
             raise ValueError(f"--checkpoint_percents must lie in (0, 100], got {self.checkpoint_percents}")
         os.environ.setdefault("WANDB_PROJECT", "electra_pretrain")

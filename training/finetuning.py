@@ -233,6 +233,7 @@ def surroundings(device: torch.device) -> dict:
 def describe_run(job: JobRecord, settings: JobArguments, trainer) -> dict:
     """What result.json says of the job itself and of the course of its training."""
     args, state = trainer.args, trainer.state
+    rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     last = next((logs for logs in reversed(state.log_history) if "primary" in logs), {})
     return {
         "task": job.task,
@@ -246,7 +247,7 @@ def describe_run(job: JobRecord, settings: JobArguments, trainer) -> dict:
         "max_steps": args.max_steps,
         "best_step": state.best_global_step,
         "last": {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")},
-        "train_samples_per_second": None,
+        "samples_per_second": rows / trainer.stop.seconds if trainer.stop.seconds else None,
     }
 
 

@@ -44,6 +44,16 @@ def layer_factors(model: nn.Module, decay: float, offset: int) -> dict[str, floa
     return {name: decay ** (count + offset - depth(name)) for name, _ in model.named_parameters()}
 
 
+def factors_of_part(model: nn.Module, part: nn.Module, decay: float, offset: int) -> dict[str, float]:
+    """layer_factors of one network of a joint model, by the names that its parameters have there.
+
+    What it shares with another network (ELECTRA's embeddings) has its factor; all else of the others has none.
+    """
+    found = layer_factors(part, decay, offset)
+    factors = {id(parameter): found[name] for name, parameter in part.named_parameters()}
+    return {name: factors[id(tensor)] for name, tensor in model.named_parameters() if id(tensor) in factors}
+
+
 def _layer_list(encoder: nn.Module) -> str | None:
     """Name of the longest list of modules that is in no other such list."""
     lists = {name: len(module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}

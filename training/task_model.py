@@ -24,10 +24,9 @@ def make_task_model(task, settings, name: str, training: bool, heads) -> tuple:
         name = str(Path(name, "discriminator"))
     tokenizer = load_tokenizer(settings.tokenizer or name, "--tokenizer" if settings.tokenizer else "--model")
     config = load_config(name, "--model")
-    if settings.arch not in (None, config.model_type):
-        raise ArgumentError(
-            f"--arch must be {config.model_type}, that of --model {name}, got {settings.arch}; drop it"
-        )
+    found = heads.encoder_config(config).model_type
+    if settings.arch not in (None, found):
+        raise ArgumentError(f"--arch must be {found}, that of --model {name}, got {settings.arch}; leave it out")
     if not training and (settings.do_eval or heads.has_head(config, task.kind)):
         return tokenizer, *_finetuned(task, settings, name, config, tokenizer, heads)
     check_vocabulary(config, name, "--model", tokenizer)
@@ -47,6 +46,8 @@ def _finetuned(task, settings, name: str, config, tokenizer, heads) -> tuple:
             f"--model {name} must have a head for a task of {task.kind} under --do_eval, got one of "
             f"{', '.join(config.architectures or ['no architecture'])}; train it first, without --do_eval"
         )
+    if task.kind == "regression" and config.num_labels != 1:
+        raise ArgumentError(f"--model {name} must have one output for {task.name}, got {config.num_labels}; train it")
     model = load_model(heads.HEAD_CLASSES[task.kind], config, name, "--model", tokenizer)
     if not task.labels:
         return model, {}
