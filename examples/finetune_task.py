@@ -1,0 +1,81 @@
+"""Finetune a classification task with plain PyTorch and accelerate: no Trainer, one file to read and to change.
+
+    python examples/finetune_task.py --model MODEL --train_file train.tsv --validation_file dev.tsv --output_dir OUT
+    torchrun --nproc_per_node 2 examples/finetune_task.py ...     # the same command on two devices
+    accelerate launch --num_processes 2 examples/finetune_task.py ...
+
+MODEL is a folder or hub name. Files are TSV, CSV or JSONL with one or two columns of text and a column `label`.
+--batch_size counts the rows of all processes together, so that the result does not depend on their number.
+Long texts are cut for training; evaluation reads them in windows and averages the logits.
+"""
+
+import argparse
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import models  # noqa: F401  (this repository's encoders join the Auto classes)
+from data.collators import TaskCollator
+from data.features import combine, make_features
+from data.metrics import decode, score
+from data.tasks import adhoc_task
+from training.pretrained import load_tokenizer
+
+
+def main(argv=None) -> dict[str, float]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "train_file", "validation_file", "output_dir"):
+        parser.add_argument(f"--{name}", required=True)
+    for name, default in {"lr": 2e-5, "epochs": 3, "batch_size": 32, "max_length": 128, "seed": 42}.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    set_seed(args.seed)
+    loading = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True)
+    # Without cpu=True, accelerate on a machine without a device makes every process a run of its own.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), dataloader_config=loading)
+    task, splits = adhoc_task("classification", args.train_file, args.validation_file, None)
+    train, validation = splits["train"].records, splits["validation"].records
+
+    names, ids = dict(enumerate(task.labels)), {name: i for i, name in enumerate(task.labels)}
+    model = AutoModelForSequenceClassification.from_pretrained(args.model, id2label=names, label2id=ids)
+    tokenizer = load_tokenizer(args.model, "--model")
+    inputs = {"tokenizer": tokenizer, "max_length": args.max_length, "label_ids": ids}
+    inputs["token_types"] = "token_type_ids" in inspect.signature(model.forward).parameters
+    rows = make_features(task, train, training=True, **inputs)
+    windows = make_features(task, validation, training=False, **inputs)
+    batches = {"batch_size": args.batch_size, "collate_fn": TaskCollator(task.kind, tokenizer.pad_token_id)}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
+    loader, window_loader = accelerator.prepare(
+        DataLoader(rows, shuffle=True, **batches), DataLoader(windows, **batches)
+    )
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, args.epochs * len(loader))
+    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+
+    for epoch in range(args.epochs):
+        model.train()
+        for batch in loader:
+            accelerator.backward(model(**batch).loss)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        model.eval()
+        with torch.no_grad():  # gather_for_metrics drops the rows that were repeated to fill the last batch
+            logits = [accelerator.gather_for_metrics(model(**batch).logits).float().cpu() for batch in window_loader]
+        scores = score(task, validation, decode(task, validation, combine(windows, torch.cat(logits).numpy())))
+        accelerator.print(json.dumps({"epoch": epoch + 1, "processes": accelerator.num_processes} | scores))
+    accelerator.unwrap_model(model).save_pretrained(args.output_dir, is_main_process=accelerator.is_main_process)
+    tokenizer.save_pretrained(args.output_dir)
+    return scores
+
+
+if __name__ == "__main__":
+    main()
