@@ -69,7 +69,7 @@ def adhoc_task(
         name=name,
         kind=kind,
         metrics=_METRICS.get(kind) or _answer_metrics(rows.values()),
-        labels=_labels(kind, [row for split in ("train", "validation") for row in rows.get(split, ())], label),
+        labels=_labels(kind, rows.get("train", []) + rows.get("validation", []) or rows["test"], label),
         layout=_LAYOUTS.get(kind, "text"),
         truncation="only_second" if kind == "question_answering" else "longest_first",
         max_length=384 if kind == "question_answering" else 128,
@@ -122,7 +122,7 @@ def _labels(kind: str, rows: Iterable[Row], column: str) -> tuple[str, ...]:
         return tuple(sorted(found | {"O"}, key=lambda tag: (tag != "O", tag[2:], tag)))
     if kind == "classification":
         values = {row.values.get(column) for row in rows} - {None}
-        found = {str(value).lower() if isinstance(value, bool) else str(value).strip() for value in values} - {"-"}
+        found = {str(value).lower() if isinstance(value, bool) else str(value).strip() for value in values} - {"-", ""}
         whole = all(re.fullmatch(r"-?\d+", name) for name in found)
         return tuple(sorted(found, key=int if whole else None))
     return ()

@@ -56,7 +56,7 @@ def make_records(rows: Iterable[Row], reading: Reading) -> list[dict]:
 
     TaskError with file:line for a missing column, an unknown label, and whatever else must not be guessed.
     """
-    make, records, before = _READERS[reading.task.reader], [], reading.made
+    make, records, before = READERS[reading.task.reader], [], reading.made
     for row in rows:
         if isinstance(row.values, dict) and None in row.values:
             reading.notes["fields beyond the header"] += 1
@@ -280,11 +280,10 @@ def _cloze_labels(row: Row, tags: Sequence[str], reading: Reading) -> Sequence[i
 
 
 def _question(row: Row, reading: Reading) -> list[dict]:
-    raw = _field(row, ("context",), reading)
-    context, question = raw.strip(), _text(row, ("question",), reading)
+    raw = _field(row, reading.task.text_b, reading)
+    context, question = raw.strip(), _text(row, reading.task.text_a, reading)
     shift = len(raw) - len(raw.lstrip())
-    given = row.values.get("answers") if reading.role == "test" else _column(row, ("answers",))
-    found, answers = _answers(given or []), []
+    found, answers = _answers(_raw_label(row, reading) or []), []
     for text, start in found:
         place = _locate(context, text, start - shift)
         if place < 0:
@@ -371,7 +370,7 @@ def _entity_tags(row: Row, text: str, given: Mapping, reading: Reading) -> list[
     return tags
 
 
-_READERS: Mapping[str, Callable[[Row, Reading], list[dict]]] = {
+READERS: Mapping[str, Callable[[Row, Reading], list[dict]]] = {
     "text": _texts,
     "wsc": _winograd,
     "csl": _keywords,

@@ -139,6 +139,8 @@ def _open_task(
 ) -> dict[str, Opened]:
     if source not in SOURCES:
         raise TaskError(f"--source must be one of {', '.join(SOURCES)}, got {source!r}; choose one of them")
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise TaskError(f"--data_dir must name an existing folder, got {str(data_dir)!r}; check the path")
     if files:
         return {split: Opened(str(path), (Path(path),)) for split, path in files.items()}
     folder = find_folder(task, data_dir) if data_dir is not None and source != "hub" else None

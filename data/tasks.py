@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 _PAIR = {"text_a": ("sentence1", "premise"), "text_b": ("sentence2", "hypothesis")}
+_QUESTIONS = {
+    "kind": "question_answering", "layout": "qa", "reader": "qa", "text_a": ("question",), "text_b": ("context",),
+    "label": ("answers",), "truncation": "only_second", "max_length": 512,
+}  # fmt: skip
 _NLI = ("entailment", "neutral", "contradiction")
 _CLUE_NLI = ("neutral", "entailment", "contradiction")
 _TSV = {"train": ("train.tsv",), "validation": ("dev.tsv",), "test": ("test.tsv",)}
@@ -187,13 +191,11 @@ _TABLE = (
         truncation="only_second", copies=_FEWCLUE, constant={"accuracy": 50.0}, sizes=_sizes(20000, 3000, 3000) | _FEW,
     ),
     _clue(
-        "cmrc2018", "clue10 clue11", 3e-5, 32, 2, kind="question_answering", metrics=("em", "f1"), layout="qa",
-        reader="qa", max_length=512, truncation="only_second", aliases=("cmrc",),
-        files=_JSON | {"trial": ("trial.json",)}, sizes=_sizes(10142, 3219, 2000) | {"trial": 1002},
+        "cmrc2018", "clue10 clue11", 3e-5, 32, 2, metrics=("em", "f1"), aliases=("cmrc",),
+        files=_JSON | {"trial": ("trial.json",)}, sizes=_sizes(10142, 3219, 2000) | {"trial": 1002}, **_QUESTIONS,
     ),
     _clue(
-        "drcd", "", 3e-5, 32, 2, kind="question_answering", metrics=("em", "f1", "character_f1"), layout="qa",
-        reader="qa", max_length=512, truncation="only_second", sizes=_sizes(26936, 3524, 3493),
+        "drcd", "", 3e-5, 32, 2, metrics=("em", "f1", "character_f1"), sizes=_sizes(26936, 3524, 3493), **_QUESTIONS,
     ),
     _clue(
         "chid", "clue10 clue11", 2e-5, 24, 3, warmup_ratio=0.06, kind="multiple_choice", layout="chid", reader="chid",

@@ -55,6 +55,8 @@ def test_columns_and_labels_are_guessed_as_documented(tmp_path):
     test = write(tmp_path / "test.json", [{"a": "x", "b": "y"}])
     _, splits = adhoc_task("classification", tmp_path / "a.json", None, test)
     assert splits["test"].records == [{"id": 0, "text_a": "x", "text_b": "y", "label": None}]
+    task, splits = adhoc_task("classification", None, None, tmp_path / "b.json")
+    assert task.labels == ("-1", "10", "2", "true") and splits["test"].labelled
 
 
 def test_regression(tmp_path):
@@ -94,6 +96,9 @@ def test_question_answering_reads_flat_rows_and_knows_questions_without_an_answe
     answers = [record["answers"] for record in splits["validation"].records]
     assert answers == [[{"text": "Rome", "start": 3}], [{"text": "", "start": -1}]]
     assert splits["validation"].labelled and not splits["test"].labelled
+    named = write(tmp_path / "named.json", [{"q": "Where?", "passage": "In Rome.", "found": rows[0]["answers"]}])
+    _, splits = adhoc_task("question_answering", named, None, None, "q,passage", "found")
+    assert splits["train"].records[0]["answers"] == answers[0]
     rows[0]["question"] = "在哪里？"
     assert adhoc_task("question_answering", write(path, rows), None, None)[0].metrics == ("em", "f1")
 

@@ -384,6 +384,8 @@ def test_bytes_that_are_not_utf8_are_an_error_that_names_the_line(tmp_path):
 def test_missing_folders_files_and_sources_are_named(tmp_path, monkeypatch):
     with pytest.raises(TaskError, match=r"--data_dir must hold the folder RTE or rte of rte, got"):
         load_task(TASKS["rte"], tmp_path, "local")
+    with pytest.raises(TaskError, match=r"--data_dir must name an existing folder, got 'nowhere'; check the path"):
+        load_task(TASKS["rte"], "nowhere")
     with pytest.raises(TaskError, match=r"--data_dir must hold the folder msra_ner of msra_ner, got None"):
         load_task(TASKS["msra_ner"])
     (tmp_path / "RTE").mkdir()

@@ -3,13 +3,13 @@
 import pytest
 
 from data.metrics import METRICS
-from data.task_records import _READERS
+from data.task_records import READERS
 from data.tasks import GROUPS, KINDS, TASKS, TaskError, expand_tasks, find_task
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_every_row_of_the_table_is_whole(task):
-    assert task.kind in KINDS and task.reader in _READERS
+    assert task.kind in KINDS and task.reader in READERS
     assert set(task.metrics) <= set(METRICS[task.kind]) and set(task.constant) <= set(task.metrics)
     assert bool(task.labels) == (task.kind in ("classification", "tagging"))
     assert len(set(task.labels)) == len(task.labels) and set(task.spellings.values()) <= set(task.labels)
