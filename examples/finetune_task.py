@@ -1,8 +1,7 @@
 """Finetune a classification task with plain PyTorch and accelerate: no Trainer, one file to read and to change.
 
     python examples/finetune_task.py --model MODEL --train_file train.tsv --validation_file dev.tsv --output_dir OUT
-    torchrun --nproc_per_node 2 examples/finetune_task.py ...     # the same command on two devices
-    accelerate launch --num_processes 2 examples/finetune_task.py ...
+    torchrun --nproc_per_node 2 examples/finetune_task.py ...      # on two devices; or accelerate launch
 
 MODEL is a folder or hub name. Files are TSV, CSV or JSONL with one or two columns of text and a column `label`.
 --batch_size counts the rows of all processes together, so that the result does not depend on their number.
@@ -54,9 +53,8 @@ def main(argv=None) -> dict[str, float]:
     windows = make_features(task, validation, training=False, **inputs)
     batches = {"batch_size": args.batch_size, "collate_fn": TaskCollator(task.kind, tokenizer.pad_token_id)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-    loader, window_loader = accelerator.prepare(
-        DataLoader(rows, shuffle=True, **batches), DataLoader(windows, **batches)
-    )
+    loaders = (DataLoader(rows, shuffle=True, **batches), DataLoader(windows, **batches))
+    loader, window_loader = accelerator.prepare(*loaders)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, args.epochs * len(loader))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
 
