@@ -201,6 +201,11 @@ class Corpus:
         """Whether rows were cut from one stream of all documents, so that they begin anywhere and none is padded."""
         return self.manifest.get("settings", {}).get("line_by_line") is False
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether each row is a line of its document."""
+        return bool(self.manifest.get("settings", {}).get("keep_lines"))
+
     def check_tokenizer(self, backend: Tokenizer, flag: str = "--tokenizer_name") -> None:
         """CorpusError naming `flag` unless the corpus was made with this tokenizer."""
         made = self.manifest["tokenizer"]

@@ -2,8 +2,9 @@
 
 The texts come from a data set (a local folder or a hub name; its train split) or from --train_file. By default all
 documents, each between the tokenizer's special tokens, are laid end to end and cut into rows of --max_seq_length; with
---line_by_line true each has rows of its own. No token is lost, and a run that was stopped goes on when the same
-command is run again. Source: create_data.py of PaddleNLP's RoBERTa example (JunnYu), whose flags it keeps.
+--line_by_line true each has rows of its own, and with --keep_lines too each of its lines a row, of any length. No
+token is lost, and a run that was stopped goes on when the same command is run again. Source: create_data.py of
+PaddleNLP's RoBERTa example (JunnYu), whose flags it keeps.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from data.grouping import group_rows
 from data.inputs import open_dataset, open_files
 from data.preparation import Preparer, begin, finish, locked_output, prepare_units
 from data.segmentation import SEGMENTERS, make_segmenter
-from data.sources import Part, Source, held_out
+from data.sources import CleanedLines, Part, Source, held_out
 from data.tokenization import FastTokenizer, load_backend, tokenizer_hash
 from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
 
@@ -47,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tokenizer_name", default="roberta-base", help="tokenizer: a folder or hub name")
     add("--max_seq_length", type=int, default=512, help="tokens of a row, special tokens included")
     add("--line_by_line", type=parse_bool, nargs="?", const=True, default=False, help="rows of each document alone")
+    add("--keep_lines", type=parse_bool, nargs="?", const=True, help="rows of each line alone, as ELECTRA takes them")
+    add("--min_line_chars", type=int, help="leave out shorter lines; RichardWang's ELECTRA: 80, for Wikipedia only")
+    add("--drop_brackets", type=parse_bool, nargs="?", const=True, help="leave out every (), as RichardWang's ELECTRA")
     add("--segmenter", choices=SEGMENTERS, default="basic", help="what splits words; rjieba: Chinese")
     add("--validation_split", type=float, help="share of the documents to write to output_dir/validation")
     add("--preprocessing_num_workers", type=int, default=min(20, len(os.sched_getaffinity(0))), help="processes")
@@ -63,6 +67,10 @@ def check(args: argparse.Namespace) -> None:
         raise ArgumentError(
             f"--preprocessing_num_workers must be at least 1, got {args.preprocessing_num_workers}; raise it"
         )
+    if args.keep_lines and not args.line_by_line:
+        raise ArgumentError("--keep_lines needs rows that no line shares with another; add --line_by_line true")
+    if args.min_line_chars is not None and args.min_line_chars < 1:
+        raise ArgumentError(f"--min_line_chars must be at least 1, got {args.min_line_chars}; leave it out")
     if args.validation_split is not None and not 0 < args.validation_split < 1:
         raise ArgumentError(f"--validation_split must lie between 0 and 1, got {args.validation_split}; change it")
 
@@ -91,7 +99,9 @@ def settings_of(args: argparse.Namespace) -> dict:
     """What decides the bytes of the corpus besides inputs and tokenizer; the keys are flags."""
     name = f"rjieba {version('rjieba')}" if args.segmenter == "rjieba" else args.segmenter
     names = ("text_column", "max_seq_length", "line_by_line", "validation_split")
-    return {key: getattr(args, key) for key in names} | {"segmenter": name}
+    cleaning = ("keep_lines", "min_line_chars", "drop_brackets")  # None where unused, as in corpora from before them
+    chosen = {key: getattr(args, key) for key in names} | {key: getattr(args, key) or None for key in cleaning}
+    return chosen | {"segmenter": name}
 
 
 def prepare(folder: Path, source: Source, scanned, args, backend, tokenizer) -> dict:
@@ -107,7 +117,8 @@ def prepare(folder: Path, source: Source, scanned, args, backend, tokenizer) -> 
             segmenter=make_segmenter(args.segmenter),
             source=source,
             max_seq_length=args.max_seq_length,
-            whole=not args.line_by_line,
+            whole=bool(args.keep_lines) or not args.line_by_line,
+            lines=bool(args.keep_lines),
         )
         records = prepare_units(preparer, units, args.preprocessing_num_workers)
         if not any(record["tokens"] for record in records):
@@ -134,6 +145,8 @@ def main(argv: list[str] | None = None) -> None:
         source = open_files(args.train_file, args.text_column, args.cache_dir)
     else:
         source = open_dataset(args.dataset_name, args.dataset_config_name, args.text_column, args.cache_dir)
+    if args.min_line_chars or args.drop_brackets:
+        source = CleanedLines(source, args.min_line_chars or 0, brackets=not args.drop_brackets)
     backend, tokenizer = load(args)
     folder, scanned = Path(args.output_dir), source.scan()
     if args.validation_split is None:

@@ -3,7 +3,7 @@
 Sources: ExampleBuilder of google-research/electra's build_pretraining_dataset.py and ELECTRADataProcessor of
 richarddwang/electra_pytorch, which give the same examples for the same draws. `reference` is theirs, and cuts off what
 exceeds a row; `packed` differs in one thing: what was cut off begins the document's next row, so that every token of
-the corpus is in one row. Their lines are the sentences of the corpus, as it keeps no line breaks.
+the corpus is in one row. Their lines are the lines of a corpus that keeps them, else its sentences.
 
 Letters: L tokens of the longest row, N rows of the corpus that are used, R rows that come of them.
 Contents are the tokens of the used rows without [CLS] and [SEP], numbered through.
@@ -149,7 +149,7 @@ class ElectraRows(Rows):
             is_line = begins if self.corpus.is_grouped else np.ones(len(starts), bool)
             is_line[:1] = True
             places = firsts[is_line]
-            sentences = sentence_starts(ids, marks, kinds, opens)
+            sentences = firsts[:0] if self.corpus.has_lines else sentence_starts(ids, marks, kinds, opens)
             run = np.searchsorted(starts, sentences, side="right") - 1
             inside = (run >= 0) & (sentences < stops[run])
             places = np.unique(np.append(places, firsts[run[inside]] + (sentences - starts[run])[inside]))

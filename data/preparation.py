@@ -130,7 +130,8 @@ class Preparer:
     min_chars: int = 1
     skip_errors: bool = False
     reference: ReferenceWriter | None = None
-    whole: bool = False  # a row for each document, whatever its length
+    whole: bool = False  # a row for each text, whatever its length
+    lines: bool = False  # a text is a line of a document, not all of it
 
     def record_of(self, unit: Unit) -> dict | None:
         """The record of a finished unit; None when its shard is missing, or skipped lines that must now fail."""
@@ -148,7 +149,7 @@ class Preparer:
         capacity = _NO_LIMIT if self.whole else self.max_seq_length - framed
         for numbers, texts in self._batches(unit, counts):
             blocks, text = make_blocks(texts, self.tokenizer, self.segmenter, capacity, self.min_chars)
-            _count(counts, texts, blocks)
+            _count(counts, numbers, texts, blocks)
             rows = (
                 join_rows(blocks.ids, blocks.lengths, before, after),
                 join_rows(blocks.continuation, blocks.lengths, [0] * len(before), [0] * len(after)),
@@ -178,8 +179,9 @@ class Preparer:
                     raise
                 counts["skipped_lines"] += 1
                 continue
-            numbers.append(number)
-            texts.append(text)
+            parts = text.split("\n") if self.lines else [text]
+            numbers += [number] * len(parts)
+            texts += parts
             characters += len(text)
             if characters >= _BATCH:
                 yield numbers, texts
@@ -194,9 +196,10 @@ COUNTS = (
 )  # fmt: skip
 
 
-def _count(counts: Counter, texts: list[str], blocks: Blocks) -> None:
-    counts["documents"] += len(texts)
-    counts["dropped_documents"] += int(np.count_nonzero(~blocks.kept))
+def _count(counts: Counter, numbers: list[int], texts: list[str], blocks: Blocks) -> None:
+    documents = len(np.unique(numbers))
+    counts["documents"] += documents
+    counts["dropped_documents"] += documents - len(np.unique(np.array(numbers)[blocks.kept]))
     counts["characters"] += sum(map(len, texts))
     counts["tokens"] += len(blocks.ids)
     counts["dropped_tokens"] += blocks.dropped_tokens

@@ -196,6 +196,27 @@ class Part:
         return (item for item in self._source.raw(unit) if self._keep(item[0]))
 
 
+class CleanedLines:
+    """The documents of a source without some of their lines, and those left without white space at their ends.
+
+    Source: filter_out and clean of ELECTRADataProcessor (richarddwang/electra_pytorch), which drops lines of less than
+    80 characters of Wikipedia and every "()", what a link in brackets leaves behind, of all text.
+
+    Args:
+        least: characters of a line that stays, white space at its ends included.
+        brackets: whether "()" stays.
+    """
+
+    def __init__(self, source: Source, least: int, brackets: bool):
+        self._source, self._least, self._brackets = source, least, brackets
+        self.scan, self.raw = source.scan, source.raw
+
+    def text(self, content: bytes | str, where: str) -> str:
+        lines = [line.strip() for line in self._source.text(content, where).split("\n") if len(line) >= self._least]
+        text = "\n".join(lines)
+        return text if self._brackets else text.replace("()", "")
+
+
 def held_out(number: int, share: float) -> bool:
     """Whether the document of this number is among the `share` that is held out; a fixed random choice."""
     return int.from_bytes(hashlib.blake2b(str(number).encode(), digest_size=7).digest()) < share * 2**56

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Pretrain ELECTRA-large: generator and discriminator.
 # google-research/electra's settings in richarddwang/electra_pytorch's form.
-#   TRAIN_DIR      corpus folder, as data/create_data.py makes it
+#   TRAIN_DIR      corpus folder, as data/create_data.py makes it; with the lines of the references:
+#                  --line_by_line true --keep_lines true --drop_brackets true, and --min_line_chars 80 for Wikipedia
 #   OUTPUT_DIR     folder of the run; running this again resumes
 #   NPROC          processes, one per GPU: a power of two up to 2048
 #   TOKENIZER      folder or hub name of the tokenizer that made the corpus

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import random
 
 import numpy as np
 import pytest
 import torch
 
+from data import create_data
 from data.collators import MaskCollator
 from data.corpus import FORMAT, Corpus, CorpusError, shard_name, write_manifest, write_shard
 from data.electra_examples import ElectraRows, ExampleBuilder
 from data.masking import TokenMasking
-from training.pretrained import load_tokenizer
+from training.pretrained import ArgumentError, load_tokenizer
 
 CLS, SEP = 101, 102
 DIGESTS = {
@@ -157,6 +159,80 @@ def test_rows_cut_anywhere_from_one_stream_give_their_documents(corpus, tokenize
     assert contents(found) == contents([stream])
     assert ["[CLS]", *"长江!”和", "[SEP]"] in [[t for t in row if t != "[SEP]"] + ["[SEP]"] for row in found]
     assert not any("爱" in row and "他" in row for row in found)
+
+
+def reference_rows(texts, tokenizer, length, seed, least, brackets):
+    """Rows as the spec's list of steps has them: from the lines of texts, one step after the other."""
+    rng, rows, lines, size, target = random.Random(seed), [], [], 0, length
+
+    def emit():
+        nonlocal lines, size, target
+        first_target = 100_000 if rng.random() < 0.1 else (target - 3) // 2
+        a, b = [], []
+        for line in lines:
+            into_a = not a or len(a) + len(line) < first_target
+            into_a = into_a or (not b and len(a) < first_target and rng.random() < 0.5)
+            (a if into_a else b).extend(line)
+        a = a[: length - 2]
+        b = b[: max(0, length - len(a) - 3)]
+        lines, size = [], 0
+        target = rng.randint(5, length) if rng.random() < 0.05 else length
+        rows.append(["[CLS]", *a, "[SEP]", *([*b, "[SEP]"] if b else [])])
+
+    for text in texts:
+        for line in text.split("\n"):
+            if not line.strip() or len(line) < least:
+                continue
+            line = line.strip().replace("\n", " ")
+            lines.append(tokenizer.tokenize(line if brackets else line.replace("()", "")))
+            size += len(lines[-1])
+            if size >= target:
+                emit()
+        if size:
+            emit()
+    return rows
+
+
+@pytest.mark.parametrize("cleaning", [[], ["--min_line_chars", "12", "--drop_brackets"]])
+def test_rows_of_a_corpus_that_keeps_lines_are_the_references_own(tmp_path, bert_folder, tokenizer, cleaning):
+    rng = random.Random(0)
+    parts = ["天气", "研究。他说", "北京！", "cafe", "()", " () ", "(在)", "1 2", "。", "长江", "\u2028", ""]
+    texts = [
+        "\n".join("".join(rng.choices(parts, k=rng.choice([0, 1, 4, 12, 40]))) for _ in range(rng.randint(1, 9)))
+        for _ in range(150)
+    ]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    flags = ["--train_file", str(tmp_path / "texts.jsonl"), "--tokenizer_name", str(bert_folder())]
+    flags += ["--output_dir", str(tmp_path / "corpus"), "--line_by_line", "--keep_lines", "--max_seq_length", "16"]
+    create_data.main([*flags, "--preprocessing_num_workers", "1", *cleaning])
+    corpus = Corpus(tmp_path / "corpus")
+    expected = reference_rows(texts, tokenizer, 32, 5, 12 if cleaning else 0, not cleaning)
+    assert make(corpus, tokenizer, range(len(corpus)), "reference", 32, 5) == expected
+    written = [line for text in texts for line in text.split("\n") if len(line) >= (12 if cleaning else 0)]
+    kept = [tokenizer.tokenize(line.replace("()", "") if cleaning else line) for line in written]
+    assert [corpus.rows([i])[0]["input_ids"].tolist() for i in range(len(corpus))] == [
+        tokenizer.convert_tokens_to_ids(frame(line)) for line in kept if line
+    ]
+    counts = corpus.manifest["counts"]
+    assert (
+        counts["documents"] - counts["dropped_documents"] == len(set(corpus.documents.tolist())) < counts["documents"]
+    )
+    assert counts["documents"] == len(texts)
+
+
+def test_lines_are_kept_in_rows_of_their_own_only(tmp_path, bert_folder):
+    flags = [
+        "--train_file",
+        __file__,
+        "--tokenizer_name",
+        str(bert_folder()),
+        "--output_dir",
+        str(tmp_path / "corpus"),
+    ]
+    with pytest.raises(ArgumentError, match=r"--keep_lines needs .*; add --line_by_line true"):
+        create_data.main([*flags, "--keep_lines", "true"])
+    with pytest.raises(ArgumentError, match="--min_line_chars must be at least 1, got 0"):
+        create_data.main([*flags, "--min_line_chars", "0"])
 
 
 def test_bad_lengths_and_tokenizers_are_refused(corpus, tokenizer):
