@@ -4,7 +4,7 @@
 
 Windows are those of run_glue.py (512 tokens, stride 128) over a vocabulary of the file's own characters. Random logits
 take the longest: every window offers all its starts and ends, and predicted answers are long. Perfect logits are 1 at
-the ends of the first gold answer and 0 elsewhere; what they miss is no answer of the context.
+the ends of the first gold answer and 0 elsewhere; what they miss is longer than --max_answer tokens.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def perfect_logits(features: Features) -> Windows:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_file", required=True, help="CMRC 2018's dev.json, or another file of its form")
+    parser.add_argument("--max_answer", type=int, default=50, help="longest answer in tokens (default: 50)")
     options = parser.parse_args()
     task = find_task("cmrc2018")
     records = load_task(task, files={"validation": options.data_file})["validation"].records
@@ -56,13 +57,14 @@ def main() -> None:
     print(f"{len(records)} questions, {len(features)} windows")
     outputs = random_logits(features)
     cpu, wall = time.process_time(), time.perf_counter()
-    predictions = decode(task, records, outputs)
+    predictions = decode(task, records, outputs, max_answer=options.max_answer)
     print(f"decode: {time.process_time() - cpu:.2f} CPU-seconds, {time.perf_counter() - wall:.2f} seconds")
     cpu, wall = time.process_time(), time.perf_counter()
     score(task, records, predictions)
     print(f"score: {time.process_time() - cpu:.2f} CPU-seconds, {time.perf_counter() - wall:.2f} seconds")
     features = make_features(task, records, tokenizer, training=True, label_ids={}, **sizes)
-    scores = score(task, records, decode(task, records, perfect_logits(features)))
+    predictions = decode(task, records, perfect_logits(features), max_answer=options.max_answer)
+    scores = score(task, records, predictions)
     print("perfect logits: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
 
 

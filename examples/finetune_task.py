@@ -43,7 +43,6 @@ def main(argv=None) -> dict[str, float]:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), dataloader_config=loading)
     task, splits = adhoc_task("classification", args.train_file, args.validation_file, None)
     train, validation = splits["train"].records, splits["validation"].records
-
     names, ids = dict(enumerate(task.labels)), {name: i for i, name in enumerate(task.labels)}
     model = AutoModelForSequenceClassification.from_pretrained(args.model, id2label=names, label2id=ids)
     tokenizer = load_tokenizer(args.model, "--model")
@@ -70,8 +69,9 @@ def main(argv=None) -> dict[str, float]:
             logits = [accelerator.gather_for_metrics(model(**batch).logits).float().cpu() for batch in window_loader]
         scores = score(task, validation, decode(task, validation, combine(windows, torch.cat(logits).numpy())))
         accelerator.print(json.dumps({"epoch": epoch + 1, "processes": accelerator.num_processes} | scores))
-    accelerator.unwrap_model(model).save_pretrained(args.output_dir, is_main_process=accelerator.is_main_process)
-    tokenizer.save_pretrained(args.output_dir)
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(args.output_dir)
+        tokenizer.save_pretrained(args.output_dir)
     return scores
 
 
