@@ -127,11 +127,6 @@ def _split(items: list, edges: list[int]) -> list[list]:
     return [items[begin:end] for begin, end in zip([0, *edges], [*edges, len(items)], strict=True)]
 
 
-def share(flags: np.ndarray, record: np.ndarray, records: int) -> float:
-    """Share of the records with a True among their flags."""
-    return len(np.unique(record[flags])) / max(records, 1)
-
-
 def row_labels(task, records: Sequence[dict], building: Building) -> np.ndarray | None:
     """Labels [N] as the model wants them, int64 or (regression) float32; None when a record has none.
 

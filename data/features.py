@@ -52,8 +52,11 @@ def make_features(
     tokenizer: a fast one of transformers. max_length: tokens of a row, special ones included. token_types: whether the
     model takes them. label_ids: the model's output of each label name. doc_stride: tokens that two windows of a
     question's context share (at most half a window). long_rows: what evaluation does with long texts, of LONG_ROWS.
-    ValueError for a max_length that leaves no room, an unlabelled record in training and a label the model lacks.
+    ValueError without records, for a max_length that leaves no room, an unlabelled record in training and a label that
+    the model lacks.
     """
+    if not records:
+        raise ValueError(f"{task.name} must have records, got none")
     building = Building(
         tokenizer=tokenizer,
         frame=frame_of(tokenizer),

@@ -12,17 +12,30 @@ Letters: N records, R rows, S sequences, W windows of a record.
 
 import re
 from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
-from data.feature_rows import Building, Features, row_labels, share
-from data.token_texts import Frame, Slices, Texts, lay_out, places
+from data.feature_rows import Building, Features, row_labels
+from data.task_records import BLANK, OTHER
+from data.token_texts import Frame, Slices, lay_out, places
 
-_BLANK_CHARACTERS = 4  # of an idiom
-_BLANKS = re.compile("(#idiom#|#other#)")
+_IDIOM_CHARACTERS = 4
+_BLANKS = re.compile(f"({BLANK}|{OTHER})")
 _UNIFIED = str.maketrans(
     dict.fromkeys("“”„‟〝〞＂「」『』", '"') | dict.fromkeys("‘’‚‛＇", "'") | dict.fromkeys("‐‑‒–—―－─", "-")
 )
+
+
+class Pairs(NamedTuple):
+    """Texts of sequences, before they are cut."""
+
+    a: Slices
+    b: Slices
+    paired: np.ndarray  # bool [S], whether there is a second text
+    room: np.ndarray | int  # int64 [S], tokens without the special ones
+    strategy: str  # longest_first, only_first or only_second
 
 
 def text_features(task, records: Sequence[dict], building: Building) -> Features:
@@ -32,7 +45,8 @@ def text_features(task, records: Sequence[dict], building: Building) -> Features
     paired = np.array([record["text_b"] is not None for record in records], bool)
     texts = building.texts([*first, *second])
     room = np.array([building.room(paired=False), building.room()])[paired.astype(int)]
-    return _features(task, records, building, texts.slices(first), texts.slices(second), paired, room, task.truncation)
+    pairs = Pairs(texts.slices(first), texts.slices(second), paired, room, task.truncation)
+    return _features(task, records, building, pairs, np.ones(len(records), np.int64))
 
 
 def swag_features(task, records: Sequence[dict], building: Building) -> Features:
@@ -64,41 +78,36 @@ def chid_features(task, records: Sequence[dict], building: Building) -> Features
     """For each candidate a sequence of the candidate and of the window around the blank."""
     passages = [_BLANKS.split(record["context"].translate(_UNIFIED)) for record in records]
     candidates = [choice for record in records for choice in record["choices"]]
-    texts = building.texts([*candidates, *(piece for pieces in passages for piece in pieces)])
+    texts = building.texts([*candidates, *chain.from_iterable(passages)])
     idioms, counts = texts.slices(candidates), _choice_counts(records)
     first, room = np.cumsum(counts) - counts, building.room()
     idioms = idioms._replace(counts=np.minimum(idioms.counts, room // 2))
-    longest = np.maximum.reduceat(idioms.counts, first) if len(first) else counts
-    windows, cut = [], np.zeros(len(records), bool)
-    for number, (record, pieces) in enumerate(zip(records, passages, strict=True)):
-        if pieces.count("#idiom#") != 1:
-            raise ValueError(f"record {record['id']} of {task.name} must have one #idiom# in its context")
-        stream, blank = _with_marks(pieces, texts, building.tokenizer)
+    longest = np.maximum.reduceat(idioms.counts, first)
+    marks, pieces = _blank_marks(building.tokenizer), texts.slices(chain.from_iterable(passages))
+    windows, cut, at = [], np.zeros(len(records), bool), 0
+    for number, (record, passage) in enumerate(zip(records, passages, strict=True)):
+        if passage.count(BLANK) != 1:
+            raise ValueError(f"record {record['id']} of {task.name} must have one {BLANK} in its context")
+        tokens = [marks.get(piece, pieces.array(at + place)) for place, piece in enumerate(passage)]
+        blank, stream = sum(map(len, tokens[: passage.index(BLANK)])), np.concatenate(tokens)
         size = room - int(longest[number])
         begin = max(0, min(blank - size // 2, len(stream) - size))
         windows.append(stream[begin : begin + size])
         cut[number] = len(stream) > size
+        at += len(passage)
     around = Slices.of(windows)[np.repeat(np.arange(len(records)), counts)]
     features = _choice_features(task, records, building, idioms, around)
-    features.truncated = share(cut, np.arange(len(records)), len(records))
+    features.truncated = float(cut.mean())
     features.marks = features.marks and (0,) * len(features.marks)
     return features
 
 
-def _with_marks(pieces: list[str], texts: Texts, tokenizer) -> tuple[np.ndarray, int]:
-    """Tokens of a passage, and where the mark of its blank is among them.
-
-    The blank is one mark, [unused1] if there is one; other blanks are as many [MASK]s as an idiom has characters.
-    """
+def _blank_marks(tokenizer) -> dict[str, np.ndarray]:
+    """The blank is one mark, [unused1] if there is one; another is as many [MASK]s as an idiom has characters."""
     mask = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
     mark = tokenizer.convert_tokens_to_ids("[unused1]")
-    marks = {
-        "#idiom#": [mask if mark in (None, tokenizer.unk_token_id) else mark],
-        "#other#": [mask] * _BLANK_CHARACTERS,
-    }
-    found = texts.slices(pieces)
-    arrays = [marks.get(piece, found.array(number)) for number, piece in enumerate(pieces)]
-    return np.concatenate(arrays), sum(map(len, arrays[: pieces.index("#idiom#")]))
+    mark = mask if mark in (None, tokenizer.unk_token_id) else mark
+    return {BLANK: np.array([mark], np.int32), OTHER: np.array([mask] * _IDIOM_CHARACTERS, np.int32)}
 
 
 def truncate(a: np.ndarray, b: np.ndarray, room: np.ndarray | int, strategy: str) -> tuple[np.ndarray, np.ndarray]:
@@ -129,17 +138,16 @@ def _choice_counts(records: Sequence[dict]) -> np.ndarray:
 def _choice_features(
     task, records: Sequence[dict], building: Building, a: Slices, b: Slices, strategy: str = "longest_first"
 ) -> Features:
-    paired, room = np.ones(len(a.counts), bool), building.room()
-    return _features(task, records, building, a, b, paired, room, strategy, _choice_counts(records))
+    pairs = Pairs(a, b, np.ones(len(a.counts), bool), building.room(), strategy)
+    return _features(task, records, building, pairs, _choice_counts(records))
 
 
-def _features(task, records, building, a, b, paired, room, strategy, counts=None) -> Features:
-    """Rows of pairs of texts, which belong to the records in turn; counts [N]: so many to each, by default one."""
-    sequences = np.ones(len(records), np.int64) if counts is None else counts
-    first = np.cumsum(sequences) - sequences
-    kept_a, kept_b = truncate(a.counts, b.counts, room, strategy)
+def _features(task, records: Sequence[dict], building: Building, pairs: Pairs, sequences: np.ndarray) -> Features:
+    """Rows of pairs of texts; sequences int64 [N]: how many of the pairs belong to each record, in turn."""
+    (a, b, paired), first = pairs[:3], np.cumsum(sequences) - sequences
+    kept_a, kept_b = truncate(a.counts, b.counts, pairs.room, pairs.strategy)
     windows = np.maximum(-(-a.counts // np.maximum(kept_a, 1)), -(-b.counts // np.maximum(kept_b, 1))).clip(min=1)
-    windows = np.maximum.reduceat(windows, first) if len(first) else windows
+    windows = np.maximum.reduceat(windows, first)
     is_long = windows > 1
     if not building.windowed:
         windows = np.ones_like(windows)
@@ -156,8 +164,8 @@ def _features(task, records, building, a, b, paired, room, strategy, counts=None
         record=record,
         parts=parts,
         marks=marks if building.token_types else None,
-        truncated=float(is_long.mean()) if len(is_long) else 0.0,
-        bounds=None if counts is None else np.append(0, np.cumsum(sequences[record])),
+        truncated=float(is_long.mean()),
+        bounds=np.append(0, np.cumsum(sequences[record])) if task.kind == "multiple_choice" else None,
         labels=None if labels is None else labels[record],
     )
 

@@ -7,6 +7,7 @@ that does not hold it whole points at the first token, [CLS].
 Letters: W windows (rows), T tokens of the longest one, t tokens of one.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,8 @@ import numpy as np
 
 from data.feature_rows import Building, Features, must_be_labelled
 from data.token_texts import Slices
+
+logger = logging.getLogger(__name__)
 
 MAX_QUESTION = 64  # tokens
 
@@ -48,7 +51,7 @@ class SpanFeatures(Features):
 
     def combine(self, logits: Sequence[np.ndarray]) -> Windows:
         """logits: [2, t] or longer of each row, start and end."""
-        shape = len(self), int(self.lengths.max(initial=1))
+        shape = len(self), int(self.lengths.max())
         start, end = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         offsets, allowed = np.zeros((*shape, 2), np.int32), np.zeros(shape, bool)
         *before, context, _ = self.parts
@@ -68,6 +71,8 @@ def span_features(task, records: Sequence[dict], building: Building) -> SpanFeat
     texts = building.texts([*questions, *contexts])
     question, context = texts.slices(questions), texts.slices(contexts)
     asked = np.minimum(question.counts, min(MAX_QUESTION, building.room() // 2))
+    if cut := np.count_nonzero(asked < question.counts):
+        logger.warning("%s: %d questions are cut to %d tokens", task.name, cut, asked.max())
     size = building.room() - asked
     step = size - np.minimum(building.overlap, size // 2)
     windows = 1 + -(-(context.counts - size).clip(min=0) // step)
@@ -83,7 +88,7 @@ def span_features(task, records: Sequence[dict], building: Building) -> SpanFeat
         record=record,
         parts=(before, asked_part, between, window, after),
         marks=building.frame.pair_marks if building.token_types else None,
-        truncated=float((windows > 1).mean()) if len(records) else 0.0,
+        truncated=float((windows > 1).mean()),
         spans=texts.spans,
     )
     if building.training:

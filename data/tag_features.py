@@ -52,7 +52,7 @@ class TagFeatures(Features):
 
     def combine(self, logits: Sequence[np.ndarray]) -> list[np.ndarray]:
         """logits: [t, C] or longer of each row."""
-        classes = np.shape(logits[0])[-1] if len(logits) else 0
+        classes = np.shape(logits[0])[-1]
         total, rows = np.zeros((len(self.starts) - 1, classes)), np.zeros((len(self.starts) - 1, 1))
         for row, found in enumerate(logits):
             here = slice(*self.units[row].tolist())
@@ -82,7 +82,7 @@ def tag_features(task, records: Sequence[dict], building: Building) -> TagFeatur
         record=record,
         parts=(before, chunk, after),
         marks=building.frame.single_marks if building.token_types else None,
-        truncated=float((np.bincount(record) > 1).mean()) if len(rows) else 0.0,
+        truncated=float((np.bincount(record) > 1).mean()),
         units=np.stack([first, last], axis=1),
         fresh=fresh,
         starts=starts,
@@ -98,7 +98,6 @@ def _unit_tokens(units: list[str], building: Building, room: int) -> Slices:
     are_words = any(len(unit) > 1 for unit in units)
     texts = [f" {unit}" for unit in units] if are_words else units
     found = building.texts(texts).slices(texts)
-    counts = found.counts.copy()
     flat, begins, counts = found.flat, found.begins.copy(), found.counts.copy()
     space = tokenizer.convert_tokens_to_ids("\u2581")
     if not are_words and space not in (None, tokenizer.unk_token_id):

@@ -33,9 +33,9 @@ class Slices(NamedTuple):
 
     @classmethod
     def of(cls, arrays: Sequence[np.ndarray]) -> "Slices":
-        """One array for each sequence."""
+        """One array of int32 for each sequence."""
         counts = np.fromiter(map(len, arrays), np.int64, len(arrays))
-        flat = np.concatenate([np.zeros(0, np.int32), *arrays]).astype(np.int32)
+        flat = np.concatenate([np.zeros(0, np.int32), *arrays])
         return cls(flat, np.cumsum(counts) - counts, counts)
 
     def __getitem__(self, chosen) -> "Slices":
