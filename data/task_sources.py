@@ -54,6 +54,12 @@ def find_folder(task: Task, data_dir: str | Path) -> Path | None:
     return data_dir if _plain(data_dir.resolve().name) in names else None
 
 
+def has_training_data(task: Task, data_dir: str | Path) -> bool:
+    """Whether the task's folder in data_dir holds what it can be trained on; reads no rows."""
+    folder = find_folder(task, data_dir)
+    return folder is not None and task.train_split in _open_folder(task, folder, training=False)
+
+
 def _subfolder(folder: Path, name: str) -> Path | None:
     if not folder.is_dir():
         return None
@@ -78,7 +84,7 @@ def load_task(
 
     source: "local" reads data_dir, "hub" the datasets library's copy, "auto" the first where data_dir has the task.
     training: False leaves the training split out, and what only evaluation needs may be missing.
-    files: split -> file to read instead of all others.
+    files: split -> file to read instead of all others; "validation" and "test" are the task's first of these.
     csl_joiner: between CSL's keywords.
     Raises TaskError, see data/task_records.py for what is left out and counted.
     """
@@ -142,7 +148,9 @@ def _open_task(
     if data_dir is not None and not Path(data_dir).is_dir():
         raise TaskError(f"--data_dir must name an existing folder, got {str(data_dir)!r}; check the path")
     if files:
-        return {split: Opened(str(path), (Path(path),)) for split, path in files.items()}
+        usual = {"validation": task.eval_splits[:1], "test": task.test_splits[:1]}
+        names = {split: next(iter(usual.get(split, ())), split) for split in files}
+        return {names[split]: Opened(str(path), (Path(path),)) for split, path in files.items()}
     folder = find_folder(task, data_dir) if data_dir is not None and source != "hub" else None
     if folder is not None:
         return _open_folder(task, folder, training)

@@ -372,6 +372,9 @@ def test_a_file_of_the_users_serves_as_a_split_of_a_known_task(tmp_path):
     path.write_text(json_lines([{"sent1": "a", "sent2": "b", "ending0": "c", "ending1": "d", "label": 1}]))
     splits = load_task(TASKS["swag"], files={"validation": path})
     assert list(splits) == ["validation"] and splits["validation"].records[0]["label"] == 1
+    path.write_text(json_lines([{"premise": "a", "hypothesis": "b", "label": "neutral"}]))
+    splits = load_task(TASKS["mnli"], files={"train": path, "validation": path, "test": path})
+    assert list(splits) == ["train", "validation_matched", "test_matched"]
 
 
 def test_bytes_that_are_not_utf8_are_an_error_that_names_the_line(tmp_path):
