@@ -173,6 +173,7 @@ def describe_splits(splits: Mapping[str, Split], features: Mapping[str, Features
             "expected": splits[name].expected,
             "source": splits[name].source,
             "skipped": splits[name].skipped,
+            "notes": splits[name].notes,
             "truncated": found.truncated,
         }
         for name, found in features.items()
