@@ -272,6 +272,17 @@ def test_a_byte_order_mark_crlf_and_a_missing_last_newline_change_nothing(name, 
     assert records_of(load_task(task, tmp_path / "other")) == records_of(load_task(task, tmp_path / "plain"))
 
 
+@pytest.mark.parametrize("name", [name for name in (*PAIRS, "msra_ner", "swag") if name != "ax"])
+def test_short_lines_are_left_out_of_every_table_and_counted(name, tmp_path):
+    task = TASKS[name]
+    write_local(task, tmp_path / name)
+    before = load_task(task, tmp_path)["train"]
+    (path,) = (tmp_path / name / file for file in before.parts)
+    path.write_text(path.read_text("utf-8") + "1\n", "utf-8")
+    after = load_task(task, tmp_path)["train"]
+    assert after.records == before.records and after.skipped == {"missing field": 1}
+
+
 def test_saved_folders_parquet_files_and_a_local_copy_of_the_hub_are_read_alike(tmp_path, monkeypatch):
     task = TASKS["rte"]
     tables = tables_of(task)
