@@ -113,6 +113,7 @@ def _row(task: str, folders: list[Path], seeds: set[int]) -> dict:
         "seeds": [_seed(folder) for folder in folders],
         "missing_seeds": sorted(seeds - {_seed(folder) for folder in folders}),
         "degenerate": sum(result["degenerate"] for result in results),
+        "untrained": not any(result["steps"] for result in results),
         "shortened": any(job["settings"].get(name) for name in SHORTENING),
         "metrics": _spreads([result["metrics"] for result in results]),
         "test": _spreads([result["test"] for result in results]),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 _COLUMNS = ("task", "config", "chosen", "metric", "mean", "median", "sd", "n", "seeds", "missing_seeds", "degenerate")
-_COLUMNS += ("shortened", "parameters", "seconds")
+_COLUMNS += ("untrained", "shortened", "parameters", "seconds")
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
 
 
@@ -73,7 +73,7 @@ def _cells(row: dict) -> tuple[str, ...]:
 
 def _remarks(row: dict) -> str:
     """What makes a row less than it seems."""
-    remarks = []
+    remarks = ["evaluated only"] if row["untrained"] else []
     if row["degenerate"]:
         remarks.append(f"{row['degenerate']} of {row['n']} runs degenerate")
     if row["missing_seeds"]:

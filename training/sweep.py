@@ -131,7 +131,8 @@ class _Sweep:
         self.rows, self.logs = {}, {}
         for job in self.jobs:
             label = ",".join(f"{name}={job.settings[name]}" for name in names if name in job.settings) or job.config
-            self.rows[job.folder] = Row(job.task, label, job.seed)
+            state = "finished" if _finished(job.folder) else "waiting"
+            self.rows[job.folder] = Row(job.task, label, job.seed, state)
             self.logs[job.folder] = TrainLog(job.folder / "train_log.jsonl")
         # What earlier sweeps gave up is tried again; what another gives up from now on is not.
         self.old_failures = {job.folder: _read(job.folder / FAILURE_FILE) for job in self.jobs}
@@ -141,6 +142,9 @@ class _Sweep:
 
     def run(self) -> None:
         """Until every job is finished or given up, or a signal has come."""
+        before = sum(row.state == "finished" for row in self.rows.values())
+        if before:
+            self.table.say(f"{before} of {len(self.rows)} jobs were finished before")
         while not self.signals:
             changed = self._reap()
             for folder in self.claims.beat():

@@ -20,7 +20,13 @@ def sweep(tmp_path):
                 job = plan_jobs([task], (settings or {}) | {"lr": lr}, {}, [seed], tmp_path / out)[0]
                 write_job(job)
                 if value is not None:
-                    result = {"primary": "accuracy", "parameters": 14_000_000, "seconds": 90.0, "test": {}}
+                    result = {
+                        "primary": "accuracy",
+                        "parameters": 14_000_000,
+                        "seconds": 90.0,
+                        "test": {},
+                        "steps": 10,
+                    }
                     result |= {"metrics": {"accuracy": value, "f1": value / 2}, "degenerate": value < 50}
                     (job.folder / "result.json").write_text(json.dumps(result | fields))
         return tmp_path / out
@@ -84,10 +90,11 @@ def test_the_summary_is_written_as_csv_json_markdown_and_latex(sweep):
 
 
 def test_a_task_without_a_dev_set_has_its_test_scores_only(sweep):
-    out = sweep({("mrpc", 1e-5): {1: 1.0}}, primary=None, metrics={}, test={"accuracy": 68.38})
+    out = sweep({("mrpc", 1e-5): {1: 1.0}}, primary=None, metrics={}, test={"accuracy": 68.38}, steps=0)
     summary = summarise(out, averages=lambda scores: pytest.fail("no dev score") if scores else [])
     assert chosen(summary)["mrpc"]["mean"] is None
-    assert "accuracy 68.38" in (out / "summary.md").read_text()
+    text = (out / "summary.md").read_text()
+    assert "accuracy 68.38" in text and "evaluated only" in text
     assert "68.38" in (out / "summary.csv").read_text() and (out / "summary.tex").is_file()
 
 
