@@ -138,12 +138,6 @@ class Average:
     formed_by: Mapping[str, tuple[str, ...]]
     missing: tuple[str, ...]
 
-    def __str__(self) -> str:
-        parts = ", ".join(f"{task} ({'+'.join(names)})" for task, names in self.formed_by.items())
-        return f"{self.board}: {self.mean:.2f} over {len(self.tasks)} tasks: {parts}" + (
-            f"; missing: {', '.join(self.missing)}" if self.missing else ""
-        )
-
 
 def average(board: str, scores: Mapping[str, Mapping[str, float]], papers: bool = False) -> Average | None:
     """Return the unweighted mean over the tasks of a board that have scores, None without any.
@@ -160,7 +154,8 @@ def average(board: str, scores: Mapping[str, Mapping[str, float]], papers: bool 
     values = list(tasks.values())
     harmonic = float(stats.hmean(values)) if min(values) > 0 else 0.0
     missing = tuple(name for name in names if name not in scores)
-    return Average(board, float(np.mean(values)), harmonic, tasks, formed_by, missing)
+    label = f"{board} as in papers" if papers else board
+    return Average(label, float(np.mean(values)), harmonic, tasks, formed_by, missing)
 
 
 def _must_be_finite(task: Task, arrays: Any) -> None:

@@ -110,18 +110,22 @@ def make_submissions(
 ) -> list[Path]:
     """Write glue.zip and submit_<team>_<date>.zip to the folder `out`, as far as there are jobs of a board's tasks.
 
-    jobs: the folder of the job that stands for each task, by the task's name. clue_version: "1.0", "1.1", or "both",
+    jobs: the folder of the job that stands for each task, by the task's name; tasks of no board and folders without
+    test predictions make no file. clue_version: "1.0", "1.1", or "both",
     which puts each into a folder of its own (clue1.0, clue1.1). wnli_majority: see `glue_files`. SubmissionError for a
     job whose settings truncated its data, before anything is written.
     """
     if not re.fullmatch(r"[\w-]+", team):
         raise SubmissionError(f"--team must be letters, digits, - and _, got {team!r}; it becomes part of a file name")
-    for task, folder in jobs.items():
-        _refuse_truncated(task, Path(folder))
-    files = {task: Path(folder, PREDICTIONS) for task, folder in jobs.items()}
+    glue_tasks = {task for task, _ in GLUE_FILES.values()}
+    files = {
+        task: Path(folder, PREDICTIONS) for task, folder in jobs.items() if task in glue_tasks | CLUE_FILES.keys()
+    }
+    for task, file in files.items():
+        _refuse_truncated(task, file.parent)
     predictions = {task: read_predictions(file) for task, file in files.items() if file.exists()}
     written = []
-    if predictions.keys() & {task for task, _ in GLUE_FILES.values()}:
+    if predictions.keys() & glue_tasks:
         written.append(_write_zip(Path(out, "glue.zip"), glue_files(predictions, wnli_majority)))
     versions = VERSIONS if clue_version == "both" else (clue_version,)
     for version in versions:

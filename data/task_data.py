@@ -97,8 +97,9 @@ class Plan:
 
 
 def averages(scores: Mapping[str, Mapping[str, float]]) -> list:
-    """The mean over each board's tasks that have scores; see data.metrics.average."""
-    return [average(board, scores) for board in ("glue", "glue8", "clue10", "clue11")]
+    """The mean over each board's tasks that have scores, and GLUE's as papers form it; see data.metrics.average."""
+    boards = [average(board, scores) for board in ("glue", "glue8", "clue10", "clue11")]
+    return [*boards, average("glue8", scores, papers=True)]
 
 
 def items(name: str, path: Path) -> ItemSums:

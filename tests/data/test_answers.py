@@ -5,8 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.decode_answers import character_tokenizer, perfect_logits
 from data.answer_scores import best_over_answers, cmrc_exact
 from data.answers import decode_answers
+from data.features import make_features
+from data.metrics import decode, score
+from data.tasks import TASKS
 
 
 def windows_of(contexts, width=12, stride=5, question=3):
@@ -67,6 +71,29 @@ def test_gold_logits_reach_every_answer_that_fits_a_window():
     answers = decode_answers(windows, CONTEXTS)
     gold = [[context[first:end]] for context, (first, end) in zip(CONTEXTS, spans, strict=True)]
     assert best_over_answers(cmrc_exact, answers, gold) == [1] * len(gold)
+
+
+@pytest.mark.parametrize("length", [24, 64])
+def test_perfect_logits_of_real_rows_reach_em_100(length):
+    """Answers of one character, of two scripts, at both ends, and of as many tokens as two windows share."""
+    context = "《战国无双３》是由光荣和ω-force开发的。Koei 1978年成立，\u3000共有 34 个角色👍🏽与𠮷野家合作。"
+    answers = ["《", "ω-force", "Koei 1978", "光荣", "34 个", "𠮷野家合作。", "👍🏽", "34"]
+    records = [
+        {"id": i, "question": "问", "context": context, "answers": [{"text": text, "start": context.index(text)}]}
+        for i, text in enumerate(answers)
+    ]
+    task = TASKS["cmrc2018"]
+    features = make_features(
+        task, records, character_tokenizer(records), max_length=length, training=True, token_types=True, label_ids={},
+        doc_stride=9,
+    )  # fmt: skip
+    assert (len(features) > len(records)) == (length == 24)
+    predictions = decode(task, records, perfect_logits(features))
+    assert predictions == answers
+    assert score(task, records, predictions) == {
+        "em": 100,
+        "f1": 100 * 7 / 8,
+    }  # "《" is punctuation: no token to share
 
 
 def test_a_question_without_a_legal_span_gets_the_empty_answer():

@@ -45,23 +45,30 @@ def submit(tmp_path, jobs, **options):
 # --- GLUE
 
 
-def test_glue_zip_holds_all_eleven_files(tmp_path, caplog):
-    jobs = {}
-    for task in dict.fromkeys(task for task, _ in GLUE_FILES.values()):
-        labels = TASKS[task].labels or (1.0, 2.0)
-        splits = {
-            split: [(i, labels[i % 2]) for i in range(TASKS[task].sizes[split])] for split in TASKS[task].test_splits
-        }
-        if task != "qqp":  # 390,965 rows: its file is made of the constant
-            jobs[task] = job(tmp_path, task, splits)
-    with caplog.at_level(logging.WARNING):
-        (path,) = submit(tmp_path, jobs)
+GLUE_NAMES = [
+    "CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "QNLI.tsv", "RTE.tsv",
+    "WNLI.tsv", "AX.tsv",
+]  # fmt: skip
+
+
+def test_glue_zip_holds_all_eleven_files(tmp_path):
+    (path,) = submit(tmp_path, {"wnli": job(tmp_path, "wnli", {"test": [(7, "entailment"), (3, "not_entailment")]})})
     assert path == tmp_path / "submission" / "glue.zip"
     files = texts(path)
-    assert list(files) == [
-        "CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "QNLI.tsv",
-        "RTE.tsv", "WNLI.tsv", "AX.tsv",
-    ]  # fmt: skip
+    assert list(files) == GLUE_NAMES
+    assert files["WNLI.tsv"] == "index\tprediction\n0\t1\n1\t0\n"
+
+
+def test_glue_files_have_the_site_s_header_rows_and_labels(caplog):
+    predictions = {}
+    for name, split in GLUE_FILES.values():
+        labels = TASKS[name].labels or (1.0, 2.0)
+        if name != "qqp":  # 390,965 rows: its file is made of the constant
+            rows = [{"prediction": labels[i % 2]} for i in range(TASKS[name].sizes[split])]
+            predictions.setdefault(name, {})[split] = rows
+    with caplog.at_level(logging.WARNING):
+        files = glue_files(predictions)
+    assert list(files) == GLUE_NAMES
     sizes = dict(zip(files, (1063, 1821, 1725, 1379, 390965, 9796, 9847, 5463, 3000, 146, 1104), strict=True))
     words = {"QNLI.tsv": "entailment not_entailment", "RTE.tsv": "entailment not_entailment"}
     words |= dict.fromkeys(("MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"), "entailment neutral contradiction")
@@ -207,10 +214,11 @@ def test_a_team_becomes_a_file_name(tmp_path):
         submit(tmp_path, {}, team="../x")
 
 
-def test_jobs_without_test_predictions_make_no_file(tmp_path):
+def test_jobs_without_test_predictions_and_tasks_of_no_board_make_no_file(tmp_path):
     folder = job(tmp_path, "afqmc", {})
     (folder / "test_preds.jsonl").unlink()
-    assert submit(tmp_path, {"afqmc": folder}) == []
+    other = job(tmp_path, "chnsenticorp", {"test": [(0, "1")]}, settings={"dry_run": True})
+    assert submit(tmp_path, {"afqmc": folder, "chnsenticorp": other}) == []
 
 
 def test_a_submission_has_the_same_bytes_again(tmp_path, clue_jobs):
