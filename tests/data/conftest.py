@@ -1,0 +1,110 @@
+"""Tokenizers of four kinds, and rows of task records made with them; imports that are slow wait for their tests."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+SENTENCES = [
+    "我爱北京天安门，今天天气很不错。",
+    "Hello world, it's 3.14% of UNAFFABLE café!",
+    "手机  iPhone12\tpro，一二三四五六七八九十",
+    "",
+    "好",
+    "他说：“[MASK]不知道”……",
+    "研究生命的起源 the quick brown fox jumps over the lazy dog " * 3,
+    "\u3000\x00👍🏽𠀀",
+]
+
+
+def byte_bpe():
+    from transformers import RobertaTokenizer
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        show_progress=False,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=alphabet,
+    )
+    backend.train_from_iterator(SENTENCES, trainer)
+    model = json.loads(backend.to_str())["model"]
+    return RobertaTokenizer(vocab=model["vocab"], merges=list(map(tuple, model["merges"])), add_prefix_space=True)
+
+
+def unigram():
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120,
+        special_tokens=["<pad>", "<unk>", "<s>", "</s>", "<mask>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    backend.train_from_iterator(SENTENCES, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    names = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "sep": "</s>", "mask": "<mask>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{f"{key}_token": name for key, name in names.items()})
+
+
+def jieba():
+    from transformers import RoFormerTokenizer
+
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "北京", "天安门", *"我爱今天气很不错好。，一二三"]
+    return RoFormerTokenizer(vocab={token: number for number, token in enumerate(tokens)})
+
+
+@pytest.fixture(scope="session")
+def tokenizers(bert_folder):
+    from training.pretrained import load_tokenizer
+
+    return {
+        "bert": load_tokenizer(str(bert_folder()), "--tokenizer"),
+        "roberta": byte_bpe(),
+        "unigram": unigram(),
+        "roformer": jieba(),
+    }
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    return SENTENCES
+
+
+@pytest.fixture(scope="session")
+def make():
+    """(task, records, tokenizer, max_length, ...) -> features, by default for evaluation."""
+    from data.features import make_features
+
+    def features(task, records, tokenizer, max_length, training=False, label_ids=None, token_types=True, **options):
+        label_ids = {label: number for number, label in enumerate(task.labels)} if label_ids is None else label_ids
+        return make_features(
+            task, records, tokenizer,
+            max_length=max_length, training=training, token_types=token_types, label_ids=label_ids, **options,
+        )  # fmt: skip
+
+    return features
+
+
+@pytest.fixture(scope="session")
+def inputs():
+    """Rows as lists: of a feature row, and `expected` of the tokenizer."""
+
+    def of_row(row):
+        return {name: row[name].tolist() for name in ("input_ids", "token_type_ids")}
+
+    def expected(tokenizer, *texts, **options):
+        """Called as run_glue calls it, with lists; alone, a pair with an empty second text counts as a single text."""
+        options = {"truncation": True, "return_token_type_ids": True} | options
+        found = tokenizer(*([text] for text in texts), **options)
+        return {"input_ids": found["input_ids"][0], "token_type_ids": found["token_type_ids"][0]}
+
+    return SimpleNamespace(of_row=of_row, expected=expected)
