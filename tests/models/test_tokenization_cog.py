@@ -200,6 +200,7 @@ def assert_all_the_same(tokenizer, processor, texts):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("source", ["small", pytest.param("given", marks=given_model)])
 def test_every_character_and_many_clusters_agree(source, small_cog_file):
     """All code points, alone and behind a no-break space, which the table maps; what may compose, by twos to sixes."""
