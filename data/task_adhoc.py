@@ -65,11 +65,15 @@ def adhoc_task(
         raise TaskError(f"{first.where}: must be an object with columns, got a list; convert the file")
     label = _label_column(kind, first, label_column)
     texts = _text_columns(kind, first, text_columns, label)
+    labels = _labels(kind, rows.get("train", []) + rows.get("validation", []) or rows["test"], label)
+    metrics = _METRICS.get(kind) or _answer_metrics(rows.values())
+    if kind == "tagging" and not all(re.match("O$|[BI]-", tag) for tag in labels):
+        metrics = ("accuracy",)  # parts of speech and the like: no entities to count
     task = Task(
         name=name,
         kind=kind,
-        metrics=_METRICS.get(kind) or _answer_metrics(rows.values()),
-        labels=_labels(kind, rows.get("train", []) + rows.get("validation", []) or rows["test"], label),
+        metrics=metrics,
+        labels=labels,
         layout=_LAYOUTS.get(kind, "text"),
         truncation="only_second" if kind == "question_answering" else "longest_first",
         max_length=384 if kind == "question_answering" else 128,

@@ -5,6 +5,7 @@ import json
 import datasets
 import pytest
 
+from data.metrics import score
 from data.tasks import TaskError, adhoc_task
 
 ROWS = [{"text": f"文本{i}", "other": f"第{i}", "label": ["差", "好"][i % 2]} for i in range(4)]
@@ -115,6 +116,13 @@ def test_tagging_reads_words_characters_and_entities(tmp_path):
     entities = write(tmp_path / "c.json", [{"text": "张三来", "label": {"PER": {"张三": [[0, 1]]}}}])
     task, splits = adhoc_task("tagging", entities, None, None)
     assert task.labels == ("O", "B-PER", "I-PER") and splits["train"].records[0]["tags"] == ["B-PER", "I-PER", "O"]
+
+
+def test_tags_that_are_no_entities_are_scored_by_accuracy(tmp_path):
+    path = write(tmp_path / "pos.json", [{"words": ["New", "York"], "tags": ["JJ", "NN"]}])
+    task, splits = adhoc_task("tagging", path, None, None)
+    assert task.metrics == ("accuracy",)
+    assert score(task, splits["train"].records, [["JJ", "O"]]) == {"accuracy": 50}
 
 
 def test_what_cannot_be_used_is_an_error_that_names_the_flag(tmp_path):
