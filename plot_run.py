@@ -1,6 +1,9 @@
-"""Draw curves of runs from their log.jsonl into one PNG: loss and accuracy, or what else the model has.
+"""Draw curves of runs from their logs into one PNG: loss and accuracy, or what else the model has.
 
 python plot_run.py outputs/quickstart/run --output curves.png --reference "unigram guess=6.46,5.1"
+python plot_run.py "GAU-alpha=out/afqmc/0a1b2c3d4e" "random=out/afqmc/1b2c3d4e5f" --output finetuning.png
+
+Jobs of run_glue.py are drawn over epochs; of a configuration's folder, the mean over its seeds and each seed thin.
 """
 
 import argparse
@@ -14,20 +17,28 @@ ELECTRA_METRICS = (
     ("discriminator_auc", "area under the ROC curve", 1),
 )
 CAUSAL_METRICS = (("loss", "loss (nats per token)", 1), ("perplexity", "perplexity", 1))
+FINETUNING_METRICS = (("loss", "loss (nats per label)"), ("primary", "score on dev (%)"))
+FINETUNING_LOG = "train_log.jsonl"
 CONSTANT = "constant_guess"  # loss of a discriminator that knows only the share of replaced tokens
 
 
-def read_log(run: Path) -> list[dict]:
-    """Records of RUN/log.jsonl in order. Raises SystemExit, naming the argument, when there are none."""
-    path = run / "log.jsonl"
+def read_log(run: Path, name: str = "log.jsonl") -> list[dict]:
+    """Records of RUN/name in order. Raises SystemExit, naming the argument, when there are none."""
+    path = run / name
     if not path.is_file():
-        raise SystemExit(f"RUN {run} must hold log.jsonl, got a path without one; pass a folder that a training made")
+        raise SystemExit(f"RUN {run} must hold {name}, got a path without one; pass a folder that a training made")
     records = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     for record in records:
         share = record.get("eval_share_replaced", 0)
         if 0 < share < 1:
             record[CONSTANT] = -share * math.log(share) - (1 - share) * math.log(1 - share)
     return records
+
+
+def parse_run(text: str) -> tuple[str, Path]:
+    """`label=folder`, or a folder, whose name is the label."""
+    label, equals, folder = text.partition("=")
+    return (label, Path(folder)) if equals and not Path(text).exists() else (Path(text).name, Path(text))
 
 
 def parse_reference(text: str) -> tuple[str, float, float]:
@@ -53,32 +64,67 @@ def curve(records: list[dict], key: str, scale: float) -> tuple[list[float], lis
     return tokens, values
 
 
-def draw(runs: list[Path], references: list[tuple[str, float, float]], output: Path) -> None:
-    """Two panels over tokens; training thin, evaluation with dots, references and the constant guess dashed."""
+def draw_training(panels, runs: list[tuple[str, Path]]) -> None:
+    """Two panels over tokens; training thin, evaluation with dots, the constant guess dashed."""
+    logs = [read_log(run) for _, run in runs]
+    names = {name for record in logs[0] for name in record}
+    shown = CAUSAL_METRICS if "mlm_accuracy" not in names else METRICS
+    shown = ELECTRA_METRICS if "discriminator_loss" in names else shown
+    for panel, (metric, title, scale) in zip(panels, shown, strict=True):
+        for number, ((name, _), records) in enumerate(zip(runs, logs, strict=True)):
+            if metric in names:
+                panel.plot(*curve(records, metric, scale), color=f"C{number}", alpha=0.5, label=f"{name}, training")
+            held_out = curve(records, f"eval_{metric}", scale)
+            panel.plot(*held_out, color=f"C{number}", marker="o", markersize=3, label=f"{name}, held out")
+            if metric == "discriminator_loss":
+                label = f"{name}, constant guess on held out"
+                panel.plot(*curve(records, CONSTANT, 1), color=f"C{number}", linestyle="--", label=label)
+        panel.set(xlabel="million tokens seen", ylabel=title)
+
+
+def jobs_of(run: Path) -> list[Path]:
+    """The finetuning job that `run` is, or those of a configuration's folder; none where it is no finetuning."""
+    return [
+        path.parent for path in (run / FINETUNING_LOG, *sorted(run.glob(f"seed*/{FINETUNING_LOG}"))) if path.is_file()
+    ]
+
+
+def mean_curve(logs: list[list[dict]], key: str) -> tuple[list[float], list[float]]:
+    """Epochs at which all logs have a record with the key, and the means of its values there."""
+    found = [{record["epoch"]: record[key] for record in records if key in record} for records in logs]
+    epochs = sorted(set.intersection(*map(set, found)))
+    return epochs, [sum(values[epoch] for values in found) / len(found) for epoch in epochs]
+
+
+def draw_finetuning(panels, runs: list[tuple[str, Path]]) -> None:
+    """Two panels over epochs: training loss as a line, dev loss and score with dots, single seeds thin."""
+    for number, (name, run) in enumerate(runs):
+        logs = [read_log(job, FINETUNING_LOG) for job in jobs_of(run) or [run]]
+        name += f", mean of {len(logs)} seeds" if len(logs) > 1 else ""
+        for panel, (metric, title) in zip(panels, FINETUNING_METRICS, strict=True):
+            dev = "eval_loss" if metric == "loss" else metric
+            for records in logs if len(logs) > 1 else ():
+                panel.plot(*mean_curve([records], dev), color=f"C{number}", alpha=0.4, linewidth=0.8)
+            panel.plot(*mean_curve(logs, dev), color=f"C{number}", marker="o", markersize=3, label=f"{name}, dev")
+            if metric == "loss":
+                label = f"{name}, training"
+                panel.plot(*mean_curve(logs, metric), color=f"C{number}", linestyle=":", label=label)
+            panel.set(xlabel="epoch", ylabel=title)
+
+
+def draw(runs: list[tuple[str, Path]], references: list[tuple[str, float, float]], output: Path) -> None:
+    """Loss on the left, what it is good for on the right; references dashed in both."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    logs = [read_log(run) for run in runs]
-    names = {name for record in logs[0] for name in record}
-    shown = CAUSAL_METRICS if "mlm_accuracy" not in names else METRICS
-    shown = ELECTRA_METRICS if "discriminator_loss" in names else shown
-    for panel, (metric, title, scale), column in zip(panels, shown, (1, 2), strict=True):
-        for number, (run, records) in enumerate(zip(runs, logs, strict=True)):
-            if metric in names:
-                panel.plot(
-                    *curve(records, metric, scale), color=f"C{number}", alpha=0.5, label=f"{run.name}, training"
-                )
-            held_out = curve(records, f"eval_{metric}", scale)
-            panel.plot(*held_out, color=f"C{number}", marker="o", markersize=3, label=f"{run.name}, held out")
-            if metric == "discriminator_loss":
-                label = f"{run.name}, constant guess on held out"
-                panel.plot(*curve(records, CONSTANT, 1), color=f"C{number}", linestyle="--", label=label)
+    (draw_finetuning if any(jobs_of(run) for _, run in runs) else draw_training)(panels, runs)
+    for panel, column in zip(panels, (1, 2), strict=True):
         for number, reference in enumerate(references):
-            panel.axhline(reference[column], color=f"C{number + len(runs)}", linestyle="--", label=reference[0])
-        panel.set(xlabel="million tokens seen", ylabel=title)
+            if math.isfinite(reference[column]):
+                panel.axhline(reference[column], color=f"C{number + len(runs)}", linestyle="--", label=reference[0])
         panel.grid(alpha=0.3)
         panel.legend()
     partial = output.with_name(f"incomplete-{output.name}")
@@ -90,7 +136,7 @@ def draw(runs: list[Path], references: list[tuple[str, float, float]], output: P
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="output_dir of a training")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=parse_run, help="folder of a training, or label=folder")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     parser.add_argument(
         "--reference",
@@ -98,7 +144,7 @@ def main(argv=None):
         action="append",
         default=[],
         metavar="NAME=LOSS,ACCURACY",
-        help="dashed line to compare with; accuracy in %%, of ELECTRA the AUC instead",
+        help="dashed line to compare with; accuracy in %%, of ELECTRA the AUC instead; nan for none",
     )
     args = parser.parse_args(argv)
     draw(args.runs, args.reference, args.output)

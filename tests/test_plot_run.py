@@ -1,9 +1,10 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from plot_run import CONSTANT, curve, main, read_log
+from plot_run import CONSTANT, curve, jobs_of, main, mean_curve, parse_run, read_log
 
 
 @pytest.fixture
@@ -49,3 +50,28 @@ def test_causal_runs_show_their_perplexity(tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"RUN .* must hold log\.jsonl"):
         main([str(tmp_path), "--output", str(tmp_path / "curves.png")])
+
+
+def test_finetuning_is_drawn_as_the_mean_over_seeds(tmp_path):
+    for seed in (1, 2):
+        folder = tmp_path / "0a1b" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        lines = [{"step": 1, "epoch": 0.5, "loss": 0.5 + seed}]
+        lines += [{"step": 2 * e, "epoch": float(e), "eval_loss": 0.6, "primary": 60.0 + 10 * seed} for e in (1, 2)]
+        if seed == 2:
+            lines.append({"step": 6, "epoch": 3.0, "eval_loss": 0.6, "primary": 90.0})
+        (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    jobs = jobs_of(tmp_path / "0a1b")
+    assert jobs == [tmp_path / "0a1b" / "seed1", tmp_path / "0a1b" / "seed2"] and jobs_of(jobs[0]) == [jobs[0]]
+    logs = [read_log(job, "train_log.jsonl") for job in jobs]
+    assert mean_curve(logs, "primary") == ([1.0, 2.0], [75.0, 75.0]), "only epochs that all seeds have reached"
+    assert mean_curve(logs, "loss") == ([0.5], [2.0])
+    runs = [f"tiny={tmp_path / '0a1b'}", str(jobs[0])]
+    main([*runs, "--output", str(tmp_path / "curves.png"), "--reference", "TF-IDF=nan,91.75"])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_may_have_a_label(tmp_path):
+    assert parse_run("GAU=out/a=b") == ("GAU", Path("out/a=b"))
+    (tmp_path / "lr=1").mkdir()
+    assert parse_run(str(tmp_path / "lr=1")) == ("lr=1", tmp_path / "lr=1")
