@@ -27,6 +27,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.utils import logging
 
 from .base import StrictPreTrainedModel
 from .post_norm import quicken
@@ -153,6 +154,8 @@ def new_task_model(
         if type(encoder) not in AutoModel._model_mapping:
             raise ValueError(f"model_type {encoder.model_type} must be that of an encoder; name another one")
         config = LinearHeadConfig(encoder=encoder, classifier_dropout=_head_dropout(encoder))
+    if kind == "multiple_choice" and not hasattr(config, "summary_type"):
+        config.summary_type = "first"  # RoFormer's own default is the last token, which may be padding
     config.num_labels = {"regression": 1, "multiple_choice": 1, "question_answering": 2}.get(kind, len(labels))
     if kind in ("classification", "tagging"):
         config.id2label = dict(enumerate(labels))
@@ -209,9 +212,13 @@ def load_encoder(model: PreTrainedModel, folder: str) -> None:
     encoder = model.base_model
     written, _ = PreTrainedConfig.get_config_dict(folder)
     options = {"key_mapping": {r"^encoder\.": ""}} if written.get("model_type") == LinearHeadConfig.model_type else {}
-    loaded, info = type(encoder).from_pretrained(
-        folder, config=encoder.config, dtype=torch.float32, output_loading_info=True, **options
-    )
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, in one line
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        loaded, info = type(encoder).from_pretrained(folder, config=encoder.config, dtype=torch.float32, **options)
+    finally:
+        logging.set_verbosity(level)
     absent = set(info["missing_keys"])
     problems = sorted(name for name in absent if "pooler" not in name)
     problems += sorted(str(found[0]) for found in info["mismatched_keys"])

@@ -65,15 +65,17 @@ class JobArguments:
     )
     csl_joiner: str = HfArg(default=" ", help="What stands between the keywords of CSL.")
 
-    do_train: bool | None = HfArg(default=None, help="Train; default: yes unless --do_eval is given.")
-    do_eval: bool | None = HfArg(default=None, help="Evaluate only, with the head of --model, unless --do_train.")
+    do_train: bool = HfArg(default=False, help="Train; without --do_eval it does so anyway.")
+    do_eval: bool = HfArg(default=False, help="Evaluate only, with the head of --model, unless --do_train.")
     do_predict: bool = HfArg(default=False, help="Predict the test splits, and score those with labels.")
     label_order: str | None = HfArg(default=None, help="Labels of the model's outputs, if it has no names: a,b,c.")
 
     max_length: int | None = HfArg(default=None, aliases=["--max_seq_length"], help="Tokens of a row.")
     doc_stride: int = HfArg(default=128, help="Tokens that windows of one context share.")
     long_rows: str = HfArg(default="window", help="Rows too long at evaluation: window (averaged) or truncate.")
-    swap_augment: bool | None = HfArg(default=None, help="Train on every pair in both orders.")
+    swap_augment: bool | None = HfArg(
+        default=None, help="Train on every pair in both orders.", metadata={"nargs": "?", "const": True}
+    )
     batch_size: int | None = HfArg(
         default=None, aliases=["--per_device_train_batch_size"], help="Rows of a micro-batch on one device."
     )
@@ -158,7 +160,7 @@ class JobArguments:
     @property
     def trains(self) -> bool:
         """Whether it is asked to train, if there is something to train on."""
-        return bool(self.do_train) or (self.do_train is None and not self.do_eval)
+        return self.do_train or not self.do_eval
 
     def settle(self, task_name: str, task_defaults: Mapping[str, float]) -> "JobArguments":
         """The same with a value for every flag that decides about training."""
