@@ -228,10 +228,11 @@ def _tag_accuracy(task: Task, records: Sequence[Mapping], predictions: Sequence)
 
 
 def _entity_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
-    """Micro F1 over entities by type and position, strict: an I- that continues nothing is no entity."""
+    """Micro F1 over entities by type and position; an I- that continues nothing begins an entity."""
+    gold, predicted = (list(map(legalise, rows)) for rows in (_gold(task, records), predictions))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # says that tags such as NN are no BIO tags, or that all are O
-        return seqeval_f1(_gold(task, records), predictions, mode="strict", scheme=IOB2, zero_division=0)
+        warnings.simplefilter("ignore", UserWarning)  # says that there are no entities
+        return seqeval_f1(gold, predicted, mode="strict", scheme=IOB2, zero_division=0)
 
 
 def _macro_entity_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:

@@ -145,6 +145,9 @@ def test_tags_are_made_legal_before_they_are_scored():
     task = TASKS["msra_ner"]
     logits = [np.eye(7)[[task.labels.index(tag) for tag in ("I-LOC", "I-LOC", "O", "I-PER")]]]
     assert decode(task, [{}], logits) == [["B-LOC", "I-LOC", "O", "B-PER"]]
+    assert score(task, [tagged("北京和张", ["I-LOC", "I-LOC", "O", "I-PER"])], decode(task, [{}], logits)) == {
+        "f1": 100
+    }
 
 
 def test_degenerate_is_no_better_than_the_best_constant():
