@@ -43,4 +43,4 @@ def test_gold_logits_give_every_entity_back(tokenizer, make, name, folder, max_l
     for row, found in zip(logits, features, strict=True):
         (here,) = np.nonzero(found["labels"] != -100)
         row[here, found["labels"][here]] = 1
-    assert score(task, records, decode(task, records, combine(features, logits)))["f1"] == 100
+    assert decode(task, records, combine(features, logits)) == [record["tags"] for record in records]
