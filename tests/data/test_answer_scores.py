@@ -28,7 +28,13 @@ def test_cmrc_f1_counts_the_longest_run_not_a_subsequence():
 
 
 def test_cmrc_removes_only_the_marks_of_its_list():
-    assert cmrc_tokens("《甲》-A.b (c)、乙") == ["甲", "a.b", "(c)", "乙"]
+    assert cmrc_tokens("《甲》-A.b (c)、乙") == ["甲", "a.b", "(", "c", ")", "乙"]
+
+
+def test_cmrc_words_are_those_of_the_english_tokenizer():
+    assert cmrc_tokens('约1,234.5元, or "3.5%"?End.') == [
+        "约", "1,234.5", "元", ",", "or", '"', "3.5", "%", '"', "?", "end", ".",
+    ]  # fmt: skip
 
 
 def test_empty_and_missing_answers_score_0():
