@@ -55,6 +55,12 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config) -> t
     return token_loss(logits, labels)
 
 
+def first_positions(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """The place of [CLS] in each row, [B, 1] of 0: all that the last layer need compute for a head on it."""
+    given = inputs_embeds if input_ids is None else input_ids
+    return torch.zeros(len(given), 1, dtype=torch.int64, device=given.device)
+
+
 class MaskedLMHead:
     """Scores of the vocabulary at masked positions; predictions_class has the output matrix as its `decoder`."""
 
@@ -205,6 +211,7 @@ class SequenceClassificationHead:
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            output_positions=first_positions(input_ids, inputs_embeds),
             return_dict=True,
         )
         logits = self.classifier(outputs.last_hidden_state[:, 0])
@@ -285,10 +292,12 @@ class MultipleChoiceHead:
         """Inputs [B, C, T]; labels [B] int64, the right choice; logits [B, C]."""
         choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        flat = [None if tensor is None else tensor.flatten(0, 1) for tensor in inputs]
         outputs = self.base_model(
-            *(None if tensor is None else tensor.flatten(0, 1) for tensor in inputs),
+            *flat,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            output_positions=first_positions(flat[0], flat[-1]),
             return_dict=True,
         )
         logits = self.classifier(outputs.last_hidden_state[:, 0]).view(-1, choices)
