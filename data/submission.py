@@ -73,15 +73,15 @@ def write_predictions(
 ) -> None:
     """Write one JSON line per record: split, id, prediction, and the label where it is known.
 
-    splits: the split of each record, "test" without. id: as in the source, of ChID the tag of the blank. Lines of
-    tagging hold "chars", too. The file appears whole or not at all.
+    splits: the split of each record, "test" without. Lines of tagging hold "chars", too. The file appears whole or not
+    at all.
     """
     gold = {"question_answering": "answers", "tagging": "tags"}.get(task.kind, "label")
     with atomic_output(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         for record, prediction, split in zip(
             records, predictions, splits or repeat("test", len(records)), strict=True
         ):
-            line = {"split": split, "id": record.get("tag", record["id"]), "prediction": prediction}
+            line = {"split": split, "id": record["id"], "prediction": prediction}
             if task.kind == "tagging":
                 line["chars"] = record["chars"]
             if record.get(gold) not in (None, []):

@@ -132,7 +132,7 @@ def clue_jobs(tmp_path):
         "csl": job(tmp_path, "csl", ordered),
         "cmrc2018": job(tmp_path, "cmrc2018", {"test": [("TEST_0_QUERY_1", "光荣“公司”"), ("TEST_0_QUERY_0", "")]}),
         "drcd": job(tmp_path, "drcd", {"test": [("1-2-3", "臺北")]}),
-        "chid": job(tmp_path, "chid", {"test": [(0, 4)], "test1.0": [(0, 7)]}, tag="#idiom623377#"),
+        "chid": job(tmp_path, "chid", {"test": [("#idiom623377#", 4)], "test1.0": [("#idiom623377#", 7)]}),
         "c3": job(tmp_path, "c3", {"test": [(508, 2), (3298, 0), (7, 1)], "test1.0": [(508, 1)]}),
         "cluener": job(tmp_path, "cluener", {"test": [(0, tags)]}, chars=chars),
         "clue_diagnostics": job(tmp_path, "clue_diagnostics", nli),
@@ -193,7 +193,7 @@ def test_a_test_file_that_was_not_predicted_is_left_out_and_named(tmp_path, capl
 
 
 def test_a_row_predicted_twice_is_refused(tmp_path):
-    jobs = {"chid": job(tmp_path, "chid", {"test": [(0, 4), (1, 3)]}, tag="#idiom1#")}
+    jobs = {"chid": job(tmp_path, "chid", {"test": [("#idiom1#", 4), ("#idiom1#", 3)]})}
     with pytest.raises(SubmissionError, match="every test id must occur once, got '#idiom1#' again"):
         submit(tmp_path, jobs)
 
