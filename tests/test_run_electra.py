@@ -308,6 +308,38 @@ def test_a_seed_of_none_is_drawn_logged_and_kept_by_the_run(flags, tmp_path, cap
     assert_same_run(tmp_path / "typed", tmp_path / "run")
 
 
+# Layer-wise rates
+
+
+def test_layer_decay_lowers_the_rates_of_the_discriminator_alone(flags, tmp_path, monkeypatch):
+    seen, real = {}, Trainer.create_optimizer
+
+    def watched(self, model=None):
+        optimizer = real(self, model)
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for group in optimizer.param_groups:
+            seen.update({names[id(parameter)]: group["lr"] for parameter in group["params"]})
+        return optimizer
+
+    monkeypatch.setattr(Trainer, "create_optimizer", watched)
+    for offset, power in ((2, 0), (1, 1)):
+        seen.clear()
+        run_electra.main(flags(layer_decay=0.5, layer_decay_offset=offset, max_steps=2, warmup_steps=1,
+                               output_dir=tmp_path / str(offset)))  # fmt: skip
+        rates = {name: rate / 5e-3 * 0.5**power for name, rate in seen.items()}
+        decayed = {name: rate for name, rate in rates.items() if rate != 0.5**power}
+        assert rates["discriminator.electra.encoder.layer.0.output.dense.weight"] == 0.125
+        assert rates["discriminator.electra.encoder.layer.1.output.dense.weight"] == 0.25
+        (words,) = {rate for name, rate in rates.items() if "word_embeddings" in name}  # one table for both
+        assert words == 0.0625
+        assert not any("generator.electra.encoder" in name or "predictions" in name for name in decayed)
+    with pytest.raises(ArgumentError, match="layer_decay"):
+        run_electra.main(flags(layer_decay=0.8, max_steps=2, warmup_steps=1, output_dir=tmp_path / "1"))
+    seen.clear()
+    run_electra.main(flags(max_steps=2, warmup_steps=1))
+    assert set(seen.values()) == {5e-3}
+
+
 # Errors
 
 
@@ -344,6 +376,8 @@ def test_a_seed_of_none_is_drawn_logged_and_kept_by_the_run(flags, tmp_path, cap
         ({"model_name_or_path": "missing/model"}, "--config_overrides is for new networks"),
         ({"do_train": None, "do_eval": True, "validation_split": 0.2}, "--do_eval without --do_train"),
         ({"optimizer": "muon"}, "--optimizer muon needs --adam_bias_correction true"),
+        ({"layer_decay": 1.5}, "--layer_decay must lie in (0, 1]"),
+        ({"layer_decay": 0.8, "no_electra_objective": True}, "--layer_decay is for a discriminator"),
         ({"uniform_generator": True, "no_untied_generator": True}, "--uniform_generator"),
         ({"model_type": "flash", "config_overrides": "hidden_size=32,num_hidden_layers=2,query_key_dim=16",
           "packing": "isolated"}, "--packing isolated"),
