@@ -1,8 +1,8 @@
 """Heads for five kinds of task on any encoder: the encoder family's own class, or dropout and one linear layer.
 
 The linear head is that of google-research/electra (Clark et al. 2020): dropout, then a Glorot-uniform projection with
-zero bias, of the first token's last hidden state, or of every token's. It serves families whose classes lack a head of
-some kind, too. Letters: B batch, C choices or labels, T tokens, H hidden_size.
+zero bias, of the first token's last hidden state, of all tokens' mean or maximum, or of every token's. It serves
+families whose classes lack a head of some kind, too. Letters: B batch, C choices or labels, T tokens, H hidden_size.
 """
 
 import copy
@@ -29,7 +29,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import logging
 
-from .base import StrictPreTrainedModel
+from .base import StrictPreTrainedModel, check_choice
 from .post_norm import quicken
 
 HEAD_CLASSES = {
@@ -40,18 +40,21 @@ HEAD_CLASSES = {
     "tagging": AutoModelForTokenClassification,
 }
 HEADS = ("auto", "linear")
+POOLINGS = ("first", "mean", "max")
 
 
 class LinearHeadConfig(PreTrainedConfig):
-    """An encoder's config and the dropout of the head on it."""
+    """An encoder's config, and of the head on it the dropout and what of a sequence it reads, one of POOLINGS."""
 
     model_type = "linear_head"
     sub_configs = {"encoder": AutoConfig}  # noqa: RUF012  a ClassVar would not be found by transformers
 
     encoder: PreTrainedConfig | dict | None = None
     classifier_dropout: float | int = 0.1
+    pooling: str = "first"
 
     def __post_init__(self, **kwargs):
+        check_choice("pooling", self.pooling, POOLINGS)
         if isinstance(self.encoder, dict):
             fields = dict(self.encoder)
             self.encoder = AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -85,17 +88,26 @@ class LinearHeadPreTrainedModel(StrictPreTrainedModel):
         else:
             self.encoder._init_weights(module)
 
-    def scores(self, input_ids, attention_mask, token_type_ids, first: bool) -> torch.Tensor:
-        """ids [B, T] -> [B, outputs] of the first token, or [B, T, outputs]."""
+    def scores(self, input_ids, attention_mask, token_type_ids, pooled: bool) -> torch.Tensor:
+        """ids [B, T] -> [B, outputs] of the sequence, or [B, T, outputs] of its tokens."""
         given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         hidden = self.encoder(input_ids, **{name: value for name, value in given.items() if value is not None})[0]
-        return self.classifier(self.dropout(hidden[:, 0] if first else hidden))
+        return self.classifier(self.dropout(self.pool(hidden, attention_mask) if pooled else hidden))
+
+    def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """hidden [B, T, H] -> [B, H], of the real tokens."""
+        if self.config.pooling == "first":
+            return hidden[:, 0]
+        real = torch.ones_like(hidden[..., :1]) if attention_mask is None else attention_mask.unsqueeze(-1)
+        if self.config.pooling == "mean":
+            return (hidden * real).sum(1) / real.sum(1)
+        return hidden.masked_fill(real == 0, -torch.inf).amax(1)
 
 
 class LinearHeadForSequenceClassification(LinearHeadPreTrainedModel):
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> SequenceClassifierOutput:
         """Inputs [B, T]; logits [B, C]."""
-        return SequenceClassifierOutput(logits=self.scores(input_ids, attention_mask, token_type_ids, first=True))
+        return SequenceClassifierOutput(logits=self.scores(input_ids, attention_mask, token_type_ids, pooled=True))
 
 
 class LinearHeadForMultipleChoice(LinearHeadPreTrainedModel):
@@ -105,13 +117,13 @@ class LinearHeadForMultipleChoice(LinearHeadPreTrainedModel):
         """Inputs [B, C, T]; logits [B, C]."""
         inputs = (input_ids, attention_mask, token_type_ids)
         flat = [None if tensor is None else tensor.flatten(0, 1) for tensor in inputs]
-        return MultipleChoiceModelOutput(logits=self.scores(*flat, first=True).view(input_ids.shape[:2]))
+        return MultipleChoiceModelOutput(logits=self.scores(*flat, pooled=True).view(input_ids.shape[:2]))
 
 
 class LinearHeadForTokenClassification(LinearHeadPreTrainedModel):
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> TokenClassifierOutput:
         """Inputs [B, T]; logits [B, T, C]."""
-        return TokenClassifierOutput(logits=self.scores(input_ids, attention_mask, token_type_ids, first=False))
+        return TokenClassifierOutput(logits=self.scores(input_ids, attention_mask, token_type_ids, pooled=False))
 
 
 class LinearHeadForQuestionAnswering(LinearHeadPreTrainedModel):
@@ -119,7 +131,7 @@ class LinearHeadForQuestionAnswering(LinearHeadPreTrainedModel):
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> QuestionAnsweringModelOutput:
         """Inputs [B, T]; start and end logits [B, T]."""
-        start, end = self.scores(input_ids, attention_mask, token_type_ids, first=False).unbind(-1)
+        start, end = self.scores(input_ids, attention_mask, token_type_ids, pooled=False).unbind(-1)
         return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 
 
@@ -131,29 +143,36 @@ def bare_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def new_task_model(
-    config: PreTrainedConfig, kind: str, labels: tuple[str, ...], head: str = "auto", dropout: float | None = None
+    config: PreTrainedConfig,
+    kind: str,
+    labels: tuple[str, ...],
+    head: str = "auto",
+    dropout: float | None = None,
+    pooling: str = "first",
 ) -> PreTrainedModel:
     """A new model of that kind on an encoder of this config; all its weights are random.
 
     config: of the encoder, with or without a head; whatever it says of labels and of the kind of problem is replaced.
     labels: names of the outputs, for classification and tagging. head: auto takes the family's own class if there is
     one (and the linear head where config has one), linear always the linear head. dropout: for every dropout of
-    encoder and head.
+    encoder and head. pooling: what the linear head reads of a sequence; another than "first" means that head.
 
     Raises:
         ValueError: no such head, or a config whose encoder cannot be built.
     """
     if head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}; correct it")
+    if pooling != "first" and kind in ("question_answering", "tagging"):
+        raise ValueError(f"pooling must be first for a task of {kind}, whose head reads every token, got {pooling}")
     config, auto_class = copy.deepcopy(config), HEAD_CLASSES[kind]
     encoder = encoder_config(config)
     if dropout is not None:
         set_dropout(encoder, dropout)
     own = type(encoder) in auto_class._model_mapping and config is encoder
-    if head == "linear" or not own:
+    if head == "linear" or pooling != "first" or not own:
         if type(encoder) not in AutoModel._model_mapping:
             raise ValueError(f"model_type {encoder.model_type} must be that of an encoder; name another one")
-        config = LinearHeadConfig(encoder=encoder, classifier_dropout=_head_dropout(encoder))
+        config = LinearHeadConfig(encoder=encoder, classifier_dropout=_head_dropout(encoder), pooling=pooling)
     if kind == "multiple_choice" and not hasattr(config, "summary_type"):
         config.summary_type = "first"  # RoFormer's own default is the last token, which may be padding
     config.num_labels = {"regression": 1, "multiple_choice": 1, "question_answering": 2}.get(kind, len(labels))
@@ -166,13 +185,15 @@ def new_task_model(
 
 
 def task_model(
-    config: PreTrainedConfig, folder: str | None, kind: str, labels: tuple[str, ...], head: str, dropout: float | None
+    config: PreTrainedConfig, folder: str | None, kind: str, labels: tuple[str, ...], **options
 ) -> PreTrainedModel:
-    """A model with a fresh head on the encoder in a folder or hub name, None for random weights; see new_task_model.
+    """A model with a fresh head on the encoder in a folder or hub name, None for random weights.
+
+    options: head, dropout and pooling of new_task_model.
 
     On a CPU, layers that have a quick form train in it. ValueError as of new_task_model and load_encoder.
     """
-    model = new_task_model(config, kind, labels, head, dropout)
+    model = new_task_model(config, kind, labels, **options)
     if folder is not None:
         load_encoder(model, folder)
     return quicken(model)

@@ -147,6 +147,13 @@ def test_32_rows_of_each_kind_are_overfitted(encoder, data, tmp_path, kind, fami
     assert result["metrics"][result["primary"]] > (97 if kind == "regression" else 99), result["metrics"]
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
+def test_every_optimizer_trains_every_head(classify, optimizer):
+    flags = {"muon_lr": 2e-2, "pooling": "mean", "dtype": "bf16"} if optimizer == "muon" else {}
+    result = classify(optimizer=optimizer, family="gau_alpha", epochs=8, batch_size=16, **flags)
+    assert result["metrics"]["loss"] < 0.6
+
+
 def test_the_loss_is_that_of_the_whole_batch_however_it_is_split(classify):
     """With unequal counts of targets, class weights, R-Drop, FGM and layer-wise rates."""
     flags = {"dropout": 0, "rdrop": 1.0, "fgm_eps": 0.5, "lwlrd": 0.8, "class_weights": "1,3", "label_smoothing": 0.1}
@@ -386,6 +393,8 @@ def test_electra_is_finetuned_as_its_authors_did(encoder, data, tmp_path):
         ({"class_weights": "1,2,3"}, "--class_weights must be 2 numbers"),
         ({"class_weights": "1,-2"}, "--class_weights must be positive"),
         ({"label_smoothing": 1.5}, "--label_smoothing must lie in"),
+        ({"lwlrd": 0.8, "optimizer": "muon"}, "--lwlrd must stand without --optimizer muon"),
+        ({"pooling": "sum"}, "--pooling must be one of first, mean, max"),
         ({"lwlrd_offset": 3}, "--lwlrd_offset must be one of 1, 2"),
         ({"metric_for_best": "f2"}, "--metric_for_best must be one of accuracy"),
         ({"max_length": 65}, "--max_length must be at most the 64 positions"),

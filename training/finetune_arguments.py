@@ -14,7 +14,8 @@ from training.schedules import SCHEDULES
 
 DEFAULTS = {
     "lr": 2e-5, "batch_size": 32, "epochs": 3.0, "warmup_ratio": 0.1, "weight_decay": 0.01, "schedule": "linear",
-    "optimizer": "adamw", "betas": "0.9,0.999", "eps": 1e-8, "clip": 1.0, "head": "auto",
+    "optimizer": "adamw", "betas": "0.9,0.999", "eps": 1e-8, "clip": 1.0, "head": "auto", "pooling": "first",
+    "muon_lr": 5e-3,
 }  # fmt: skip
 # google-research/electra's finetuning of a small or base model, and what it does otherwise for some tasks.
 RECIPES = {
@@ -31,7 +32,7 @@ _OF_TASK = {
 }  # fmt: skip
 # Our name of a schedule: transformers' name.
 SCHEDULE_NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "poly": "polynomial"}
-OPTIMIZERS = ("adamw", "adamw_nobc", "adafactor")
+OPTIMIZERS = ("adamw", "adamw_nobc", "adafactor", "muon")
 
 
 @dataclass
@@ -49,6 +50,7 @@ class JobArguments:
     arch: str | None = HfArg(default=None, aliases=["--model_type"], help="model_type that --model must be of.")
     random_init: bool = HfArg(default=False, help="Take only the shape of --model, with random weights.")
     head: str | None = HfArg(default=None, help="auto (the family's own) or linear (dropout and one linear layer).")
+    pooling: str | None = HfArg(default=None, help="What the linear head reads: first (token), mean or max of all.")
     dropout: float | None = HfArg(default=None, help="Of encoder and head; default: what the model was made with.")
     token_types: str = HfArg(default="auto", help="auto, yes or no: tell the segments of a pair apart.")
     recipe: str | None = HfArg(default=None, help="Published recipe for flags left out: electra.")
@@ -93,6 +95,7 @@ class JobArguments:
         help=f"{', '.join(SCHEDULE_NAMES)} or one of {', '.join(SCHEDULES)}.",
     )
     optimizer: str | None = HfArg(default=None, help=f"{', '.join(OPTIMIZERS)}; nobc: no bias correction.")
+    muon_lr: float | None = HfArg(default=None, help="Peak learning rate of hidden matrices under muon.")
     betas: str | None = HfArg(default=None, help="Adam's betas: 0.9,0.999.")
     eps: float | None = HfArg(default=None, aliases=["--adam_epsilon"], help="Adam's epsilon.")
     clip: float | None = HfArg(default=None, aliases=["--max_grad_norm"], help="Most norm of a gradient; 0 for any.")
@@ -128,14 +131,16 @@ class JobArguments:
             "head": (None, "auto", "linear"), "token_types": ("auto", "yes", "no"), "recipe": (None, *RECIPES),
             "long_rows": ("window", "truncate"), "schedule": (None, *SCHEDULE_NAMES, *SCHEDULES),
             "optimizer": (None, *OPTIMIZERS), "dtype": ("fp32", "fp16", "bf16"), "select": ("best", "last"),
-            "lwlrd_offset": (None, 1, 2), "chid_decode": ("argmax", "greedy", "optimal"),
-            "source": ("auto", "local", "hub"),
+            "lwlrd_offset": (None, 1, 2), "pooling": (None, "first", "mean", "max"),
+            "chid_decode": ("argmax", "greedy", "optimal"), "source": ("auto", "local", "hub"),
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(str(value) for value in allowed if value is not None)
                 raise ArgumentError(f"--{name} must be one of {listed}, got {getattr(self, name)}; correct it")
         self._check_numbers()
+        if self.optimizer == "muon" and self.lwlrd is not None:
+            raise ArgumentError("--lwlrd must stand without --optimizer muon, got both; leave one of them out")
 
     def _check_numbers(self) -> None:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "grad_accum": 1, "max_length": 4, "logging_steps": 1,
@@ -150,6 +155,7 @@ class JobArguments:
             ("lwlrd", 1 if self.lwlrd is None else self.lwlrd, 1e-9, 1),
             ("dropout", self.dropout or 0, 0, 1 - 1e-9),
             ("lr", 1 if self.lr is None else self.lr, 1e-30, float("inf")),
+            ("muon_lr", 1 if self.muon_lr is None else self.muon_lr, 1e-30, float("inf")),
             ("epochs", 1 if self.epochs is None else self.epochs, 1e-9, float("inf")),
         ):
             if not least <= value <= most:

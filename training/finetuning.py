@@ -116,6 +116,8 @@ def run_arguments(job: JobArguments, folder: Path, seed: int, metric: str | None
             schedule=job.schedule if own else None,
             lr_scheduler_type="linear" if own else SCHEDULE_NAMES[job.schedule],
             adafactor=job.optimizer == "adafactor",
+            optimizer="muon" if job.optimizer == "muon" else "adamw",
+            muon_learning_rate=job.muon_lr,
             adam_bias_correction=job.optimizer != "adamw_nobc",
             adam_beta1=beta1,
             adam_beta2=beta2,

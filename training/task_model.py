@@ -32,7 +32,8 @@ def make_task_model(task, settings, name: str, training: bool, heads) -> tuple:
     check_vocabulary(config, name, "--model", tokenizer)
     folder = None if settings.random_init else resolve_pretrained(name, "--model")
     try:
-        model = heads.task_model(config, folder, task.kind, task.labels, settings.head, settings.dropout)
+        options = {"head": settings.head, "dropout": settings.dropout, "pooling": settings.pooling}
+        model = heads.task_model(config, folder, task.kind, task.labels, **options)
     except ValueError as error:
         raise ArgumentError(f"--model {error}") from error
     if not training:

@@ -126,7 +126,7 @@ def test_a_fresh_head_stands_on_the_tensors_of_the_encoder(head, tmp_path):
     torch.manual_seed(0)
     BertForMaskedLM(BertConfig(**STOCK)).save_pretrained(tmp_path / "lm")
     config = BertConfig.from_pretrained(tmp_path / "lm")
-    classifier = task_model(config, str(tmp_path / "lm"), "classification", LABELS, head, None)
+    classifier = task_model(config, str(tmp_path / "lm"), "classification", LABELS, head=head)
     classifier.save_pretrained(tmp_path / "classifier")
     assert classifier.config.problem_type == "single_label_classification" and classifier.config.num_labels == 3
     from_lm = BertForMaskedLM.from_pretrained(tmp_path / "lm").base_model.state_dict()
@@ -134,7 +134,7 @@ def test_a_fresh_head_stands_on_the_tensors_of_the_encoder(head, tmp_path):
     assert all(torch.equal(state[name], tensor) for name, tensor in from_lm.items())
     config = type(classifier.config).from_pretrained(tmp_path / "classifier")
     for kind, outputs in (("regression", 1), ("multiple_choice", 1), ("question_answering", 2), ("tagging", 2)):
-        model = task_model(config, str(tmp_path / "classifier"), kind, ("O", "B"), "auto", None)
+        model = task_model(config, str(tmp_path / "classifier"), kind, ("O", "B"))
         assert type(model).__name__.startswith("LinearHead" if head == "linear" else "Bert")
         assert model.config.problem_type == ("regression" if kind == "regression" else None)
         assert model.config.num_labels == outputs
@@ -145,7 +145,7 @@ def test_a_fresh_head_stands_on_the_tensors_of_the_encoder(head, tmp_path):
 
 def test_a_discriminator_is_an_encoder(tmp_path):
     ElectraForPreTraining(ENCODERS["electra"]).save_pretrained(tmp_path)
-    model = task_model(ENCODERS["electra"], str(tmp_path), "classification", LABELS, "linear", None)
+    model = task_model(ENCODERS["electra"], str(tmp_path), "classification", LABELS, head="linear")
     state = ElectraForPreTraining.from_pretrained(tmp_path).electra.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.encoder.state_dict().items())
 
@@ -171,6 +171,25 @@ def test_token_types_are_for_encoders_that_were_pretrained_with_them():
     given = inputs("regression")
     types = given | {"token_type_ids": given["attention_mask"]}
     assert not torch.equal(logits(linear.eval(), "regression", given), logits(linear, "regression", types))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("name", ["gau_alpha", "bert"])
+def test_the_linear_head_may_read_all_real_tokens(name, pooling, tmp_path):
+    model = new_task_model(ENCODERS[name], "classification", LABELS, pooling=pooling).eval()
+    given = inputs("classification", width=16)
+    with torch.no_grad():
+        rows = [
+            model.encoder(ids[None, :length])[0][0] for ids, length in zip(given["input_ids"], (13, 7, 2), strict=True)
+        ]
+        wanted = torch.stack([row.mean(0) if pooling == "mean" else row.amax(0) for row in rows])
+        torch.testing.assert_close(model(**given).logits, model.classifier(wanted), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(given["input_ids"][:1, :13]).logits, model(**given).logits[:1])
+    model.save_pretrained(tmp_path)
+    loaded = HEAD_CLASSES["classification"].from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(loaded, "classification", given), logits(model, "classification", given))
+    with pytest.raises(ValueError, match="pooling must be first for a task of tagging"):
+        new_task_model(ENCODERS[name], "tagging", LABELS, pooling=pooling)
 
 
 def test_dropout_can_be_switched_off_everywhere():

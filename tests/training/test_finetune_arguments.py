@@ -86,12 +86,13 @@ def test_evaluation_follows_checkpoints_unless_told(tmp_path, flags, steps):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "poly", "original_linear"])
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_nobc", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_nobc", "adafactor", "muon"])
 def test_every_schedule_and_optimizer_makes_arguments(tmp_path, schedule, optimizer):
     job = JobArguments(schedule=schedule, optimizer=optimizer, betas="0.8,0.98").settle("cola", {})
     args = run_arguments(job, tmp_path, 1, None, use_cpu=True)
     assert (args.adam_beta1, args.adam_beta2) == (0.8, 0.98) and args.eval_strategy.value == "no"
     assert args.adam_bias_correction is (optimizer != "adamw_nobc")
+    assert args.optimizer == ("muon" if optimizer == "muon" else "adamw") and args.muon_learning_rate == 5e-3
 
 
 def test_class_weights():
