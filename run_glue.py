@@ -109,6 +109,8 @@ def list_jobs(flags: JobArguments, args: SweepArguments) -> list:
         raise ArgumentError("--submission_dir needs the predictions of the tests; add --do_predict")
     starts = None if args.init_from_task == "auto" else parse_init_from_task(args.init_from_task)
     names, sources = task_data.choose_tasks(args.tasks, flags.kind, flags.data_dir, starts)
+    if sources and not flags.keep_model:
+        raise ArgumentError("--no_keep_model must be left out where tasks start from another one's weights")
     grid, seeds = parse_grid(args.grid, flag_names()), parse_seeds(args.seeds)
     return plan_jobs(names, flags.changed(), grid, seeds, args.output_dir, sources)
 
@@ -187,7 +189,7 @@ def make_trainer(made: Prepared) -> Trainer:
     batches = weights = None
     rows = made.features[task.train_split] if made.plan.training else None
     if rows is not None:
-        settle_steps(args, rows.lengths)
+        settle_steps(args, task_data.row_tokens(rows))
         share = (args.train_batch_size, args.gradient_accumulation_steps, args.world_size, args.process_index)
         batches = make_train_batches(rows, *share, steps=args.max_steps, seed=args.seed)
         labels = task_data.label_array(task, made.splits[task.train_split], made.label_ids)

@@ -141,6 +141,11 @@ def make_all_features(
     return features
 
 
+def row_tokens(features: Features) -> np.ndarray:
+    """Tokens of each row when it stands in a batch, int64 [R]: those of all its choices."""
+    return features.lengths * (1 if features.bounds is None else int(np.diff(features.bounds).max()))
+
+
 def label_array(task: Task, split: Split, label_ids: Mapping[str, int]) -> np.ndarray:
     """The model's output that each label of a split stands for, int64; empty for kinds without names of labels."""
     if not task.labels:

@@ -2,12 +2,24 @@
 
 import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, BertConfig, BertForSequenceClassification, ElectraConfig, RobertaConfig
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    RoFormerConfig,
+)
 
 import models
 import run_glue
@@ -15,6 +27,7 @@ from data.tasks import TaskError
 from training.pretrained import ArgumentError, load_tokenizer
 from training.trainer import Trainer
 
+ROOT = Path(__file__).parents[1]
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.15}  # 1 / sqrt(hidden_size), about
 BERT = SHAPE | {"num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
 ENCODERS = {
@@ -27,6 +40,9 @@ ENCODERS = {
     "bert": lambda size: BertConfig(vocab_size=size, **BERT),
     "roberta": lambda size: RobertaConfig(vocab_size=size, pad_token_id=0, type_vocab_size=1, **BERT),
     "electra": lambda size: ElectraConfig(vocab_size=size, embedding_size=16, **BERT),
+    "flash_quad": lambda size: models.FLASHQuadConfig(vocab_size=size, s=16, **SHAPE),
+    "roformer": lambda size: RoFormerConfig(vocab_size=size, embedding_size=32, **BERT),
+    "modernbert": lambda size: ModernBertConfig(vocab_size=size, pad_token_id=0, global_attn_every_n_layers=2, **BERT),
 }
 HAN = "他在研究生命起源这位也参与其中北京大学和清华的长江桥天安门我爱你好吗今天气很不错卡拉恤用了手机云计算"
 
@@ -152,6 +168,35 @@ def test_every_optimizer_trains_every_head(classify, optimizer):
     flags = {"muon_lr": 2e-2, "pooling": "mean", "dtype": "bf16"} if optimizer == "muon" else {}
     result = classify(optimizer=optimizer, family="gau_alpha", epochs=8, batch_size=16, **flags)
     assert result["metrics"]["loss"] < 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["flash_quad", "roberta", "electra", "roformer", "modernbert"])
+@pytest.mark.parametrize("kind", ["classification", "regression", "multiple_choice", "question_answering", "tagging"])
+def test_every_other_encoder_learns_every_kind(encoder, data, tmp_path, kind, family):
+    test_32_rows_of_each_kind_are_overfitted(encoder, data, tmp_path, kind, family)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_predict_as_one(encoder, data, tmp_path):
+    """29 rows and batches of 4: without the rows that a sampler would repeat to make the shares equal."""
+    file = data("classification", 29)
+    flags = {"kind": "classification", "train_file": file, "validation_file": file, "test_file": file}
+    flags |= {"model": encoder("gau_alpha"), "do_predict": True, "dropout": 0, "epochs": 3, "lr": 1e-3}
+    flags |= {"eval_batch_size": 4, "device": "cpu", "fgm_eps": 0.5, "rdrop": 1.0}
+    (one,) = run_glue.main(command(**flags, batch_size=8, output_dir=tmp_path / "one"))
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "run_glue.py"]
+    words += command(**flags, batch_size=4, output_dir=tmp_path / "two")
+    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folders = [folder_of(tmp_path / name) for name in ("one", "two")]
+    two = json.loads((folders[1] / "result.json").read_text())
+    assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-4) and two["test"] == pytest.approx(
+        one["test"], abs=1e-4
+    )
+    for name in ("eval_preds.jsonl", "test_preds.jsonl"):
+        lines = [(folder / name).read_text() for folder in folders]
+        assert lines[0] == lines[1] and lines[0].count("\n") == 29
 
 
 def test_the_loss_is_that_of_the_whole_batch_however_it_is_split(classify):
