@@ -4,7 +4,7 @@
 # The folder is theirs, in any number of parts, or one of transformers. Needs `pip install deepspeed`. Rows per update:
 # NUM_WORKERS x NUM_GPUS_PER_WORKER x 8. Running this again resumes; further flags go to run_clm.py.
 #   NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH   machines, processes on each, and DeepSpeed's list of the machines
-#   MP_SIZE      1: each GPU holds all weights (ZeRO stage 2); more: weights too are spread over the GPUs (stage 3)
+#   MP_SIZE      1: each GPU holds all weights (ZeRO stage 2); more: weights too are spread, over all GPUs (stage 3)
 #   OFFLOAD      1 keeps the optimizer's state in the memory of the host, for GPUs of 32 GB (with MP_SIZE 1)
 #   TOKENIZER    sentencepiece file or tokenizer folder; default: the one in the model's folder
 #   OUTPUT_DIR   folder of the run
