@@ -87,10 +87,7 @@ def main(argv=None) -> list[dict]:
 
 
 def conclude(args: SweepArguments, known: bool) -> None:
-    """Sum up all results below --output_dir and make the files to submit from the chosen configurations.
-
-    known: whether the tasks are those of the table.
-    """
+    """Sum up all results below --output_dir, of known or own tasks; make the files to submit from what is chosen."""
     out = Path(args.output_dir)
     summary = summarise(out, args.baseline, task_data.averages, task_data.items if known else None)
     print((out / "summary.md").read_text(encoding="utf-8"))

@@ -156,9 +156,9 @@ def numbers(result):
 
 @pytest.mark.parametrize("family", ["gau_alpha", "flash", "bert"])
 @pytest.mark.parametrize("kind", ["classification", "regression", "multiple_choice", "question_answering", "tagging"])
-def test_32_rows_of_each_kind_are_overfitted(encoder, data, tmp_path, kind, family):
+def test_32_rows_of_each_kind_are_overfitted(encoder, data, tmp_path, kind, family, epochs=25):
     flags = {"kind": kind, "train_file": data(kind), "model": encoder(family), "output_dir": tmp_path / "out"}
-    flags |= {"overfit": 32, "lr": 4e-3, "epochs": 25, "batch_size": 16, "dropout": 0, "eval_steps": 50}
+    flags |= {"overfit": 32, "lr": 4e-3, "epochs": epochs, "batch_size": 16, "dropout": 0, "eval_steps": 50}
     (result,) = run_glue.main(command(**flags, device="cpu", max_length=32, weight_decay=0))
     assert result["metrics"][result["primary"]] > (97 if kind == "regression" else 99), result["metrics"]
 
@@ -174,7 +174,7 @@ def test_every_optimizer_trains_every_head(classify, optimizer):
 @pytest.mark.parametrize("family", ["flash_quad", "roberta", "electra", "roformer", "modernbert"])
 @pytest.mark.parametrize("kind", ["classification", "regression", "multiple_choice", "question_answering", "tagging"])
 def test_every_other_encoder_learns_every_kind(encoder, data, tmp_path, kind, family):
-    test_32_rows_of_each_kind_are_overfitted(encoder, data, tmp_path, kind, family)
+    test_32_rows_of_each_kind_are_overfitted(encoder, data, tmp_path, kind, family, epochs=60)
 
 
 @pytest.mark.slow
