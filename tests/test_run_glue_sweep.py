@@ -1,7 +1,6 @@
 """Sweeps of run_glue.py with its real jobs, each a process of its own (the queue by itself: tests/training)."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -52,23 +51,37 @@ def test_a_failing_job_is_reported_while_the_others_finish_and_are_summed_up(fla
         assert "adhoc" in (out / f"summary.{ending}").read_text()
 
 
+SWEEP = """
+import json, sys
+from training.grid import plan_jobs
+from training.sweep import run_jobs
+
+settings, out = json.loads(sys.argv[1]), sys.argv[2]
+run_jobs(plan_jobs(["adhoc"], settings, {}, [1], out), [sys.executable, "run_glue.py"], ["cpu"])
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_sweep_killed_while_it_trains_ends_with_the_same_metrics(flags, tmp_path):
     """kill -9 of the sweep between two checkpoints of a job; its child ends with it, and goes on from the first."""
-    command = [sys.executable, "run_glue.py", *flags, "--seeds", "1,2", "--epochs", "150", "--save_steps", "10"]
+    settings = {flag.removeprefix("--"): value for flag, value in zip(flags[:-2:2], flags[1:-2:2], strict=True)}
+    settings |= {"batch_size": 8, "lr": 1e-3, "epochs": 30.0, "save_steps": 30}
     outs = {name: tmp_path / name for name in ("killed", "undisturbed")}
-    first = subprocess.Popen([*command, "--output_dir", str(outs["killed"])], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not (found := list(outs["killed"].glob("*/*/*/checkpoint-*"))):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    commands = {name: [sys.executable, "-c", SWEEP, json.dumps(settings), str(out)] for name, out in outs.items()}
+    first = subprocess.Popen(commands["killed"], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 400
+        while not (found := list(outs["killed"].glob("*/*/*/checkpoint-*"))):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        first.kill()
+        first.wait()
     assert not results(outs["killed"]), "killed in the middle"
-    for out in outs.values():
-        done = subprocess.run([*command, "--output_dir", str(out)], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    for command in commands.values():
+        subprocess.run(command, cwd=ROOT, check=True)
     assert "going on from" in (found[0].parent / "console.log").read_text()
     same = ("metrics", "steps", "best_step", "last")
-    one, other = ({s: {k: r[k] for k in same} for s, r in results(out).items()} for out in outs.values())
-    assert one == other and len(one) == 2
+    one, other = ({name: result[name] for name in same} for out in outs.values() for result in results(out).values())
+    assert one == other

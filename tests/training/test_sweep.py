@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from training import live_table
+from training.claims import Claims
 from training.grid import plan_jobs
 from training.live_table import Row, TrainLog, clock, render
 from training.pretrained import ArgumentError
@@ -111,7 +112,7 @@ def starts(out):
     return {str(p.parent.relative_to(out)): len(p.read_text().splitlines()) for p in out.glob("*/*/*/starts")}
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
@@ -168,7 +169,7 @@ def test_a_failing_job_is_reported_with_its_log_and_the_others_finish(tmp_path, 
 
 def test_a_sweep_that_failed_ends_with_a_nonzero_code(parent):
     process = parent(tasks=["bad", "good"], seeds=[1], fail="bad")
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "boom: the reason" in errors[errors.index("1 jobs failed") :]
 
@@ -211,11 +212,11 @@ def test_a_killed_sweep_goes_on_to_the_same_results(tmp_path, parent, run):
     first.kill()
     first.wait()
     pids = [int(p.read_text().split()[0]) for p in out.glob("*/*/*/starts")]
-    wait_for(lambda: all(map(ended, pids)), 5)
+    wait_for(lambda: all(map(ended, pids)))
     done = values(out)
     assert len(done) < 8
     second = parent(seconds=0.6)
-    _, errors = second.communicate(timeout=30)
+    _, errors = second.communicate(timeout=100)
     assert second.returncode == 0, errors
     assert not list(out.glob("*/*/*/conflict"))
     counts = starts(out)
@@ -228,11 +229,23 @@ def test_a_killed_sweep_goes_on_to_the_same_results(tmp_path, parent, run):
 def test_two_sweeps_on_one_folder_share_the_jobs(tmp_path, parent):
     out = tmp_path / "out"
     both = [parent(tasks=list("abcdef"), seconds=0.15) for _ in range(2)]
-    said = [process.communicate(timeout=60)[1] for process in both]
+    said = [process.communicate(timeout=100)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(values(out)) == 12 and set(starts(out).values()) == {1}
     assert not list(out.glob("*/*/*/conflict"))
     assert all("running on cpu" in lines for lines in said), "both had work"
+
+
+def test_a_job_that_another_finishes_just_before_it_is_claimed_is_not_run(tmp_path, run, monkeypatch):
+    jobs, take = plan_jobs(["a"], {}, {}, [1], tmp_path), Claims.take
+
+    def late(claims, folder):
+        (folder / "result.json").write_text('{"value": 1}')
+        return take(claims, folder)
+
+    monkeypatch.setattr(Claims, "take", late)
+    assert run(jobs)[0] == []
+    assert [path.name for path in jobs[0].folder.iterdir()] == ["result.json"]
 
 
 def test_one_sweep_takes_over_from_another_that_is_killed(tmp_path, parent):
@@ -242,7 +255,7 @@ def test_one_sweep_takes_over_from_another_that_is_killed(tmp_path, parent):
     survivor = parent(seconds=1.0)
     doomed.kill()
     doomed.wait()
-    _, errors = survivor.communicate(timeout=60)
+    _, errors = survivor.communicate(timeout=100)
     assert survivor.returncode == 0, errors
     assert len(values(out)) == 8 and not list(out.glob("*/*/*/conflict"))
 
@@ -253,7 +266,7 @@ def test_a_signal_ends_the_children_and_then_the_sweep(tmp_path, parent, number)
     process = parent(seconds=30)
     wait_for(lambda: len(list(out.glob("*/*/*/train_log.jsonl"))) == 2)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=15)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 128 + number, errors
     assert "the same command goes on from here" in errors
     assert len(list(out.glob("*/*/*/terminated"))) == 2
