@@ -11,7 +11,8 @@ from training.pretrained import ArgumentError, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     try:
-        refuse_unknown_names(sys.argv[1:], ("--model", "--model_name_or_path", "--tokenizer"))
+        names = ("--model", "--model_name_or_path", "--tokenizer", "--tokenizer_name_or_path")
+        refuse_unknown_names(sys.argv[1:], names)
     except ArgumentError as error:
         sys.exit(f"run_glue.py: {error}")
 
