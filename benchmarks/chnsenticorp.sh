@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Clean evaluation on ChnSentiCorp: corpora without its dev and test texts, three ways of pretraining on them and none,
-# three finetuning seeds each, and TF-IDF beside. About two hours on two CPU cores; re-running resumes.
+# three finetuning seeds each, and TF-IDF beside. Some hours on two CPU cores; re-running resumes.
 #   bash benchmarks/chnsenticorp.sh DATA [OUTPUT]     DATA/chnsenticorp holds train.tsv, dev.tsv and test.tsv; after quickstart.sh,
 #                                                     whose text (not its model, which has read the test texts) is used
 #   PRETRAIN_MINUTES                                  of each of the first two ways; the third gets 25 minutes more
