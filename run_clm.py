@@ -39,6 +39,7 @@ from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.architecture import check_vocabulary, make_model
 from training.arguments import ModelArguments, RunArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
+from training.files import write_whole
 from training.run import run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
 
@@ -232,7 +233,7 @@ def evaluate(trainer: Trainer, perplexity_file: str | None) -> dict[str, float]:
                 {"document": number, "targets": int(count), "perplexity": float(np.exp(loss / max(count, 1)))}
                 for number, (loss, count) in enumerate(zip(losses, counts, strict=True))
             ]
-            Path(perplexity_file).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            write_whole(Path(perplexity_file), "".join(json.dumps(line) + "\n" for line in lines))
     if trainer.is_world_process_zero():
         print(json.dumps(metrics))
     return metrics

@@ -11,13 +11,11 @@ Peak memory is the growth of a fresh process' resident set over a step, weights 
 """
 
 import argparse
-import json
-import multiprocessing
-import platform
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +25,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import DTYPES, add_options, in_child, report
 from data.sampling import TrainBatches
 from models import TransformerXLConfig, TransformerXLForCausalLM
 from training.causal_objective import CausalLanguageModelling
-from training.run import tune_cpu
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def make_model(name: str, shape: Shape, length: int) -> torch.nn.Module:
 
 @torch.no_grad()
 def check(side: Side) -> None:
-    """Stop unless the second half of a short row has the same logits with what came before it carried along."""
+    """ValueError unless the second half of a short row has the same logits with what came before it carried along."""
     model, ids = side.model.eval(), side.batch["input_ids"][:1, :32]
     whole = model(ids, use_cache=False).logits[:, 16:]
     if side.memory:
@@ -102,7 +98,7 @@ def check(side: Side) -> None:
     difference = (whole - carried.logits).abs().max().item()
     model.train()
     if difference > 1e-4:
-        raise SystemExit(f"a row in two parts must give the logits of the whole row, got {difference} apart")
+        raise ValueError(f"a row in two parts must give the logits of the whole row, got {difference} apart")
 
 
 def measure_speed(shape: Shape, dtype: torch.dtype | None, args) -> dict[str, float]:
@@ -128,40 +124,24 @@ def measure_memory(name: str, shape: Shape, dtype: torch.dtype | None, args) -> 
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024.0
 
 
-def in_child(function, *arguments):
-    """function(*arguments) in a process of its own, so that no run inherits another's memory."""
-    with multiprocessing.get_context("fork").Pool(1, initializer=set_up, initargs=(arguments[-1].threads,)) as pool:
-        return pool.apply(function, arguments)
-
-
-def set_up(threads: int) -> None:
-    torch.set_num_threads(threads)
-    tune_cpu()
+def compare(dtype: str, args: argparse.Namespace) -> Iterator[dict]:
+    """Rows of the table, one for each side."""
+    shape = SHAPES["quick" if args.quick else "base"]
+    speeds = in_child(measure_speed, shape, DTYPES[dtype], args)
+    for side in SIDES:
+        peak = in_child(measure_memory, side, shape, DTYPES[dtype], args)
+        row = {"dtype": dtype, "model": side, "tokens_per_cpu_second": round(speeds[side])}
+        yield row | {"ratio": round(speeds["Transformer-XL"] / speeds[side], 2), "peak_gb": round(peak / 1e9, 2)}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small shape, to see that it runs")
-    parser.add_argument(
-        "--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="bf16: autocast"
-    )
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
     parser.add_argument("--rounds", type=int, default=3, help="measured steps of each side")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "causal_step.json")
+    add_options(parser)
     args = parser.parse_args(argv)
-    shape, rows = SHAPES["quick" if args.quick else "base"], []
-    for name in args.dtypes:
-        dtype = torch.bfloat16 if name == "bf16" else None
-        speeds = in_child(measure_speed, shape, dtype, args)
-        for side in SIDES:
-            peak = in_child(measure_memory, side, shape, dtype, args)
-            ratio = speeds["Transformer-XL"] / speeds[side]
-            row = {"dtype": name, "model": side, "tokens_per_cpu_second": round(speeds[side])}
-            rows.append(row | {"ratio": round(ratio, 2), "peak_gb": round(peak / 1e9, 2)})
-            print(json.dumps(rows[-1]), flush=True)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": args.threads}
-    args.output.write_text(json.dumps(machine | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    report("causal_step", (row for dtype in args.dtypes for row in compare(dtype, args)), argv, args)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ the growth of a fresh process' resident set over a step, parameters, gradients a
 """
 
 import argparse
-import json
-import platform
 import resource
 import statistics
 import sys
@@ -25,12 +23,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import DTYPES, add_options, in_child, report
 from benchmarks.originals.electra import OriginalElectra
-from benchmarks.train_step import DTYPES, in_child, markdown
 from models.electra import new_joint_model
 from models.electra_config import ElectraOptions, electra_configs
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("original", "ours")
 VOCABULARY, MASKED_SHARE, MAX_GRAD_NORM = 30522, 0.15, 1.0
 TINY = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -96,7 +93,7 @@ def measure_times(dtype: str, args: argparse.Namespace) -> dict[str, list[float]
     with torch.no_grad():
         first, second = (side.losses(batch)[0].item() for side in sides)
     if abs(first - second) > (1e-4 if dtype == "fp32" else 2e-2):
-        raise SystemExit(f"generator losses of both sides must be equal, got {first} and {second}")
+        raise ValueError(f"generator losses of both sides must be equal, got {first} and {second}")
     for side in sides:
         side.model.train()
         side.step(batch)
@@ -135,26 +132,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
     parser.add_argument("--rounds", type=int, default=5, help="measured steps of each side")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no_memory", action="store_true", help="skip the peak memory")
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.set_defaults(device="cpu")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    rows = []
-    for dtype in args.dtypes:
-        rows.append(compare(dtype, args))
-        print(json.dumps(rows[-1]), flush=True)
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": args.threads}
-    machine["command"] = " ".join(["python benchmarks/electra_step.py", *(sys.argv[1:] if argv is None else argv)])
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(machine | {"table": rows}, indent=1)
-    (args.output_dir / "electra_step.json").write_text(text + "\n", encoding="utf-8")
-    (args.output_dir / "electra_step.md").write_text(markdown(rows), encoding="utf-8")
-    print(markdown(rows))
+    report("electra_step", (compare(dtype, args) for dtype in args.dtypes), argv, args)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ blocks. Ours sorts the rows of 50 steps by length: blocks of so many hold rows o
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
@@ -30,14 +28,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, default
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: F401  registers the model types
-from benchmarks.train_step import DTYPES, in_child, markdown
+from benchmarks.measuring import DTYPES, add_options, in_child, report
 from data.collators import TaskCollator
 from data.features import make_features, make_train_batches
 from data.sampling import BUCKET_STEPS, CorpusRows
 from data.tasks import adhoc_task
 from training.pretrained import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("run_glue", "ours")
 MAX_GRAD_NORM, MANY = 1.0, 1_000_000
 SIZES = {
@@ -177,9 +174,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="bf16 is autocast")
     parser.add_argument("--steps", type=int, default=BUCKET_STEPS, help="steps of a block")
     parser.add_argument("--rounds", type=int, default=3, help="blocks of each side")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.set_defaults(device="cpu")
+    add_options(parser)
     args = parser.parse_args(argv)
     if not args.model and not args.tokenizer:
         parser.error("--tokenizer or --model must be given")
@@ -188,17 +183,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    rows = []
-    for family in args.families[:1] if args.model else args.families:
-        rows.append(in_child(measure, family, args))
-        print(json.dumps(rows[-1]), flush=True)
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": args.threads}
-    machine["command"] = " ".join(["python benchmarks/finetune_step.py", *(sys.argv[1:] if argv is None else argv)])
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(machine | {"table": rows}, indent=1)
-    (args.output_dir / "finetune_step.json").write_text(text + "\n", encoding="utf-8")
-    (args.output_dir / "finetune_step.md").write_text(markdown(rows), encoding="utf-8")
-    print(markdown(rows))
+    families = args.families[:1] if args.model else args.families
+    report("finetune_step", (in_child(measure, family, args) for family in families), argv, args)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,6 @@ tokens, P masked tokens a row, V vocab_size.
 """
 
 import argparse
-import json
-import multiprocessing
-import platform
 import resource
 import statistics
 import sys
@@ -29,12 +26,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import DTYPES, add_options, in_child, report
 from benchmarks.originals import peers
 from benchmarks.originals.sides import FAMILIES, SHAPES, Shape, make_batch, make_model
-from training.run import tune_cpu
 
-ROOT = Path(__file__).resolve().parents[1]
-DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 MAX_GRAD_NORM, PRODUCT_SIZE = 3.0, 2048
 
 
@@ -82,7 +77,7 @@ def product_rate(dtype: torch.dtype | None, device: torch.device) -> float:
 
 
 def compare_losses(sides: list[Side], batch: dict[str, torch.Tensor], dtype: str) -> None:
-    """Stop unless ours and the original have one loss without dropout: they are the same model."""
+    """ValueError unless ours and the original have one loss without dropout: they are the same model."""
     losses = []
     batch = {key: value[:1] for key, value in batch.items()}
     for side in sides[:2]:
@@ -91,7 +86,7 @@ def compare_losses(sides: list[Side], batch: dict[str, torch.Tensor], dtype: str
             losses.append(side.loss(batch).item())
         side.model.train()
     if abs(losses[0] - losses[1]) > (1e-4 if dtype == "fp32" else 2e-2):
-        raise SystemExit(f"losses of {sides[0].name} and {sides[1].name} must be equal, got {losses}")
+        raise ValueError(f"losses of {sides[0].name} and {sides[1].name} must be equal, got {losses}")
 
 
 def measure_times(family: str, shape: Shape, dtype: str, args) -> dict:
@@ -124,19 +119,6 @@ def measure_memory(family: str, shape: Shape, dtype: str, side_name: str, args) 
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024.0
 
 
-def in_child(function, *arguments):
-    """function(*arguments) in a process of its own, so that no run inherits another's memory or warm caches."""
-    args = arguments[-1]
-    start = "fork" if args.device == "cpu" else "spawn"
-    with multiprocessing.get_context(start).Pool(1, initializer=set_up, initargs=(args.threads,)) as pool:
-        return pool.apply(function, arguments)
-
-
-def set_up(threads: int) -> None:
-    torch.set_num_threads(threads)
-    tune_cpu()
-
-
 def compare(family: str, shape: Shape, dtype: str, args) -> dict:
     """One row of the table."""
     measured = in_child(measure_times, family, shape, dtype, args)
@@ -155,13 +137,6 @@ def compare(family: str, shape: Shape, dtype: str, args) -> dict:
     return row
 
 
-def markdown(rows: list[dict]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    lines += [" | ".join(str(row.get(column, "")) for column in columns) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=FAMILIES, default=list(FAMILIES))
@@ -169,12 +144,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
     parser.add_argument("--rounds", type=int, default=2, help="measured steps of each side, at least")
     parser.add_argument("--seconds", type=float, default=6.0, help="keep measuring a comparison for so long")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_options(parser)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--peers", action="store_true", help="measure PyPI opponents at the base shape too")
     parser.add_argument("--no_memory", action="store_true", help="skip the peak memory")
     parser.add_argument("--quick", action="store_true", help="the quickstart's shape only, one step each")
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args(argv)
     if args.quick:
         args.shapes, args.rounds, args.seconds = ["quickstart"], 1, 0.0
@@ -183,19 +157,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    rows = []
-    for shape in args.shapes:
-        for family in args.models:
-            for dtype in args.dtypes:
-                rows.append(compare(family, SHAPES[shape], dtype, args))
-                print(json.dumps(rows[-1]), flush=True)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": args.threads}
-    machine["command"] = " ".join(["python benchmarks/train_step.py", *(sys.argv[1:] if argv is None else argv)])
-    text = json.dumps(machine | {"rows": rows}, indent=1)
-    (args.output_dir / "train_step.json").write_text(text + "\n", encoding="utf-8")
-    (args.output_dir / "train_step.md").write_text(markdown(rows), encoding="utf-8")
-    print(markdown(rows))
+    rows = (
+        compare(family, SHAPES[shape], dtype, args)
+        for shape in args.shapes
+        for family in args.models
+        for dtype in args.dtypes
+    )
+    report("train_step", rows, argv, args)
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def fill_rows(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarra
 def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batches: int = 2000) -> float:
     """Share of the positions of the run's first micro-batches without a token; multiple: what they are padded to."""
     tokens = positions = 0
-    for _, batch in zip(range(micro_batches), batches, strict=False):
+    for _, batch in zip(range(min(micro_batches, len(batches))), batches, strict=False):
         found = rows.lengths[[row for _, row in batch]]
         tokens += int(found.sum())
         positions += len(found) * -(-int(found.max()) // multiple) * multiple

@@ -1,5 +1,6 @@
 """Folders and numbers that several test files need."""
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,15 @@ from models.tokenization_cog import cog_tokenizer
 from training.pretrained import load_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _spared_imports():
+    """Every training ends with a garbage collection, which looks at the millions of imported objects unless told."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from benchmarks import electra_step
 def test_measures_both_sides_in_time_and_memory(tmp_path, capsys):
     flags = ["--size", "tiny", "--batch", "2", "--length", "16", "--rounds", "1", "--threads", "1", "--dtypes", "fp32"]
     electra_step.main([*flags, "--output_dir", str(tmp_path)])
-    (row,) = json.loads((tmp_path / "electra_step.json").read_text(encoding="utf-8"))["table"]
+    (row,) = json.loads((tmp_path / "electra_step.json").read_text(encoding="utf-8"))["rows"]
     assert row["size"] == "tiny" and row["speed_ratio"] > 0 and row["memory_ratio"] > 0
     table = (tmp_path / "electra_step.md").read_text(encoding="utf-8")
     assert table in capsys.readouterr().out and len(table.splitlines()) == 3

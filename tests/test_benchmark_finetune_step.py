@@ -15,7 +15,7 @@ def test_measures_both_sides_on_equal_rows(bert_folder, tmp_path, capsys, monkey
     flags = ["--train_file", str(tmp_path / "train.tsv"), "--tokenizer", str(bert_folder()), "--size", "tiny"]
     flags += ["--batch", "4", "--max_length", "24", "--steps", "2", "--rounds", "1", "--threads", "1"]
     finetune_step.main([*flags, "--output_dir", str(tmp_path)])
-    table = json.loads((tmp_path / "finetune_step.json").read_text(encoding="utf-8"))["table"]
+    table = json.loads((tmp_path / "finetune_step.json").read_text(encoding="utf-8"))["rows"]
     assert [row["model"] for row in table] == ["gau_alpha tiny", "bert tiny"]
     assert all(row["rows"] == 40 and row["ratio_steps"] > 0 and row["ratio_epoch"] > 0 for row in table)
     assert (tmp_path / "finetune_step.md").read_text(encoding="utf-8") in capsys.readouterr().out

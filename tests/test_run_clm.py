@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import run_clm
+from tests.processes import run_together
 from training.pretrained import ArgumentError, load_tokenizer
 from training.trainer import Trainer
 
@@ -118,18 +119,8 @@ def test_accumulation_changes_neither_loss_nor_gradient(flags, tmp_path, changes
 
 def test_processes_change_neither_loss_nor_gradient_nor_perplexity(flags, tmp_path):
     run_clm.main(gradient_run(flags, tmp_path / "8x1", 8, 1))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        ROOT / "run_clm.py",
-    ]
-    command += [*gradient_run(flags, tmp_path / "2 processes", 2, 2), "--use_cpu"]
-    result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    words = [*gradient_run(flags, tmp_path / "2 processes", 2, 2), "--use_cpu"]
+    run_together(ROOT / "run_clm.py", words, tmp_path)
     assert json.loads((tmp_path / "2 processes" / "run.json").read_text())["processes"] == 2
     assert_close_runs(tmp_path / "8x1", tmp_path / "2 processes")
 

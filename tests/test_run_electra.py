@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from transformers import (
 
 import run_electra
 from data.corpus import CorpusError
+from tests.processes import run_together
 from training.arguments import parse_arguments
 from training.electra_arguments import ElectraDataArguments, ElectraRunArguments, fill_from_size, run_name
 from training.pretrained import ArgumentError, load_tokenizer
@@ -250,10 +249,7 @@ def test_neither_accumulation_nor_processes_change_loss_or_gradient(flags, tmp_p
     run_electra.main(gradient_run(flags, tmp_path / "8x1", 8, 1))
     run_electra.main(gradient_run(flags, tmp_path / "2x4", 2, 4))
     assert_close_runs(tmp_path / "8x1", tmp_path / "2x4", 2e-5)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "run_electra.py"]
-    command += [*gradient_run(flags, tmp_path / "two", 2, 2), "--use_cpu"]
-    result = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    run_together(ROOT / "run_electra.py", [*gradient_run(flags, tmp_path / "two", 2, 2), "--use_cpu"], tmp_path)
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
     assert_close_runs(tmp_path / "8x1", tmp_path / "two", 1e-4)
 

@@ -2,10 +2,7 @@
 
 import gc
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from transformers import (
 import models
 import run_glue
 from data.tasks import TaskError
+from tests.processes import run_together
 from training.pretrained import ArgumentError, load_tokenizer
 from training.trainer import Trainer
 
@@ -185,10 +183,7 @@ def test_two_processes_train_and_predict_as_one(encoder, data, tmp_path):
     flags |= {"model": encoder("gau_alpha"), "do_predict": True, "dropout": 0, "epochs": 3, "lr": 1e-3}
     flags |= {"eval_batch_size": 4, "device": "cpu", "fgm_eps": 0.5, "rdrop": 1.0}
     (one,) = run_glue.main(command(**flags, batch_size=8, output_dir=tmp_path / "one"))
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "run_glue.py"]
-    words += command(**flags, batch_size=4, output_dir=tmp_path / "two")
-    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_together(ROOT / "run_glue.py", command(**flags, batch_size=4, output_dir=tmp_path / "two"), tmp_path)
     folders = [folder_of(tmp_path / name) for name in ("one", "two")]
     two = json.loads((folders[1] / "result.json").read_text())
     assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-4) and two["test"] == pytest.approx(

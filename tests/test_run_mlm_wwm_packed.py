@@ -1,9 +1,6 @@
 """run_mlm_wwm.py on packed rows and with transformers' own encoders: isolation is exact, runs learn and resume."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from data.masking import TokenMasking
 from data.packing import Rows, pack
 from models.post_norm import quicken
 from models.stock import adapt
+from tests.processes import run_together
 from training.architecture import make_model
 from training.arguments import ModelArguments
 from training.objectives import MaskedLanguageModelling, separate_documents
@@ -258,10 +256,7 @@ def test_two_processes_with_accumulation_give_the_losses_of_one(flags, tmp_path)
     changes = {"config_overrides": shape, "packing": "isolated", "max_steps": 4, "logging_steps": 1}
     run_mlm_wwm.main(flags("roberta", output_dir=tmp_path / "one", **changes))
     split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "output_dir": tmp_path / "two"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "run_mlm_wwm.py"]
-    command += [*flags("roberta", **changes, **split), "--use_cpu"]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_together(ROOT / "run_mlm_wwm.py", [*flags("roberta", **changes, **split), "--use_cpu"], tmp_path)
     assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
     for one, two in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)

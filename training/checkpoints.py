@@ -12,12 +12,12 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from training.files import PARTIAL
 from training.pretrained import ArgumentError
 
 logger = logging.getLogger(__name__)
 
-COMPLETE, PARTIAL = "checkpoint-", "incomplete-"
-PROGRESS = "progress.json"
+COMPLETE, PROGRESS = "checkpoint-", "progress.json"
 
 
 def step_of(folder: Path) -> int:

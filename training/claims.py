@@ -11,6 +11,8 @@ import socket
 import time
 from pathlib import Path
 
+from training.files import write_whole
+
 BEAT_SECONDS, STALE_SECONDS = 5, 60
 
 
@@ -66,7 +68,7 @@ class Claims:
 
     def work_through(self, folder: Path, pid: int) -> None:
         """Name the child that works in a claimed folder: the claim lives on in it, should this process be killed."""
-        _replace(self._held[folder], self._record([[pid, process_start(pid)]]))
+        write_whole(self._held[folder], self._record([[pid, process_start(pid)]]))
 
     def holder(self, folder: Path) -> str | None:
         """The machine of the living process that holds a folder, None if there is none."""
@@ -91,7 +93,7 @@ class Claims:
         """Let others have a folder whose work is not done."""
         path = self._held.pop(folder, None)
         if path is not None:
-            _replace(path, json.dumps({"machine": self.machine, "processes": [], "released": True}))
+            write_whole(path, json.dumps({"machine": self.machine, "processes": [], "released": True}))
 
     def clear(self, folder: Path) -> None:
         """Remove the claims of a folder whose work is done, as all who claim it will find."""
@@ -126,12 +128,6 @@ def _read(path: Path) -> dict | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"incomplete-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _number(path: Path) -> int:

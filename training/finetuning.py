@@ -23,7 +23,8 @@ import torch
 import transformers
 
 from training.arguments import RunArguments
-from training.checkpoints import PARTIAL, all_checkpoints, newest_checkpoint, publish, remove_partial
+from training.checkpoints import all_checkpoints, newest_checkpoint, publish, remove_partial
+from training.files import PARTIAL, write_whole
 from training.finetune_arguments import SCHEDULE_NAMES, JobArguments
 from training.grid import JOB_FILE
 from training.pretrained import ArgumentError
@@ -207,9 +208,7 @@ def finish(folder: Path, result: dict, keep_best: bool) -> None:
         shutil.rmtree(checkpoint)
     if not keep_best:
         shutil.rmtree(folder / BEST, ignore_errors=True)
-    partial = folder / f"{PARTIAL}{RESULT_FILE}"
-    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / RESULT_FILE)
+    write_whole(folder / RESULT_FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def surroundings(device: torch.device) -> dict:

@@ -7,11 +7,11 @@ flags that were given, so that the same flags find the same folder again: OUT/<t
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.files import write_whole
 from training.pretrained import ArgumentError
 
 JOB_FILE = "job.json"
@@ -130,9 +130,7 @@ def write_job(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     record = {"task": job.task, "settings": job.settings, "seed": job.seed}
     record["init_from"] = str(job.after[0]) if job.after else None
-    partial = job.folder / f"incomplete-{os.getpid()}-{JOB_FILE}"
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, job.folder / JOB_FILE)
+    write_whole(job.folder / JOB_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def varying(settings: Sequence[Mapping]) -> list[str]:

@@ -8,7 +8,6 @@ that the file is the curve of an undisturbed run.
 import functools
 import json
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
+
+from training.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,7 @@ def rewind(path: Path, step: int) -> None:
         return
     lines = path.read_bytes().split(b"\n")[:-1]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    partial = path.with_name(f"incomplete-{path.name}")
-    partial.write_bytes(b"".join(line + b"\n" for line in kept))
-    os.replace(partial, path)
+    write_whole(path, b"".join(line + b"\n" for line in kept).decode())
 
 
 class TensorBoard(TensorBoardCallback):

@@ -5,13 +5,13 @@ missing, or with a run that a debug option shortened, only where there is no oth
 """
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from training.files import write_whole
 from training.grid import JOB_FILE, varying
 from training.pretrained import ArgumentError
 from training.significance import compare_items, mcnemar, welch
@@ -62,9 +62,7 @@ def summarise(
     writers = {"json": lambda s: json.dumps(s, indent=1, ensure_ascii=False) + "\n"}
     writers |= {"csv": as_csv, "md": as_markdown, "tex": as_tex}
     for ending, write in writers.items():
-        partial = out / f"incomplete-{os.getpid()}-summary.{ending}"
-        partial.write_text(write(summary), encoding="utf-8", newline="")
-        os.replace(partial, out / f"summary.{ending}")
+        write_whole(out / f"summary.{ending}", write(summary))
     return summary
 
 

@@ -9,7 +9,6 @@ import ctypes
 import hashlib
 import json
 import logging
-import os
 import platform
 import secrets
 import sys
@@ -23,12 +22,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.arguments import course_settings
 from training.checkpoints import all_checkpoints, named_checkpoint, newest_checkpoint, remove_partial, step_of
+from training.files import PARTIAL, write_whole
 from training.pretrained import ArgumentError
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE, LOG_FILE = "run.json", "log.jsonl"
-_PARTIAL_RUN_FILE = f"incomplete-{RUN_FILE}"
 # What a run writes into its folder, apart from TensorBoard's files; globs.
 _OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "model*.safetensors*", "pytorch_model*.bin", "training_args.bin")
 _OWNED += ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -136,7 +135,7 @@ def _prepare(args, settings: dict) -> Path | None:
         _make_way_for(checkpoint, output_dir, args, settings)
     elif before is None:
         checkpoint = None
-        if any(path.name != _PARTIAL_RUN_FILE for path in output_dir.iterdir()):
+        if any(not path.name.startswith(PARTIAL) for path in output_dir.iterdir()):
             if not args.overwrite_output_dir:
                 raise ArgumentError(
                     f"--output_dir {output_dir} must be empty or a run of this script, got a folder with "
@@ -216,9 +215,7 @@ def _write_settings(output_dir: Path, settings: dict, processes: int) -> None:
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     record = {"command": sys.argv, "started": started, "processes": processes, "versions": versions}
     record["settings"] = settings
-    partial = output_dir / _PARTIAL_RUN_FILE
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, output_dir / RUN_FILE)
+    write_whole(output_dir / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _changed(before: dict, now: dict) -> set[str]:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import torch
 from transformers import TrainerCallback
@@ -46,10 +47,18 @@ class StopEarly(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._start = time.monotonic()
         self.seconds = self.seconds_before
-        self._previous = signal.signal(signal.SIGTERM, self._on_signal)
         if args.world_size > 1:
             # Hosts agree over gloo, so that no process has to wait for its device.
             self._group = torch.distributed.new_group(backend="gloo")
+
+    @contextmanager
+    def listening(self):
+        """Meanwhile a SIGTERM is a reason to stop; afterwards, whatever happened, it does what it did before."""
+        previous = signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
     def _on_signal(self, number, frame):
         self._signalled = True
@@ -75,7 +84,6 @@ class StopEarly(TrainerCallback):
             control.should_evaluate |= args.do_eval and late  # a signal leaves little time
 
     def on_train_end(self, args, state, control, **kwargs):
-        signal.signal(signal.SIGTERM, self._previous)
         if self.reason is not None:
             logger.info(
                 "stopped at step %d of %d (%s); the same command goes on from here",

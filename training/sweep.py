@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.claims import Claims
+from training.files import write_whole
 from training.grid import Job, varying, write_job
 from training.live_table import LiveTable, Row, TrainLog, clock
 from training.pretrained import ArgumentError
@@ -335,9 +336,7 @@ def _read(path: Path) -> bytes | None:
 def _write_failure(folder: Path, reason: str, attempts: int) -> None:
     """failure.json; its id makes each giving up another one."""
     record = {"reason": reason, "attempts": attempts, "id": f"{os.getpid()}-{time.time_ns()}"}
-    partial = folder / f"incomplete-{FAILURE_FILE}"
-    partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    os.replace(partial, folder / FAILURE_FILE)
+    write_whole(folder / FAILURE_FILE, json.dumps(record) + "\n")
 
 
 def _tail(path: Path) -> str:

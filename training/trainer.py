@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from training.checkpoints import COMPLETE, PARTIAL, PROGRESS, SaveAfter, publish, rotate
+from training.checkpoints import COMPLETE, PROGRESS, SaveAfter, publish, rotate
+from training.files import PARTIAL
 from training.layer_decay import split_by_rate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
 from training.optimizers import AdamWithoutBiasCorrection, make_muon
@@ -211,7 +212,9 @@ class Trainer(transformers.Trainer):
             self.args.eval_on_start = False  # the log has that record
         self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
         self._clock = time.perf_counter()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+        checkpoint = resume_from_checkpoint and str(resume_from_checkpoint)
+        with self.stop.listening():
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     def _restore(self, progress: dict):
         """Take up the place in the data and what was summed since the last log."""

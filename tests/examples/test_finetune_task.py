@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from models import GAUAlphaConfig, GAUAlphaForSequenceClassification
+from tests.processes import run_together
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "finetune_task.py"
 CHARACTERS = "店房菜书很真不太好棒坏差"
@@ -74,15 +72,8 @@ def test_it_learns_and_saves_a_model_with_its_label_names(script, arguments, tmp
 def test_two_processes_give_the_metric_and_the_logits_of_one(script, arguments, tmp_path):
     few = ["--epochs", "2", "--lr", "0.001"]
     alone = script.main([*arguments("bert", "alone"), *few])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
-    done = subprocess.run(
-        [*command, *arguments("bert", "together"), *few],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"epoch": 2, "processes": 2} | alone
+    output = run_together(SCRIPT, [*arguments("bert", "together"), *few], tmp_path)
+    assert json.loads(output.splitlines()[-1]) == {"epoch": 2, "processes": 2} | alone
     input_ids = torch.arange(5, 5 + len(CHARACTERS))[None]
     logits = [
         BertForSequenceClassification.from_pretrained(tmp_path / out).eval()(input_ids).logits

@@ -1,12 +1,11 @@
 """Two processes, by tensor parallelism and by FSDP2, compute what one does: logits, gradients, tokens, saved files."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import change_mp
+from tests.processes import run_together
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
@@ -56,9 +55,4 @@ def test_two_processes_are_one(xl_folder, tmp_path, parts):
         folder = folder.with_name("txl_MP2")
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command += [str(worker), str(folder), str(tmp_path)]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equals one process") == 2
+    assert run_together(worker, [folder, tmp_path], tmp_path).count("equals one process") == 2

@@ -1,0 +1,47 @@
+"""Processes for tests, which a server that has imported the scripts forks: without an interpreter's start for each."""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["run_clm", "run_electra", "run_glue", "run_mlm_wwm"])
+
+
+def run_together(script: Path, words: Sequence, logs: Path, processes: int = 2, limit: float = 240) -> str:
+    """Run a script on several CPU processes, as torchrun starts them; returns the first one's standard output.
+
+    words: the command line; logs: folder for a file per process and stream; limit: seconds until they are killed.
+    AssertionError with the standard errors unless all end well.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "CUDA_VISIBLE_DEVICES": ""}
+    words = [str(word) for word in words]
+    members = [
+        _SERVER.Process(target=_become, args=(rank, place, str(logs), str(script), words)) for rank in range(processes)
+    ]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(limit)
+        member.kill()  # where it hangs
+        member.join()
+    outputs = [[(logs / f"{stream}-{rank}").read_text() for rank in range(processes)] for stream in ("out", "err")]
+    assert not any(member.exitcode for member in members), "\n".join(outputs[1])
+    return outputs[0][0]
+
+
+def _become(rank: int, place: dict, logs: str, script: str, words: list[str]) -> None:
+    """In the new process: be this script, whose files are logs/out-RANK and logs/err-RANK."""
+    for number, stream in ((1, "out"), (2, "err")):
+        with open(f"{logs}/{stream}-{rank}", "wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ |= place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    sys.argv = [script, *words]
+    runpy.run_path(script, run_name="__main__")
