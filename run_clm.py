@@ -37,8 +37,9 @@ from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.architecture import check_vocabulary, make_model
-from training.arguments import ModelArguments, RunArguments, parse_arguments, settle_steps
+from training.arguments import ModelArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
+from training.model_parallel import ModelParallelArguments
 from training.run import run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
 
@@ -89,7 +90,7 @@ class DataArguments:
 
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
-    model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, RunArguments], argv)
+    model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, ModelParallelArguments], argv)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = read_tokenizer(model_args.tokenizer_name or model_args.model_name_or_path)
