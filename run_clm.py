@@ -153,6 +153,9 @@ def check_arguments(model_args, data_args, args) -> None:
         "--group_by_length has no use here, where all rows are of one length; leave it out": (
             args.train_sampling_strategy == "group_by_length"
         ),
+        "--model_parallel_size needs --do_train; measure the finished model on one process": (
+            args.model_parallel_size > 1 and not args.do_train
+        ),
         "--fsdp and ZeRO stage 3 must stand without held-out text; measure the finished model with --do_eval": (
             held_out and (args.fsdp or is_deepspeed_zero3_enabled())
         ),

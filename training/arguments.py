@@ -304,6 +304,8 @@ def course_settings(args: RunArguments) -> dict:
     values["rows_per_step"] = (
         args.per_device_train_batch_size * args.gradient_accumulation_steps * args.data_processes
     )
+    if args.model_parallel_size > 1:
+        values["model_parallel_size"] = args.model_parallel_size  # into as many parts its checkpoints are cut
     return values
 
 

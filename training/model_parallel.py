@@ -7,7 +7,6 @@ vocabulary, which each process holds whole. Letters: p processes of a group, N h
 """
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,7 +16,7 @@ from training.arguments import RunArguments
 from training.pretrained import ArgumentError
 
 _CUTS = {"colwise": "column", "rowwise": "row"}
-_WHOLE = ("embedding_rowwise", "colwise_gather_output", "replicated_with_grad_allreduce")
+_WHOLE = ("embedding_rowwise", "colwise_gather_output")  # of the vocabulary
 _LOCAL = "local_params"  # a module that itself hands out what of its whole parameters belongs to this process
 
 
@@ -77,9 +76,8 @@ def layer_specs(plan: dict[str, str]) -> list[dict]:
     specs = []
     for name, style in plan.items():
         pattern = _expression(name)
-        if plan.get(name.rpartition(".")[0]) == _LOCAL or style == "replicated_with_grad_allreduce":
-            summed = pattern + (r"$" if style in _CUTS else r"\.weight$")
-            specs.append({"patterns": [summed], "partition_type": "skip", "grad_allreduce": True})
+        if plan.get(name.rpartition(".")[0]) == _LOCAL:
+            specs.append({"patterns": [pattern + "$"], "partition_type": "skip", "grad_allreduce": True})
         elif style in _CUTS:
             specs.append({"patterns": [pattern + r"\.weight$"], "partition_type": _CUTS[style]})
     return specs
@@ -116,12 +114,3 @@ def _draw_apart(module: torch.nn.Module, forward, part: int, *arguments):
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed + part)
         return forward(*arguments)
-
-
-@contextmanager
-def kept_in_place(model: torch.nn.Module):
-    """DeepSpeed gathers a parameter by giving it other memory, which its optimizer would then no longer update."""
-    memory = [(parameter, parameter.data) for parameter in model.parameters()]
-    yield
-    for parameter, data in memory:
-        parameter.data = data

@@ -217,8 +217,6 @@ class Trainer(transformers.Trainer):
             self._restore_memory(Path(resume_from_checkpoint))
             self.args.eval_on_start = False  # the log has that record
         self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
-        if self.args.model_parallel_size > 1:
-            take_share(self.model, self.args.model_part, self.args.model_parallel_size)
         self._clock = time.perf_counter()
         return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
 
@@ -241,13 +239,23 @@ class Trainer(transformers.Trainer):
             self.objective.restore(send_to_device(memory, self.args.device))
 
     def _run_example(self, model, length: int) -> None:
+        device = next(model.parameters()).device  # DeepSpeed and FSDP move the model only when training starts
         with self.accelerator.autocast():
-            self.objective(model, send_to_device(self.objective.example(length), self.args.device))
+            self.objective(model, send_to_device(self.objective.example(length), device))
 
     def _init_training_state(self, max_steps, *arguments):
         found = super()._init_training_state(max_steps, *arguments)
         self.state.compute_steps(self.args, max_steps)  # this call's intervals, not those of the checkpoint
         return found
+
+    def _prepare_for_training(self, *arguments):
+        parts = self.args.model_parallel_size
+        if parts > 1:
+            take_share(self.model, self.args.model_part, parts)
+        prepared = super()._prepare_for_training(*arguments)
+        if parts > 1:  # DeepSpeed's check that a group has the same rows, which knows no tuple of tensors
+            self.deepspeed.first_dataloader_check.remove()
+        return prepared
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """As transformers chooses them, and what the objective says is decayed though it is called a bias."""
