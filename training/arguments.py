@@ -301,9 +301,7 @@ def course_settings(args: RunArguments) -> dict:
     """The arguments that decide which weights a run ends with, as JSON values."""
     everything = args.to_dict()
     values = {name: everything[name] for name in _COURSE}
-    values["rows_per_step"] = (
-        args.per_device_train_batch_size * args.gradient_accumulation_steps * args.data_processes
-    )
+    values["rows_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.data_processes
     if args.model_parallel_size > 1:
         values["model_parallel_size"] = args.model_parallel_size  # into as many parts its checkpoints are cut
     return values

@@ -1,9 +1,9 @@
 """Model parallelism: the matrices of each layer cut over a group of adjacent processes, by DeepSpeed while it trains.
 
-Megatron-LM's scheme (Shoeybi et al. 2019, arXiv 1909.08053, section 3), which THUDM/Chinese-Transformer-XL trains with:
+Megatron-LM's scheme (Shoeybi et al. 2019, arXiv 1909.08053, section 3), as in THUDM/Chinese-Transformer-XL:
 queries, keys, values and the first half of a feed-forward layer by columns, the second halves by rows. What is cut
-follows from the model's own plan (transformers' tp_plan), here written as DeepSpeed's AutoTP wants it. We differ in the
-vocabulary, which each process holds whole. Letters: p processes of a group, N heads.
+follows from the model's own plan (transformers' tp_plan), here written as DeepSpeed's AutoTP wants it. We differ in
+the vocabulary, which each process holds whole. Letters: p processes of a group.
 """
 
 import re
@@ -33,8 +33,8 @@ class ModelParallelArguments(RunArguments):
         parts = self.model_parallel_size
         if parts < 1 or self.world_size % parts:
             raise ValueError(
-                f"--model_parallel_size (MP_SIZE) must divide the number of processes, {self.world_size}, got {parts}; "
-                f"change one of them"
+                f"--model_parallel_size (MP_SIZE) must divide the number of processes, {self.world_size}, "
+                f"got {parts}; change one of them"
             )
         if parts > 1 and (not self.deepspeed or self.hf_deepspeed_config.is_zero3()):
             raise ValueError(f"--model_parallel_size {parts} needs --deepspeed with ZeRO stage 2 or below; add it")
