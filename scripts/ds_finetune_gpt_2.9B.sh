@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Finetune Chinese Transformer-XL 2.9B on JSON lines of prompt and text, with the settings of its authors and DeepSpeed:
 #     bash scripts/ds_finetune_gpt_2.9B.sh ./txl-2.9B ./data.json
-# The folder is theirs, in any number of parts whatever MP_SIZE, or one of transformers. Needs `pip install deepspeed`.
-# Rows per update: NUM_WORKERS x NUM_GPUS_PER_WORKER / MP_SIZE x 8; ZeRO stage 2 spreads the optimizer over the processes
-# that have different rows. Running this again resumes; further flags go to run_clm.py.
+# The folder is theirs, in any number of parts whatever MP_SIZE, or one of transformers. Needs `pip install deepspeed`,
+# for MP_SIZE 0.19.8 or later. Rows per update: NUM_WORKERS x NUM_GPUS_PER_WORKER / MP_SIZE x 8; ZeRO stage 2 spreads
+# the optimizer over the processes with different rows. Running this again resumes; further flags go to run_clm.py.
 #   NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH   machines, processes on each, and DeepSpeed's list of the machines
-#   MP_SIZE      adjacent GPUs that share each layer's matrices and read the same rows; must divide their number and heads
+#   MP_SIZE      adjacent GPUs that share each layer's matrices and read the same rows; divides their number and heads
 #   OFFLOAD      1 keeps the optimizer's state in the memory of the host, for GPUs of 32 GB
 #   TOKENIZER    sentencepiece file or tokenizer folder; default: the one in the model's folder
 #   OUTPUT_DIR   folder of the run

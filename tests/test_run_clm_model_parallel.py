@@ -114,10 +114,10 @@ def test_four_processes_are_two_groups_that_share_rows_and_optimizer(run):
     of_part = sum(tensor.numel() for tensor in states(cut, "model")[0]["module"].values())
     of_part -= states(cut, "model")[0]["module"]["lm_head.weight"].numel()  # tied
     assert len(held) == 4 and max(held) < 0.51 * of_part
-    assert sorted(path.name for path in (cut / "checkpoint-5").glob("memory*")) == [
-        "memory_0.safetensors",
-        "memory_1.safetensors",
-    ]
+    checkpoint = cut / "checkpoint-5"
+    assert sorted(path.name[7] for path in checkpoint.glob("memory_?.safetensors")) == ["0", "1"]
+    drawn = [torch.load(checkpoint / f"rng_state_{rank}.pth", weights_only=False)["cpu"] for rank in range(4)]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3]) and not torch.equal(drawn[0], drawn[2])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from transformers.utils.versions import require_version
 
 from training.arguments import RunArguments
 from training.pretrained import ArgumentError
@@ -38,6 +39,8 @@ class ModelParallelArguments(RunArguments):
             )
         if parts > 1 and (not self.deepspeed or self.hf_deepspeed_config.is_zero3()):
             raise ValueError(f"--model_parallel_size {parts} needs --deepspeed with ZeRO stage 2 or below; add it")
+        if parts > 1:  # older versions pass over what layer_specs says of gradients
+            require_version("deepspeed>=0.19.8", f"--model_parallel_size {parts} needs a newer deepspeed; upgrade it")
 
 
 def ask_for(model: torch.nn.Module, args) -> None:
