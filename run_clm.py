@@ -37,9 +37,10 @@ from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.architecture import check_vocabulary, make_model
-from training.arguments import ModelArguments, RunArguments, parse_arguments, settle_steps
+from training.arguments import ModelArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
 from training.files import write_whole
+from training.model_parallel import ModelParallelArguments
 from training.run import run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
 
@@ -90,7 +91,7 @@ class DataArguments:
 
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
-    model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, RunArguments], argv)
+    model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, ModelParallelArguments], argv)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = read_tokenizer(model_args.tokenizer_name or model_args.model_name_or_path)
@@ -152,6 +153,9 @@ def check_arguments(model_args, data_args, args) -> None:
         "--perplexity_file needs --do_eval without --do_train": data_args.perplexity_file and args.do_train,
         "--group_by_length has no use here, where all rows are of one length; leave it out": (
             args.train_sampling_strategy == "group_by_length"
+        ),
+        "--model_parallel_size needs --do_train; measure the finished model on one process": (
+            args.model_parallel_size > 1 and not args.do_train
         ),
         "--fsdp and ZeRO stage 3 must stand without held-out text; measure the finished model with --do_eval": (
             held_out and (args.fsdp or is_deepspeed_zero3_enabled())

@@ -188,7 +188,7 @@ def make_trainer(made: Prepared) -> Trainer:
     rows = made.features[task.train_split] if made.plan.training else None
     if rows is not None:
         settle_steps(args, task_data.row_tokens(rows))
-        share = (args.train_batch_size, args.gradient_accumulation_steps, args.world_size, args.process_index)
+        share = (args.train_batch_size, args.gradient_accumulation_steps, args.data_processes, args.data_process)
         batches = make_train_batches(rows, *share, steps=args.max_steps, seed=args.seed)
         labels = task_data.label_array(task, made.splits[task.train_split], made.label_ids)
         weights = finetuning.class_weights(settings.class_weights, labels, len(task.labels))
@@ -222,7 +222,7 @@ def make_evaluator(made: Prepared, names: list[str]) -> Evaluator:
     judges = {}
     for name in names:
         features = made.features[name]
-        batches = make_eval_batches(features, args.eval_batch_size, args.world_size, args.process_index)
+        batches = make_eval_batches(features, args.eval_batch_size, args.data_processes, args.data_process)
         found = Judge(made.task, made.splits[name], features, made.label_ids, options)
         judges[name] = EvalRows(features.rows, batches, collator(made)), found
     return Evaluator(judges, partial(merge_splits, made.task))

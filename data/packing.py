@@ -259,7 +259,7 @@ def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batche
 def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBatches:
     """This process's micro-batches of a whole run; logs how much of them is padding.
 
-    args: transformers' TrainingArguments, max_steps set; plain: rows of the corpus that `rows` were made of; multiple:
+    args: RunArguments, max_steps set; plain: rows of the corpus that `rows` were made of; multiple:
     what micro-batches are padded to.
     """
 
@@ -268,8 +268,8 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
             np.arange(len(found)),
             args.train_batch_size,
             args.gradient_accumulation_steps,
-            args.world_size,
-            args.process_index,
+            args.data_processes,
+            args.data_process,
             steps=args.max_steps,
             seed=args.seed if args.data_seed is None else args.data_seed,
             lengths=found.lengths,
@@ -282,6 +282,6 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
 
 
 def make_eval_batches(args, rows: Rows) -> EvalBatches:
-    """This process's share of the evaluation; args: transformers' TrainingArguments."""
+    """This process's share of the evaluation; args: RunArguments."""
     numbers = np.arange(len(rows))
-    return EvalBatches(numbers, rows.lengths, args.eval_batch_size, args.world_size, args.process_index)
+    return EvalBatches(numbers, rows.lengths, args.eval_batch_size, args.data_processes, args.data_process)

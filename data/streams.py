@@ -166,14 +166,14 @@ class CausalCollator:
 def make_train_batches(args, rows: StreamRows, mem_len: int) -> TrainBatches:
     """This process's micro-batches of a whole run: streams with a memory, shuffled samples without.
 
-    args: transformers' TrainingArguments, max_steps set. CorpusError when there are more streams than samples.
+    args: RunArguments, max_steps set. CorpusError when there are more streams than samples.
     """
     batches = (StreamBatches if mem_len else TrainBatches)(
         np.arange(len(rows)),
         args.train_batch_size,
         args.gradient_accumulation_steps,
-        args.world_size,
-        args.process_index,
+        args.data_processes,
+        args.data_process,
         steps=args.max_steps,
         seed=args.seed if args.data_seed is None else args.data_seed,
     )
@@ -187,8 +187,8 @@ def make_train_batches(args, rows: StreamRows, mem_len: int) -> TrainBatches:
 
 
 def make_eval_batches(args, windows: Windows, mem_len: int) -> SegmentBatches | EvalBatches:
-    """This process's share of the evaluation; args: transformers' TrainingArguments."""
-    split_among = args.eval_batch_size, args.world_size, args.process_index
+    """This process's share of the evaluation; args: RunArguments."""
+    split_among = args.eval_batch_size, args.data_processes, args.data_process
     if mem_len:
         return SegmentBatches(windows, *split_among)
     return EvalBatches(np.arange(len(windows)), windows.lengths, *split_among)

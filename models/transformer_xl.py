@@ -141,6 +141,8 @@ class RelativeBias(nn.Module):
 class TransformerXLAttention(nn.Module):
     """Attention over memory and segment; with relative_encoding a bias of each key's distance enters the scores."""
 
+    draws_for_own_heads = True  # under tensor parallelism; dropout of whole hidden states is outside
+
     def __init__(self, config: TransformerXLConfig, number: int):
         super().__init__()
         self.config, self.number = config, number

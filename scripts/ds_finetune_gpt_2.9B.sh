@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Finetune Chinese Transformer-XL 2.9B on JSON lines of prompt and text, with the settings of its authors and DeepSpeed:
 #     bash scripts/ds_finetune_gpt_2.9B.sh ./txl-2.9B ./data.json
-# The folder is theirs, in any number of parts, or one of transformers. Needs `pip install deepspeed`. Rows per update:
-# NUM_WORKERS x NUM_GPUS_PER_WORKER x 8. Running this again resumes; further flags go to run_clm.py.
+# The folder is theirs, in any number of parts whatever MP_SIZE, or one of transformers. Needs `pip install deepspeed`,
+# for MP_SIZE 0.19.8 or later. Rows per update: NUM_WORKERS x NUM_GPUS_PER_WORKER / MP_SIZE x 8; ZeRO stage 2 spreads
+# the optimizer over the processes with different rows. Running this again resumes; further flags go to run_clm.py.
 #   NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH   machines, processes on each, and DeepSpeed's list of the machines
-#   MP_SIZE      1: each GPU holds all weights (ZeRO stage 2); more: weights too are spread, over all GPUs (stage 3)
-#   OFFLOAD      1 keeps the optimizer's state in the memory of the host, for GPUs of 32 GB (with MP_SIZE 1)
+#   MP_SIZE      adjacent GPUs that share each layer's matrices and read the same rows; divides their number and heads
+#   OFFLOAD      1 keeps the optimizer's state in the memory of the host, for GPUs of 32 GB
 #   TOKENIZER    sentencepiece file or tokenizer folder; default: the one in the model's folder
 #   OUTPUT_DIR   folder of the run
 set -euo pipefail
@@ -22,7 +23,6 @@ TOKENIZER=${TOKENIZER:-$MODEL}
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/txl_finetuned}
 settings=$root/scripts/ds_config_2.9B_finetune
 [ "$OFFLOAD" = 0 ] || settings+=_offload
-[ "$MP_SIZE" = 1 ] || settings=$root/scripts/ds_config_2.9B_finetune_stage3
 python="torchrun --standalone --nproc-per-node $NUM_GPUS_PER_WORKER"
 [ "$NUM_WORKERS" = 1 ] ||
     python="deepspeed --no_local_rank --hostfile $HOST_FILE_PATH --num_nodes $NUM_WORKERS --num_gpus $NUM_GPUS_PER_WORKER"
@@ -49,6 +49,7 @@ $python "$root/run_clm.py" \
     --fp16 \
     --gradient_checkpointing \
     --deepspeed "$settings.json" \
+    --model_parallel_size "$MP_SIZE" \
     --logging_steps 50 \
     --save_steps 2000 \
     --seed 1234 \

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+import change_mp
+import convert_checkpoint
 import run_clm
 from tests.processes import run_together
 from training.pretrained import ArgumentError, load_tokenizer
@@ -183,20 +185,24 @@ def test_finetuning_a_published_checkpoint_starts_its_schedule_anew(flags, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes_hold", ["MP_SIZE=1", "OFFLOAD=1", "MP_SIZE=2"])
+@pytest.mark.parametrize("processes_hold", ["MP_SIZE=1", "OFFLOAD=1", "MP_SIZE=2", "MP_SIZE=2 OFFLOAD=1"])
 def test_the_finetuning_command_partitions_over_two_processes(published_txl, tmp_path, processes_hold):
-    """ZeRO-2, with offload, and ZeRO-3; needs DeepSpeed, whose first run builds an extension for minutes."""
+    """ZeRO-2, model parallelism, offload; needs DeepSpeed, whose first run builds an extension for minutes."""
     pytest.importorskip("deepspeed")
+    model = shutil.copytree(published_txl, tmp_path / "txl")
+    if "MP_SIZE=2" in processes_hold:
+        change_mp.main([str(model), "2"])
+        model = tmp_path / "txl_MP2"
     line = json.dumps({"prompt": "问题：怎么看待大模型？", "text": "最近很火。" * 4}) + "\n"
     (tmp_path / "data.json").write_text(line * 60)
-    name, value = processes_hold.split("=")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "NUM_GPUS_PER_WORKER": "2", "OMP_NUM_THREADS": "1", name: value}
+    environment = os.environ | {"PATH": path, "NUM_GPUS_PER_WORKER": "2", "OMP_NUM_THREADS": "1"}
+    environment |= dict(pair.split("=") for pair in processes_hold.split())
     for steps in (2, 4):  # the second call resumes
         command = [
             "bash",
             ROOT / "scripts" / "ds_finetune_gpt_2.9B.sh",
-            published_txl,
+            model,
             tmp_path / "data.json",
             "--use_cpu",
         ]
@@ -227,6 +233,8 @@ def test_the_finetuning_command_partitions_over_two_processes(published_txl, tmp
     assert len(shards) == 2
     total = sum(tensor.numel() for tensor in weights(tmp_path / "run").values())
     assert all(shard.stat().st_size < 0.75 * 12 * total for shard in shards)
+    convert_checkpoint.main(["--reverse", str(tmp_path / "run"), str(tmp_path / "back")])
+    assert (tmp_path / "back" / "mp_rank_00_model_states.pt").is_file()
 
 
 # Perplexity

@@ -196,8 +196,8 @@ def test_two_processes_train_and_predict_as_one(encoder, data, tmp_path):
 
 def test_the_loss_is_that_of_the_whole_batch_however_it_is_split(classify):
     """With unequal counts of targets, class weights, R-Drop, FGM and layer-wise rates."""
-    flags = {"dropout": 0, "rdrop": 1.0, "fgm_eps": 0.5, "lwlrd": 0.8, "class_weights": "1,3", "label_smoothing": 0.1}
-    flags |= {"epochs": 2, "optimizer": "adamw_nobc", "schedule": "original_linear"}
+    flags = {"dropout": 0, "rdrop": 1.0, "fgm_eps": 0.5, "lwlrd": 0.8, "label_smoothing": 0.1}
+    flags |= {"class_weights": "1,2.3", "epochs": 2, "optimizer": "adamw_nobc", "schedule": "original_linear"}
     whole = classify("8x1", **flags)
     parts = classify("4x2", **flags, batch_size=4, grad_accum=2)
     assert parts["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"], abs=1e-5)

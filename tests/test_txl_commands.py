@@ -64,19 +64,22 @@ def finetuned(words, folder, output, **variables):
     place = flags.index("--deepspeed")
     settings = json.loads(Path(flags.pop(place + 1)).read_text())
     flags.remove("--deepspeed")
+    place = flags.index("--model_parallel_size")
+    size = flags.pop(place + 1)
+    flags.remove("--model_parallel_size")
     flags.remove("--fp16")
     run_clm.main([*flags, "--use_cpu"])
     records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if "loss" in record]
     assert losses[-1] < losses[0] - 0.2
-    return launcher, settings["zero_optimization"]["stage"], load_file(output / "model.safetensors")
+    return launcher, (settings["zero_optimization"]["stage"], size), load_file(output / "model.safetensors")
 
 
 def test_generating_finetuning_and_resharding_then_both_again_from_two_parts(words, checkpoint, tmp_path, capsys):
     launcher, text = generated(words, capsys, checkpoint)
     assert launcher == [] and len(text.strip()) > len("问题:")
-    launcher, stage, weights = finetuned(words, checkpoint, tmp_path / "one")
-    assert launcher == ["--standalone", "--nproc-per-node", "8"] and stage == 2
+    launcher, kind, weights = finetuned(words, checkpoint, tmp_path / "one")
+    assert launcher == ["--standalone", "--nproc-per-node", "8"] and kind == (2, "1")
     change_mp.main([str(checkpoint), "2"])
     parts = checkpoint.with_name("txl-2.9B_MP2")
     assert sorted(path.name for path in parts.glob("*.pt")) == [
@@ -84,8 +87,8 @@ def test_generating_finetuning_and_resharding_then_both_again_from_two_parts(wor
     ]
     launcher, again = generated(words, capsys, parts, MP_SIZE="2")
     assert launcher == ["--standalone", "--nproc-per-node", "2"] and again == text
-    launcher, stage, same = finetuned(words, parts, tmp_path / "two", MP_SIZE="2")
-    assert launcher == ["--standalone", "--nproc-per-node", "8"] and stage == 3
+    launcher, kind, same = finetuned(words, parts, tmp_path / "two", MP_SIZE="2")
+    assert launcher == ["--standalone", "--nproc-per-node", "8"] and kind == (2, "2")
     assert same.keys() == weights.keys() and all(torch.equal(same[name], weights[name]) for name in weights)
     capsys.readouterr()
     generate_text.main([str(tmp_path / "two"), "--prompt", "问题：", "--max_length", "24", "--use_cpu"])

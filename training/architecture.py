@@ -70,7 +70,11 @@ def finish_config(config, overrides: str | None, flag: str, tokenizer):
         config.linear_divisor = "valid"  # padding changes nothing then; published weights alone need another
     try:
         if overrides:
+            names = {pair.partition("=")[0] for pair in overrides.split(",")}
             config.update_from_string(overrides)
+            follows = getattr(type(config), "intermediate_size", 0) is None  # by default, from hidden_size
+            if follows and "hidden_size" in names and "intermediate_size" not in names:
+                config.intermediate_size = None
         heads = getattr(config, "num_attention_heads", 1)
         if not hasattr(config, "head_dim") and config.hidden_size % heads:
             raise ValueError(

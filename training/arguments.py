@@ -25,6 +25,8 @@ _FULL_EVAL = ("fp16_full_eval", "bf16_full_eval")
 class RunArguments(TrainingArguments):
     """How to train: optimiser, schedule, precision, logging, checkpoints."""
 
+    model_parallel_size = 1  # processes that hold one model: a field of training/model_parallel.py's arguments
+
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the run: checkpoints, log.jsonl, model."}
     )
@@ -112,6 +114,21 @@ class RunArguments(TrainingArguments):
                 "using 1 of %d GPUs; for all of them start with torchrun --nproc_per_node %d", *[self.n_gpu] * 2
             )
             self._n_gpu = 1
+
+    @property
+    def data_processes(self) -> int:
+        """How many share the rows: the processes of one model-parallel group read the same ones."""
+        return self.world_size // self.model_parallel_size
+
+    @property
+    def data_process(self) -> int:
+        """Which of these this process is, or its group."""
+        return self.process_index // self.model_parallel_size
+
+    @property
+    def model_part(self) -> int:
+        """Which of its group's processes this one is."""
+        return self.process_index % self.model_parallel_size
 
     def _check(self):
         """ValueError for values that transformers accepts and that cannot train."""
@@ -284,16 +301,16 @@ def course_settings(args: RunArguments) -> dict:
     """The arguments that decide which weights a run ends with, as JSON values."""
     everything = args.to_dict()
     values = {name: everything[name] for name in _COURSE}
-    values["rows_per_step"] = (
-        args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
-    )
+    values["rows_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.data_processes
+    if args.model_parallel_size > 1:
+        values["model_parallel_size"] = args.model_parallel_size  # into as many parts its checkpoints are cut
     return values
 
 
 def settle_steps(args: RunArguments, lengths) -> None:
     """Settle the micro-batch, max_steps and what is measured in epochs. lengths: int64 [rows], tokens of each row."""
     split_for_cpu(args, int(lengths.max()))
-    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.data_processes
     per_epoch_to_steps(args, len(lengths) / rows_per_step)
 
 

@@ -182,7 +182,7 @@ class ElectraRunArguments(RunArguments):
         given = self.per_gpu_train_batch_size or self.per_device_train_batch_size
         self.per_device_train_batch_size = recipe.rows if given is None else given
         super().__post_init__()
-        parts = self.world_size * self.gradient_accumulation_steps
+        parts = self.data_processes * self.gradient_accumulation_steps
         if given is None:
             if recipe.rows % parts:
                 raise ValueError(

@@ -234,7 +234,7 @@ def surroundings(device: torch.device) -> dict:
 def describe_run(job: JobRecord, settings: JobArguments, trainer) -> dict:
     """What result.json says of the job itself and of the course of its training."""
     args, state = trainer.args, trainer.state
-    rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.data_processes
     last = next((logs for logs in reversed(state.log_history) if "primary" in logs), {})
     return {
         "task": job.task,

@@ -20,12 +20,14 @@ import transformers
 from accelerate.utils import send_to_device
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
+from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from training.checkpoints import COMPLETE, PROGRESS, SaveAfter, publish, rotate
 from training.files import PARTIAL
 from training.layer_decay import split_by_rate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
+from training.model_parallel import ask_for, take_share
 from training.optimizers import AdamWithoutBiasCorrection, make_muon
 from training.pretrained import ArgumentError
 from training.run import LOG_FILE, keep_freed_memory
@@ -84,7 +86,11 @@ class Trainer(transformers.Trainer):
                 check_schedule(args.schedule, args.max_steps, warmup, args.steps_before)
         tensorboard = "tensorboard" in args.report_to
         args.report_to = [name for name in args.report_to if name != "tensorboard"]
+        if args.model_parallel_size > 1:
+            ask_for(kwargs["model"], args)
         super().__init__(**kwargs)
+        if args.data_process:  # other dropout than the first's, on other rows
+            set_seed(args.seed + args.data_process)
         self.objective, self.train_batches = objective, train_batches
         self.eval_batches, self.eval_collator = eval_batches, eval_collator
         self.kept_steps, self.export = kept_steps, export
@@ -140,7 +146,8 @@ class Trainer(transformers.Trainer):
         """Targets per term of the loss in the whole step, over all micro-batches and processes."""
         found = [self.objective.counts(batch) for batch in batch_samples]
         counts = torch.stack([sum(count[term] for count in found) for term in self.objective.weights])
-        counts = self.accelerator.reduce(counts.to(device), "sum").clamp(min=1)
+        counts = self.accelerator.reduce(counts.to(device), "sum") / self.args.model_parallel_size
+        counts = counts.clamp(min=1)
         return dict(zip(self.objective.weights, counts, strict=True))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -151,7 +158,7 @@ class Trainer(transformers.Trainer):
         if len(sums) > 1:
             metrics |= {f"{term}_loss": (sums[term], self.objective.counts(inputs)[term]) for term in sums}
         self._window.add_metrics(metrics)
-        return loss * self.args.world_size
+        return loss * self.args.data_processes
 
     def _weighed(self, sums: dict, counts: dict) -> torch.Tensor:
         return sum(self.objective.weights[term] * value / counts[term] for term, value in sums.items())
@@ -171,13 +178,13 @@ class Trainer(transformers.Trainer):
             for inputs in batches:
                 with self.compute_loss_context_manager():
                     loss = self._weighed(self.objective(model, inputs)[0], counts)
-                self.accelerator.backward(loss * self.args.world_size)
+                self.accelerator.backward(loss * self.args.data_processes)
 
     # Logs
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
-            totals = self._window.totals(self.accelerator)
+            totals = self._window.totals(self.accelerator, self.args.model_parallel_size)
             rates = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
             steps = self.state.global_step - self._window_step
             means = summary(totals, self.objective.histograms)
@@ -221,11 +228,11 @@ class Trainer(transformers.Trainer):
         self.train_batches.start = progress["places"]
         self._start = (progress["step"], progress["places"])
         self._window_step, self._tokens_seen = progress["window_step"], progress["tokens_seen"]
-        self._window.restore(progress["sums"], share=float(self.args.process_index == 0))
+        self._window.restore(progress["sums"], share=float(self.args.data_process == 0))
         self.stop.seconds_before = progress["seconds"]
 
     def _memory_file(self, folder: Path) -> Path:
-        return folder / f"memory_{self.args.process_index}.safetensors"
+        return folder / f"memory_{self.args.data_process}.safetensors"
 
     def _restore_memory(self, folder: Path) -> None:
         """What an objective carries from step to step, if it does."""
@@ -235,13 +242,23 @@ class Trainer(transformers.Trainer):
             self.objective.restore(send_to_device(memory, self.args.device))
 
     def _run_example(self, model, length: int) -> None:
+        device = next(model.parameters()).device  # DeepSpeed and FSDP move the model only when training starts
         with self.accelerator.autocast():
-            self.objective(model, send_to_device(self.objective.example(length), self.args.device))
+            self.objective(model, send_to_device(self.objective.example(length), device))
 
     def _init_training_state(self, max_steps, *arguments):
         found = super()._init_training_state(max_steps, *arguments)
         self.state.compute_steps(self.args, max_steps)  # this call's intervals, not those of the checkpoint
         return found
+
+    def _prepare_for_training(self, *arguments):
+        parts = self.args.model_parallel_size
+        if parts > 1:
+            take_share(self.model, self.args.model_part, parts)
+        prepared = super()._prepare_for_training(*arguments)
+        if parts > 1:  # DeepSpeed's check that a group has the same rows, which knows no tuple of tensors
+            self.deepspeed.first_dataloader_check.remove()
+        return prepared
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """As transformers chooses them, and what the objective says is decayed though it is called a bias."""
@@ -314,7 +331,7 @@ class Trainer(transformers.Trainer):
                 counts = objective.counts(batch)
                 sums, metrics = objective(self.model, batch)
                 window.add_metrics({term: (sums[term], counts[term]) for term in sums} | metrics)
-        means = summary(window.totals(self.accelerator), objective.histograms)
+        means = summary(window.totals(self.accelerator, self.args.model_parallel_size), objective.histograms)
         terms = {term: means.pop(term) for term in objective.weights}
         logs = {"loss": sum(weight * terms[term] for term, weight in objective.weights.items()), **means}
         if len(terms) > 1:
@@ -343,7 +360,7 @@ class Trainer(transformers.Trainer):
         partial = output_dir / f"{PARTIAL}{final.name}"
         if self.state.best_global_step == self.state.global_step and self.keep_best is None:
             self.state.best_model_checkpoint = str(final)
-        totals = self._window.totals(self.accelerator)
+        totals = self._window.totals(self.accelerator, self.args.model_parallel_size)
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -351,7 +368,8 @@ class Trainer(transformers.Trainer):
         self._save_optimizer_and_scheduler(str(partial))
         self._save_scaler(str(partial))
         self._save_rng_state(str(partial))
-        if hasattr(self.objective, "state") and (memory := self.objective.state()):
+        memory = self.objective.state() if hasattr(self.objective, "state") and self.args.model_part == 0 else {}
+        if memory:
             save_file(memory, self._memory_file(partial))
         if self.args.should_save:
             self.state.save_to_json(str(partial / "trainer_state.json"))

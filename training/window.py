@@ -32,8 +32,8 @@ class Window:
         for name, value in metrics.items():
             (self.add_pair if isinstance(value, tuple) else self.add)(name, value)
 
-    def totals(self, accelerator) -> dict[str, float | list[float]]:
-        """All sums over all processes."""
+    def totals(self, accelerator, copies: int = 1) -> dict[str, float | list[float]]:
+        """All sums over all processes; copies: how many of these hold the same ones, which count once."""
         names = sorted(self._device.keys() | self._host.keys())
         values = [
             self._device.get(name, torch.zeros((), dtype=torch.float64)).to(accelerator.device) + self._host[name]
@@ -41,12 +41,12 @@ class Window:
         ]
         if not values:
             return {}
-        sums = accelerator.reduce(torch.cat([value.flatten() for value in values]), "sum").cpu()
+        sums = accelerator.reduce(torch.cat([value.flatten() for value in values]), "sum").cpu() / copies
         parts = sums.split([value.numel() for value in values])
         return {name: part.view(value.shape).tolist() for name, part, value in zip(names, parts, values, strict=True)}
 
     def restore(self, totals: dict[str, float | list[float]], share: float) -> None:
-        """Take up the totals of an earlier call: all of them (share 1) on one process, none (0) on the others."""
+        """Take up the totals of an earlier call: all (share 1) on one process and its copies, none (0) on others."""
         self._device = {name: share * torch.tensor(value, dtype=torch.float64) for name, value in totals.items()}
 
     def clear(self) -> None:
