@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import change_mp
 import convert_checkpoint
 import run_clm
 from tests.processes import run_together
+from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, weights
 from training.pretrained import ArgumentError, load_tokenizer
-from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 XL = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,mem_len=8,segment_length=8,attention_window=12"
@@ -57,29 +56,6 @@ def flags(prepared, tmp_path):
         ]
 
     return make
-
-
-def curve(folder):
-    timed = ("tokens_per_second", "mfu")
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name not in timed} for record in records]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same_run(one, other):
-    assert curve(one) == curve(other)
-    for name, tensor in weights(one).items():
-        assert torch.equal(tensor, weights(other)[name]), name
-
-
-def assert_close_runs(one, other):
-    for a, b in zip(curve(one), curve(other), strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(tensor, weights(other)[name], rtol=1e-5, atol=2e-6, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -130,26 +106,12 @@ def test_processes_change_neither_loss_nor_gradient_nor_perplexity(flags, tmp_pa
 # Resumption
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 2}, {"mem_len": 0}], ids=str)
-def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, monkeypatch, changes):
+def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, changes):
     changes = {"validation_split": 0.2, "eval_strategy": "steps", "eval_steps": 3, **changes}
     run_clm.main(flags(output_dir=tmp_path / "whole", **changes))
-    real, calls = Trainer.training_step, []
-
-    def fatal(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 10 * self.args.gradient_accumulation_steps:
-            raise Killed
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "training_step", fatal)
-        with pytest.raises(Killed):
-            run_clm.main(flags(**changes))
+    with killed_in(10 * changes.get("gradient_accumulation_steps", 1)):
+        run_clm.main(flags(**changes))
     run_clm.main(flags(**changes))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
 import run_clm
+from tests.runs import assert_close_runs
 
 ROOT = Path(__file__).parents[1]
 XL = "hidden_size=32,intermediate_size=64,num_hidden_layers=2,num_attention_heads=4,mem_len=8,segment_length=8"
@@ -68,22 +68,6 @@ def states(folder, kind):
     """What DeepSpeed saved at the last step, of each process."""
     checkpoint = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     return [torch.load(file, weights_only=False) for file in sorted(checkpoint.rglob(f"*{kind}_states.pt"))]
-
-
-def assert_close_runs(one, other):
-    timed = ("tokens_per_second", "mfu")
-    curves = [
-        [
-            {name: value for name, value in json.loads(line).items() if name not in timed}
-            for line in (folder / "log.jsonl").read_text().splitlines()
-        ]
-        for folder in (one, other)
-    ]
-    for a, b in zip(*curves, strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
-    same, found = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one, other))
-    for name, tensor in same.items():
-        torch.testing.assert_close(tensor, found[name], rtol=1e-5, atol=2e-6, msg=name)
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ import models
 import run_glue
 from data.tasks import TaskError
 from tests.processes import run_together
+from tests.runs import killed_in
 from training.pretrained import ArgumentError, load_tokenizer
-from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.15}  # 1 / sqrt(hidden_size), about
@@ -208,25 +208,11 @@ def test_the_loss_is_that_of_the_whole_batch_however_it_is_split(classify):
 # Stopping, resuming, selecting
 
 
-class Killed(Exception):
-    pass
-
-
-def test_a_killed_job_run_again_ends_with_the_same_numbers(classify, tmp_path, monkeypatch):
+def test_a_killed_job_run_again_ends_with_the_same_numbers(classify, tmp_path):
     flags = {"fgm_eps": 0.5, "rdrop": 1.0, "eval_steps": 3, "save_steps": 4, "logging_steps": 2, "lr": 1e-3}
     whole = classify("whole", **flags)
-    real, calls = Trainer.training_step, []
-
-    def fatal(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 11:
-            raise Killed
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "training_step", fatal)
-        with pytest.raises(Killed):
-            classify("killed", **flags)
+    with killed_in(11):
+        classify("killed", **flags)
     (checkpoint,) = tmp_path.glob("killed/*/*/seed*/checkpoint-*")
     assert checkpoint.name == "checkpoint-8" and not (checkpoint.parent / "result.json").exists()
     again = classify("killed", **flags)

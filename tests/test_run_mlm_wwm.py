@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 import run_mlm_wwm
 from data.corpus import CorpusError
 from tests.processes import run_together
+from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, read_log, weights
 from training.architecture import make_config
 from training.arguments import ModelArguments
 from training.pretrained import ArgumentError, load_config, load_tokenizer
@@ -52,26 +52,6 @@ def flags(prepared, tmp_path):
         ]
 
     return make
-
-
-def read_log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def curve(folder):
-    """The log without what depends on the clock."""
-    timed = ("tokens_per_second", "mfu")
-    return [{name: value for name, value in record.items() if name not in timed} for record in read_log(folder)]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same_run(one, other):
-    assert curve(one) == curve(other)
-    for name, tensor in weights(one).items():
-        assert torch.equal(tensor, weights(other)[name]), name
 
 
 # The commands
@@ -173,15 +153,13 @@ def test_training_continues_from_a_model_and_evaluates_without_training(flags, t
 
 
 @pytest.mark.parametrize("name", ["gau_alpha", "flash_quad", "flash"])
-def test_a_published_folder_trains_on_and_resumes_exactly(flags, tmp_path, monkeypatch, published, write_corpus, name):
+def test_a_published_folder_trains_on_and_resumes_exactly(flags, tmp_path, published, write_corpus, name):
     folder = published(name)
     changes = {"model_name_or_path": folder, "tokenizer_name": folder, "config_overrides": None, "max_steps": 6}
     changes |= {"train_dir": write_corpus(tmp_path / "corpus", folder), "learning_rate": 1e-3}
     run_mlm_wwm.main(flags(output_dir=tmp_path / "whole", **changes))
-    with monkeypatch.context() as patch:
-        kill_in(patch, "training_step", 6)
-        with pytest.raises(Killed):
-            run_mlm_wwm.main(flags(**changes))
+    with killed_in(6):
+        run_mlm_wwm.main(flags(**changes))
     run_mlm_wwm.main(flags(**changes))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
@@ -212,13 +190,6 @@ def gradient_run(flags, folder, micro, accumulation):
         logging_steps=1,
         validation_split=0.2,
     )
-
-
-def assert_close_runs(one, other):
-    for a, b in zip(curve(one), curve(other), strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(tensor, weights(other)[name], rtol=1e-5, atol=2e-6, msg=name)
 
 
 def test_accumulation_changes_neither_loss_nor_gradient(flags, tmp_path):
@@ -256,23 +227,6 @@ def test_evaluation_masks_are_fixed_and_sums_do_not_depend_on_the_batch(flags, t
 # Resumption
 
 
-class Killed(Exception):
-    pass
-
-
-def kill_in(monkeypatch, method, call):
-    """Make the given call of a Trainer method raise, as late as a kill could come in a half-written checkpoint."""
-    real, calls = getattr(Trainer, method), []
-
-    def fatal(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
-            raise Killed
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, method, fatal)
-
-
 HELD_OUT = {"validation_split": 0.2, "eval_strategy": "steps", "eval_steps": 3}
 
 
@@ -292,11 +246,9 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method, call", [("_save_scaler", 2), ("_progress", 1), ("training_step", 8)])
-def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, monkeypatch, undisturbed, method, call):
-    with monkeypatch.context() as patch:
-        kill_in(patch, method, call)
-        with pytest.raises(Killed):
-            run_mlm_wwm.main(flags(**HELD_OUT))
+def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, undisturbed, method, call):
+    with killed_in(call, method):
+        run_mlm_wwm.main(flags(**HELD_OUT))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "as before, though it raised"
     partial = list((tmp_path / "run").glob("incomplete-*"))
     assert bool(partial) == (method != "training_step")
@@ -305,13 +257,11 @@ def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, monkeypatch,
     assert_same_run(undisturbed(flags, **HELD_OUT), tmp_path / "run")
 
 
-def test_muon_workers_and_grouping_resume_exactly(flags, tmp_path, monkeypatch):
+def test_muon_workers_and_grouping_resume_exactly(flags, tmp_path):
     changes = {"optimizer": "muon", "group_by_length": True, "gradient_accumulation_steps": 2, "max_steps": 6}
     run_mlm_wwm.main(flags(output_dir=tmp_path / "whole", **changes))
-    with monkeypatch.context() as patch:
-        kill_in(patch, "training_step", 10)
-        with pytest.raises(Killed):
-            run_mlm_wwm.main(flags(dataloader_num_workers=2, **changes))
+    with killed_in(10):
+        run_mlm_wwm.main(flags(dataloader_num_workers=2, **changes))
     run_mlm_wwm.main(flags(**changes))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
@@ -454,11 +404,9 @@ def test_a_run_with_other_settings_is_refused_or_moved_aside(flags, tmp_path):
     assert (tmp_path / "run.old-1" / "checkpoint-1").is_dir() and (tmp_path / "run.old-2" / "checkpoint-1").is_dir()
 
 
-def test_the_same_settings_resume_even_with_overwrite_and_none_starts_over(flags, tmp_path, monkeypatch, caplog):
-    with monkeypatch.context() as patch:
-        kill_in(patch, "training_step", 6)
-        with pytest.raises(Killed):
-            run_mlm_wwm.main(flags())
+def test_the_same_settings_resume_even_with_overwrite_and_none_starts_over(flags, tmp_path, caplog):
+    with killed_in(6):
+        run_mlm_wwm.main(flags())
     run_mlm_wwm.main(flags(overwrite_output_dir=True))
     assert "starting from " + str(tmp_path / "run" / "checkpoint-4") in caplog.text
     caplog.clear()

@@ -21,11 +21,11 @@ from data.packing import Rows, pack
 from models.post_norm import quicken
 from models.stock import adapt
 from tests.processes import run_together
+from tests.runs import killed_in, read_log
 from training.architecture import make_model
 from training.arguments import ModelArguments
 from training.objectives import MaskedLanguageModelling, separate_documents
 from training.pretrained import ArgumentError, load_tokenizer
-from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMER = (
@@ -125,10 +125,6 @@ def test_loss_and_gradients_of_packed_documents_are_finite_sums_of_those_alone(p
         torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient, atol=2e-5, rtol=1e-4)
 
 
-def read_log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -154,20 +150,10 @@ def test_packed_runs_learn_and_say_what_packing_saves(flags, tmp_path, caplog, k
 
 
 @pytest.mark.parametrize(("kind", "packing"), [("roberta", "concat"), ("gau_alpha", "isolated")])
-def test_a_packed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, kind, packing):
+def test_a_packed_run_resumes_bit_for_bit(flags, tmp_path, kind, packing):
     run_mlm_wwm.main(flags(kind, packing=packing, output_dir=tmp_path / "whole"))
-    real, calls = Trainer.training_step, []
-
-    def fatal(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "training_step", fatal)
-        with pytest.raises(KeyboardInterrupt):
-            run_mlm_wwm.main(flags(kind, packing=packing))
+    with killed_in(5):
+        run_mlm_wwm.main(flags(kind, packing=packing))
     run_mlm_wwm.main(flags(kind, packing=packing, dataloader_num_workers=2))
     assert (tmp_path / "run/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
     assert read_log(tmp_path / "run")[-1]["loss"] == read_log(tmp_path / "whole")[-1]["loss"]

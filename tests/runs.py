@@ -1,0 +1,72 @@
+"""Runs of the training scripts: what they leave behind, whether two left the same, and runs that die in the middle."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.trainer import Trainer
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def curve(folder):
+    """The log without what depends on the clock."""
+    timed = ("tokens_per_second", "mfu")
+    return [{name: value for name, value in record.items() if name not in timed} for record in read_log(folder)]
+
+
+def weights(folder):
+    """Tensors of the saved model by name; of several models with the folder's name in front."""
+    files = [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
+    files += sorted(folder.glob("[!c]*/model.safetensors"))  # not of checkpoints
+    found = {}
+    for file in files:
+        part = "" if file.parent == folder else f"{file.parent.name}/"
+        found |= {part + name: tensor for name, tensor in load_file(file).items()}
+    assert found
+    return found
+
+
+def assert_same_run(one, other):
+    """Bit for bit."""
+    assert curve(one) == curve(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def assert_close_runs(one, other, rel=1e-5, atol=2e-6):
+    """rel: of the logged numbers and the weights; atol: of the weights."""
+    for a, b in zip(curve(one), curve(other), strict=True):
+        assert a == pytest.approx(b, rel=rel, abs=1e-6)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=rel, atol=atol, msg=name)
+
+
+class Killed(BaseException):
+    """As final as a kill: what catches errors does not catch it."""
+
+
+@contextmanager
+def killed_in(call: int, method: str = "training_step"):
+    """The run inside dies in this call of a method of the Trainer, and it must get so far."""
+    real, calls = getattr(Trainer, method), []
+
+    def fatal(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return real(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, method, fatal)
+        with pytest.raises(Killed):
+            yield
