@@ -77,13 +77,19 @@ class StrictPreTrainedModel(PreTrainedModel):
                 tied.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # raises unless they are equal
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As transformers does it; config.json names the code of every head, not of the saved class alone."""
+    def save_pretrained(self, save_directory, *args, state_dict=None, **kwargs):
+        """As transformers does it; config.json names the code of every head, not of the saved class alone.
+
+        Of a state_dict, where tied tensors may have become copies of one another, each is written once.
+        """
         module = sys.modules[type(self).__module__]
         names = {auto: self.family + ending for auto, ending in AUTO_CLASSES.items()}
         file = module.__name__.rsplit(".", 1)[-1]
         self.config.auto_map = {auto: f"{file}.{name}" for auto, name in names.items() if hasattr(module, name)}
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        if state_dict is not None:
+            tied = {target for target, source in self.all_tied_weights_keys.items() if source in state_dict}
+            state_dict = {name: tensor for name, tensor in state_dict.items() if name not in tied}
+        return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
 
 class Encoder:

@@ -36,7 +36,7 @@ def assert_same_run(one, other):
     """Bit for bit."""
     assert curve(one) == curve(other)
     first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
+    assert first.keys() == second.keys(), first.keys() ^ second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
 
@@ -46,7 +46,7 @@ def assert_close_runs(one, other, rel=1e-5, atol=2e-6):
     for a, b in zip(curve(one), curve(other), strict=True):
         assert a == pytest.approx(b, rel=rel, abs=1e-6)
     first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
+    assert first.keys() == second.keys(), first.keys() ^ second.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=rel, atol=atol, msg=name)
 

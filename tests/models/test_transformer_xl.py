@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, pipeline
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -413,3 +414,14 @@ def test_every_number_of_the_fixture_is_compared(xl_tensors):
     roots = {path.split("/")[0] for path in xl_tensors}
     compared = {"state_dict", "input_ids_all", "logits_all", "mems_all", "seg8_mem4", "train", "gen", "abs_variant"}
     assert roots == compared | {"fp16", "sampling", "xl_dataset", "attention_mask_full"}
+
+
+def test_copies_of_tied_tensors_are_written_once(xl_model, tmp_path):
+    """As they come from a state dict that was gathered over processes."""
+    model = xl_model()
+    gathered = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert "lm_head.weight" in gathered
+    model.save_pretrained(tmp_path, state_dict=gathered)
+    assert load_file(tmp_path / "model.safetensors").keys() == gathered.keys() - {"lm_head.weight"}
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, gathered[name]) for name, tensor in again.state_dict().items())
