@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Sourced with a board (glue, clue) and a data folder: which of its tasks are there. Goes to the repository's root and leaves
-# $python, $evaluated (tasks without training data, with commas between), $failed=0 and trained() behind.
+# Sourced by finetune_glue.sh and finetune_clue.sh with MODEL, DATA and further flags, $board (glue, clue) and $common (flags
+# of all its tasks) set. Goes to the repository's root; leaves $flags, trained() and run() behind, $evaluated (tasks of DATA
+# without training data, with commas between) and $failed=0.
+[ $# -ge 2 ] || { echo "usage: bash $0 MODEL DATA [flags of run_glue.py]" >&2; exit 2; }
+model=$1 data=$(realpath -m "$2") flags=("${@:3}") failed=0
+[ ! -d "$model" ] || model=$(realpath "$model")
+out=$(realpath -m "${OUTPUT_DIR:-outputs/$board/$(basename "$model")}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=python
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
-failed=0
-found=$("$python" - "$1" "$2" <<'PYTHON'
+found=$("$python" - "$board" "$data" <<'PYTHON'
 import sys
 from data.task_sources import find_folder, has_training_data
-from data.tasks import TASKS, TaskError
+from data.tasks import TASKS
 
 board, data = sys.argv[1:]
 found = {task.name: task for task in TASKS.values() if board in task.groups and find_folder(task, data)}
@@ -20,7 +24,7 @@ for name, task in found.items():
 PYTHON
 )
 evaluated=$(awk '$1 == "evaluated" { print $2 }' <<<"$found" | paste -sd,)
-[ -z "$evaluated" ] || echo "no training data in $2, evaluating only: ${evaluated//,/, }" >&2
+[ -z "$evaluated" ] || echo "no training data in $data, evaluating only: ${evaluated//,/, }" >&2
 
 trained() { # tasks -> those of them that can be trained, with commas between
     local task names=
@@ -28,4 +32,9 @@ trained() { # tasks -> those of them that can be trained, with commas between
         ! grep -qx "trained $task" <<<"$found" || names+=",$task"
     done
     echo "${names#,}"
+}
+
+run() { # tasks with commas between, or none; flags of run_glue.py
+    [ -n "$1" ] || return 0
+    "$python" run_glue.py --tasks "$1" --model "$model" --data_dir "$data" --output_dir "$out" "${common[@]}" "${@:2}" || failed=1
 }

@@ -7,35 +7,14 @@
 #   OUTPUT_DIR   folder of all results; running this again goes on there
 # A task without a training file is evaluated once, without training. Epochs, lengths and warmup are those of the task table.
 set -euo pipefail
-[ $# -ge 2 ] || { echo "usage: bash $0 MODEL DATA [flags of run_glue.py]" >&2; exit 2; }
-model=$1 data=$(realpath -m "$2")
-shift 2
-[ ! -d "$model" ] || model=$(realpath "$model")
-out=$(realpath -m "${OUTPUT_DIR:-outputs/clue/$(basename "$model")}")
-source "$(dirname "${BASH_SOURCE[0]}")/find_tasks.sh" clue "$data"
-
-run() { # tasks, flags of run_glue.py
-    local tasks=$1
-    shift
-    [ -n "$tasks" ] || return 0
-    "$python" run_glue.py \
-        --tasks "$tasks" \
-        --model "$model" \
-        --data_dir "$data" \
-        --output_dir "$out" \
-        --seeds 42,43,44 \
-        --weight_decay 0.01 \
-        --eps 1e-8 \
-        --clip 1.0 \
-        --schedule linear \
-        --select best \
-        "$@" || failed=1
-}
+board=clue
+common=(--seeds 42,43,44 --weight_decay 0.01 --eps 1e-8 --clip 1.0 --schedule linear --select best)
+source "$(dirname "${BASH_SOURCE[0]}")/find_tasks.sh"
 
 classification=$(trained afqmc tnews iflytek cmnli ocnli csl clue_diagnostics)
-run "$classification" --grid "lr=1e-5,2e-5,3e-5,5e-5;batch_size=16,32,64" --eval_steps 100 "$@"
-run "$(trained cluewsc2020)" --grid "lr=1e-5,2e-5,3e-5,5e-5;batch_size=8,16,32,64;dropout=0,0.1" --eval_steps 100 "$@"
-run "$(trained cmrc2018 drcd chid c3)" --grid "lr=1e-5,2e-5,3e-5;batch_size=24,32" "$@"
-run "$(trained cluener)" --grid "lr=3e-5;batch_size=24" "$@"
-run "$evaluated" "$@" --seeds 42 --grid ""
+run "$classification" --grid "lr=1e-5,2e-5,3e-5,5e-5;batch_size=16,32,64" --eval_steps 100 "${flags[@]}"
+run "$(trained cluewsc2020)" --grid "lr=1e-5,2e-5,3e-5,5e-5;batch_size=8,16,32,64;dropout=0,0.1" --eval_steps 100 "${flags[@]}"
+run "$(trained cmrc2018 drcd chid c3)" --grid "lr=1e-5,2e-5,3e-5;batch_size=24,32" "${flags[@]}"
+run "$(trained cluener)" --grid "lr=3e-5;batch_size=24" "${flags[@]}"
+run "$evaluated" "${flags[@]}" --seeds 42 --grid ""
 exit $failed

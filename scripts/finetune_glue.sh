@@ -8,34 +8,11 @@
 # A task without a training file is evaluated once, without training. ELECTRA's way: --recipe electra --grid "" --epochs 3
 # --warmup_ratio 0.1 --weight_decay 0.01 --betas 0.9,0.999. From MNLI's weights: --init_from_task rte,mrpc,stsb=mnli.
 set -euo pipefail
-[ $# -ge 2 ] || { echo "usage: bash $0 MODEL DATA [flags of run_glue.py]" >&2; exit 2; }
-model=$1 data=$(realpath -m "$2")
-shift 2
-[ ! -d "$model" ] || model=$(realpath "$model")
-out=$(realpath -m "${OUTPUT_DIR:-outputs/glue/$(basename "$model")}")
-source "$(dirname "${BASH_SOURCE[0]}")/find_tasks.sh" glue "$data"
+board=glue
+common=(--seeds 1,2,3,4,5 --epochs 10 --warmup_ratio 0.06 --weight_decay 0.1 --betas 0.9,0.98 --eps 1e-6 --clip 0 --schedule linear
+    --select best)
+source "$(dirname "${BASH_SOURCE[0]}")/find_tasks.sh"
 
-run() { # tasks, flags of run_glue.py
-    local tasks=$1
-    shift
-    [ -n "$tasks" ] || return 0
-    "$python" run_glue.py \
-        --tasks "$tasks" \
-        --model "$model" \
-        --data_dir "$data" \
-        --output_dir "$out" \
-        --seeds 1,2,3,4,5 \
-        --epochs 10 \
-        --warmup_ratio 0.06 \
-        --weight_decay 0.1 \
-        --betas 0.9,0.98 \
-        --eps 1e-6 \
-        --clip 0 \
-        --schedule linear \
-        --select best \
-        "$@" || failed=1
-}
-
-run "$(trained cola sst2 mrpc stsb qqp mnli qnli rte wnli ax)" --grid "lr=1e-5,2e-5,3e-5;batch_size=16,32" "$@"
-run "$evaluated" "$@" --seeds 1 --grid ""
+run "$(trained cola sst2 mrpc stsb qqp mnli qnli rte wnli ax)" --grid "lr=1e-5,2e-5,3e-5;batch_size=16,32" "${flags[@]}"
+run "$evaluated" "${flags[@]}" --seeds 1 --grid ""
 exit $failed
