@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.trainer_pt_utils import safe_globals
 
 import run_clm
 from tests.runs import assert_close_runs
@@ -67,7 +68,12 @@ def run(bert_folder, tmp_path):
 def states(folder, kind):
     """What DeepSpeed saved at the last step, of each process."""
     checkpoint = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return [torch.load(file, weights_only=False) for file in sorted(checkpoint.rglob(f"*{kind}_states.pt"))]
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        return [torch.load(file, weights_only=True) for file in sorted(checkpoint.rglob(f"*{kind}_states.pt"))]
 
 
 @pytest.mark.slow
@@ -100,7 +106,8 @@ def test_four_processes_are_two_groups_that_share_rows_and_optimizer(run):
     assert len(held) == 4 and max(held) < 0.51 * of_part
     checkpoint = cut / "checkpoint-5"
     assert sorted(path.name[7] for path in checkpoint.glob("memory_?.safetensors")) == ["0", "1"]
-    drawn = [torch.load(checkpoint / f"rng_state_{rank}.pth", weights_only=False)["cpu"] for rank in range(4)]
+    with safe_globals():
+        drawn = [torch.load(checkpoint / f"rng_state_{rank}.pth", weights_only=True)["cpu"] for rank in range(4)]
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3]) and not torch.equal(drawn[0], drawn[2])
 
 
