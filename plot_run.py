@@ -126,7 +126,7 @@ def draw(runs: list[tuple[str, Path]], references: list[tuple[str, float, float]
             if math.isfinite(reference[column]):
                 panel.axhline(reference[column], color=f"C{number + len(runs)}", linestyle="--", label=reference[0])
         panel.grid(alpha=0.3)
-        panel.legend()
+        panel.legend(fontsize="x-small" if len(panel.get_legend_handles_labels()[0]) > 6 else None)
     partial = output.with_name(f"incomplete-{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(partial, dpi=100, format="png")

@@ -3,7 +3,7 @@
 # three finetuning seeds each, and TF-IDF beside. Some hours on two CPU cores; re-running resumes.
 #   bash benchmarks/chnsenticorp.sh DATA [OUTPUT]     DATA/chnsenticorp holds train.tsv, dev.tsv and test.tsv; after quickstart.sh,
 #                                                     whose text (not its model, which has read the test texts) is used
-#   PRETRAIN_MINUTES, REVIEW_MINUTES                  of each of the first two ways (40); further ones, on reviews, of the third (25)
+#   PRETRAIN_MINUTES, REVIEW_MINUTES                  of each of the first two ways (40); further ones, on reviews, of the third (58)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup_env.sh"
 data=$(realpath "${1:?DATA must name the folder that holds chnsenticorp/}")
@@ -44,7 +44,7 @@ hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
     --muon_learning_rate 3e-2 --learning_rate 4e-3 --weight_decay 0.01
 "$python" run_mlm_wwm.py "${common[@]}" --train_dir "$out/corpus_reviews_train" --validation_dir "$out/corpus_reviews_heldout" \
     --output_dir "$out/mlm_reviews" --model_name_or_path "$out/mlm" \
-    --per_device_train_batch_size 64 --mlm_probability 0.25 --max_steps 4000 --max_train_minutes "${REVIEW_MINUTES:-25}" \
+    --per_device_train_batch_size 64 --mlm_probability 0.25 --max_steps 4000 --max_train_minutes "${REVIEW_MINUTES:-58}" \
     --muon_learning_rate 1.5e-2 --learning_rate 2e-3 --weight_decay 0.01
 "$python" run_electra.py "${common[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" \
     --output_dir "$out/electra" --model_type gau_alpha --config_overrides "$shape,num_hidden_layers=4" \
