@@ -1,6 +1,5 @@
 """run_glue.py: every kind of task is learned, killed runs end alike, labels go by name, errors name the flag."""
 
-import gc
 import json
 import shutil
 from pathlib import Path
@@ -43,15 +42,6 @@ ENCODERS = {
     "modernbert": lambda size: ModernBertConfig(vocab_size=size, pad_token_id=0, global_attn_every_n_layers=2, **BERT),
 }
 HAN = "他在研究生命起源这位也参与其中北京大学和清华的长江桥天安门我爱你好吗今天气很不错卡拉恤用了手机云计算"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collection():
-    """Every run collects garbage once, which takes half a second while it looks through all imported modules."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
