@@ -28,6 +28,7 @@ from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.generation import PROCESS, PROCESSES, Generator
 from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
+from training.run import run_script
 
 ASK = "\nContext prompt (stop to exit) >>> "
 
@@ -172,27 +173,25 @@ def answer_all(generator: Generator, prompts: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    level = logging.INFO if PROCESS == 0 else logging.WARNING
+    logging.basicConfig(format="%(message)s", level=level, stream=sys.stderr)
+    disable_progress_bar()
+    prompts = None
+    if args.input_file is not None:
+        prompts = read_prompts(args.input_file, args.template)
+    elif args.prompt is not None:
+        prompts = [fill_template(args.template, args.prompt, args.desc, args.signature)]
+    generator = make_generator(args)
+    set_seed(args.seed)
     try:
-        args = parse(argv)
-        level = logging.INFO if PROCESS == 0 else logging.WARNING
-        logging.basicConfig(format="%(message)s", level=level, stream=sys.stderr)
-        disable_progress_bar()
-        prompts = None
-        if args.input_file is not None:
-            prompts = read_prompts(args.input_file, args.template)
-        elif args.prompt is not None:
-            prompts = [fill_template(args.template, args.prompt, args.desc, args.signature)]
-        generator = make_generator(args)
-        set_seed(args.seed)
         if prompts is None:
             converse(generator)
         else:
             answer_all(generator, prompts)
-    except ValueError as error:
-        sys.exit(f"generate_text.py: {error}")
     except KeyboardInterrupt:
         print(file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, ValueError)

@@ -41,7 +41,7 @@ from training.arguments import ModelArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
 from training.files import write_whole
 from training.model_parallel import ModelParallelArguments
-from training.run import run_settings, set_up_process, start_run
+from training.run import run_script, run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
@@ -244,7 +244,4 @@ def evaluate(trainer: Trainer, perplexity_file: str | None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"run_clm.py: {error}")
+    run_script(main, ValueError)

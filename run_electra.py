@@ -43,7 +43,7 @@ from training.electra_arguments import (
 )
 from training.electra_objective import ReplacedTokenDetection
 from training.layer_decay import factors_of_part
-from training.run import run_settings, set_up_process, settle_seed, start_run
+from training.run import run_script, run_settings, set_up_process, settle_seed, start_run
 from training.trainer import Trainer, last_evaluation
 
 MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
@@ -224,7 +224,4 @@ def export_networks(model, tokenizer, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ArgumentError, CorpusError) as error:
-        sys.exit(f"run_electra.py: {error}")
+    run_script(main, ArgumentError, CorpusError)

@@ -33,8 +33,8 @@ from data.features import Features, make_eval_batches, make_train_batches
 from data.judging import Judge
 from data.metrics import merge_splits
 from data.sampling import CorpusRows
-from data.submission import SubmissionError, make_submissions
-from data.tasks import Split, Task, TaskError
+from data.submission import make_submissions
+from data.tasks import Split, Task
 from models import task_heads
 from models.stock import longest_row
 from models.task_heads import takes_token_types
@@ -48,7 +48,7 @@ from training.finetuning import BEST, TRAIN_LOG, JobRecord
 from training.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, write_job
 from training.layer_decay import layer_factors
 from training.results import summarise
-from training.run import set_up_process
+from training.run import run_script, set_up_process
 from training.sweep import describe, find_devices, run_jobs
 from training.task_model import make_task_model
 from training.trainer import Trainer
@@ -243,7 +243,4 @@ def judge(made: Prepared, trainer: Trainer) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ArgumentError, SubmissionError, TaskError, ValueError) as error:
-        sys.exit(f"run_glue.py: {error}")
+    run_script(main, ValueError)

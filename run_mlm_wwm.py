@@ -39,7 +39,7 @@ from training.arguments import (
     settle_steps,
 )
 from training.objectives import MaskedLanguageModelling
-from training.run import run_settings, set_up_process, start_run
+from training.run import run_script, run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,4 @@ def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = 
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ArgumentError, CorpusError) as error:
-        sys.exit(f"run_mlm_wwm.py: {error}")
+    run_script(main, ArgumentError, CorpusError)

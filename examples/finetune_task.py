@@ -28,6 +28,7 @@ from data.features import combine, make_features
 from data.metrics import decode, score
 from data.tasks import adhoc_task
 from training.pretrained import load_tokenizer
+from training.run import run_script
 
 
 def main(argv=None) -> dict[str, float]:
@@ -76,4 +77,4 @@ def main(argv=None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

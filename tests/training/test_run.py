@@ -1,6 +1,9 @@
 """The parts of a run by themselves: logs that rewind, FLOP counts, optimisers, checkpoint folders, old flags."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,3 +162,36 @@ def test_checkpoints_appear_whole_and_old_ones_go_but_the_best(tmp_path):
     rotate(tmp_path, 2, str(tmp_path / "checkpoint-5"))
     assert [folder.name for folder in all_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-20", "checkpoint-100"]
     assert not list(tmp_path.glob("incomplete-*"))
+
+
+# The end of a script
+
+SCRIPT = """
+import atexit, os, sys
+import torch
+from training.run import run_script
+
+class Last:
+    def __del__(self, end=os._exit):
+        end(7)
+
+def main():
+    sys.last = Last()  # goes when Python is taken down
+    atexit.register(print, "at exit")
+    print("done")
+    if sys.argv[1] == "group":
+        torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=0, world_size=1)
+    if sys.argv[1] == "error":
+        raise ValueError("--flag must be right")
+
+run_script(main, ValueError)
+"""
+
+
+@pytest.mark.parametrize("way, code", [("group", 0), ("alone", 7), ("error", 7)])
+def test_processes_of_a_group_end_with_python_still_up(tmp_path, way, code):
+    """So that threads of gloo's that wait for Python's lock cannot abort them; alone a script ends as any other."""
+    command = [sys.executable, "-c", SCRIPT, way, tmp_path / "store"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (code, "done\nat exit\n"), done.stderr
+    assert done.stderr.endswith("-c: --flag must be right\n") == (way == "error")
