@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, set_seed
 from transformers.distributed import DistributedConfig
 from transformers.utils.logging import disable_progress_bar
@@ -26,7 +25,7 @@ from data.tokenization import split_frame
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
-from training.generation import PROCESS, PROCESSES, Generator
+from training.generation import PROCESS, PROCESSES, Generator, SharedInterrupt
 from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
 from training.run import run_script
 
@@ -88,7 +87,7 @@ def check(args) -> None:
             raise ArgumentError(message)
 
 
-def make_generator(args) -> Generator:
+def make_generator(args, interrupt: SharedInterrupt) -> Generator:
     """Load tokenizer and model. ArgumentError for names and files that do not give them."""
     name, flag = (args.tokenizer_name, "--tokenizer_name") if args.tokenizer_name else (args.model, "MODEL")
     file = find_model_file(name)
@@ -97,7 +96,7 @@ def make_generator(args) -> Generator:
     tokenizer = cog_tokenizer(file, args.newline_token) if file else load_tokenizer(name, flag)
     model = load_model(args, tokenizer)
     begin = [] if model.config.is_encoder_decoder else split_frame(tokenizer.backend_tokenizer)[0]
-    return Generator(model, tokenizer, begin, args)
+    return Generator(model, tokenizer, begin, interrupt, args)
 
 
 def load_model(args, tokenizer) -> torch.nn.Module:
@@ -135,11 +134,12 @@ def converse(generator: Generator) -> None:
         answer = [None]
         if PROCESS == 0:
             try:
-                answer = [input(ASK)]
-            except EOFError:
+                with generator.interrupt.at_once():
+                    answer = [input(ASK)]
+            except (EOFError, KeyboardInterrupt):
                 print()
         if PROCESSES > 1:
-            broadcast_object_list(answer)
+            torch.distributed.broadcast_object_list(answer, 0)
         (title,) = answer
         if title is None or title.strip() == "stop":
             return
@@ -182,9 +182,10 @@ def main(argv: list[str] | None = None) -> None:
         prompts = read_prompts(args.input_file, args.template)
     elif args.prompt is not None:
         prompts = [fill_template(args.template, args.prompt, args.desc, args.signature)]
-    generator = make_generator(args)
-    set_seed(args.seed)
+    interrupt = SharedInterrupt()
     try:
+        generator = make_generator(args, interrupt)
+        set_seed(args.seed)
         if prompts is None:
             converse(generator)
         else:

@@ -11,7 +11,10 @@ shift
 MP_SIZE=${MP_SIZE:-1}
 TOKENIZER=${TOKENIZER:-$MODEL}
 python=python
-[ "$MP_SIZE" = 1 ] || python="torchrun --standalone --nproc-per-node $MP_SIZE"
+if [ "$MP_SIZE" != 1 ]; then
+    trap '' INT # generate_text.py ends its processes together, which torchrun would kill one by one
+    python="torchrun --standalone --signals-to-handle SIGTERM,SIGHUP,SIGQUIT --nproc-per-node $MP_SIZE"
+fi
 $python "$root/generate_text.py" "$MODEL" \
     --tokenizer_name "$TOKENIZER" \
     --temperature 0.9 \

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -162,30 +164,67 @@ def test_stock_causal_and_two_part_models_work_too(tokenizer, tmp_path):
 # Checkpoints of THUDM's layout
 
 
-def scripted(script, *words, **environment):
-    """Standard output of a recipe."""
+@contextmanager
+def recipe(script, *words, **environment):
+    """A recipe while it runs, in a session of its own as in a terminal."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = ["bash", str(ROOT / "scripts" / script), *map(str, words)]
-    done = subprocess.run(command, env=variables | environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with subprocess.Popen(command, env=variables | environment, start_new_session=True, **streams) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):  # where all have ended
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def typed(process, line):
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def until(process, words):
+    """What it prints before these words."""
+    printed = ""
+    while not printed.endswith(words):
+        printed += process.stdout.read(1) or pytest.fail(process.stderr.read())
+    return printed.removesuffix(words)
+
+
+def finished(process):
+    """After a good end, without a word of Python's."""
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0 and "Traceback" not in error, error
 
 
 def test_the_commands_run_on_a_published_checkpoint_on_one_process_and_two(published_txl, capsys):
+    """Two are asked as in a terminal, where Ctrl-C goes to all processes at once."""
     import change_mp
 
-    ask = ("--prompt", "问题：怎么看待大模型？", "--max_length", 40, "--seed", 5, "--use_cpu")
-    alone = run(
-        capsys, published_txl, *ask[:-1], "--temperature", 0.9, "--attention_window", 768, "--dtype", "float32"
-    )
-    two = scripted("generate_text.sh", published_txl, *ask, "--dtype", "float32", MP_SIZE="2")
-    assert two == alone and len(alone.strip()) > len("问题：怎么看待大模型？")
+    prompt = "问题：怎么看待大模型？"
+    ask = (published_txl, "--max_length", 40, "--seed", 5, "--dtype", "float32")
+    spelled_out = ("--prompt", prompt, "--temperature", 0.9, "--attention_window", 768)
+    alone = run(capsys, *ask, *spelled_out)
+    assert len(alone.strip()) > len(prompt)
+    with recipe("generate_text.sh", *ask, "--use_cpu", MP_SIZE="2") as process:
+        until(process, generate_text.ASK)
+        typed(process, prompt)
+        assert until(process, generate_text.ASK) == alone
+        os.killpg(process.pid, signal.SIGINT)
+        finished(process)
     change_mp.main([str(published_txl), "2"])
-    split = published_txl.with_name("txl_MP2")
-    assert (
-        run(capsys, split, *ask[:-1], "--temperature", 0.9, "--attention_window", 768, "--dtype", "float32") == alone
-    )
+    assert run(capsys, published_txl.with_name("txl_MP2"), *ask[1:], *spelled_out) == alone
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_two_processes_in_the_middle_of_a_text(published_txl):
+    with recipe("generate_text.sh", published_txl, "--use_cpu", "--max_length", 100_000, MP_SIZE="2") as process:
+        until(process, generate_text.ASK)
+        typed(process, "问题")
+        until(process, "问题")
+        os.killpg(process.pid, signal.SIGINT)
+        finished(process)
 
 
 def test_a_published_checkpoint_keeps_newlines_if_asked(published_txl, capsys):

@@ -86,7 +86,7 @@ def test_generating_finetuning_and_resharding_then_both_again_from_two_parts(wor
         f"mp_rank_0{rank}_model_states.pt" for rank in range(2)
     ]
     launcher, again = generated(words, capsys, parts, MP_SIZE="2")
-    assert launcher == ["--standalone", "--nproc-per-node", "2"] and again == text
+    assert launcher[-2:] == ["--nproc-per-node", "2"] and again == text
     launcher, kind, same = finetuned(words, parts, tmp_path / "two", MP_SIZE="2")
     assert launcher == ["--standalone", "--nproc-per-node", "8"] and kind == (2, "2")
     assert same.keys() == weights.keys() and all(torch.equal(same[name], weights[name]) for name in weights)

@@ -6,8 +6,10 @@ Letters: B prompts, T tokens.
 import json
 import logging
 import os
+import signal
 import sys
 import time
+from contextlib import contextmanager
 
 import torch
 from tokenizers import Regex, decoders
@@ -21,10 +23,48 @@ PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("R
 _NO_SPACE_BEFORE = Regex(r"^ (?=[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef])")  # Chinese and its punctuation
 
 
+class SharedInterrupt:
+    """Ctrl-C where several processes generate: the first one hears it, and all end behind the same token.
+
+    A second Ctrl-C kills the first process at once. One process alone is interrupted as ever.
+    """
+
+    def __init__(self):
+        self._heard = False
+        if PROCESSES > 1:
+            signal.signal(signal.SIGINT, signal.SIG_IGN if PROCESS else self._hear)
+
+    def _hear(self, number, frame):
+        self._heard = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    @contextmanager
+    def at_once(self):
+        """Meanwhile the first process, of which the others hear by other means, raises KeyboardInterrupt itself."""
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            if self._heard:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def raise_for_all(self, device: torch.device) -> None:
+        """KeyboardInterrupt in every process if the first has heard Ctrl-C; all must call it together."""
+        heard = torch.tensor(self._heard, device=device)
+        torch.distributed.broadcast(heard, 0)
+        if heard:
+            raise KeyboardInterrupt
+
+
 class FirstProcessDecides(LogitsProcessor):
-    """Scores of the first process for all, so that no rounding makes processes draw different tokens."""
+    """Scores of the first process for all, so that no rounding makes processes draw different tokens; Ctrl-C too."""
+
+    def __init__(self, interrupt: SharedInterrupt):
+        self.interrupt = interrupt
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.interrupt.raise_for_all(scores.device)
         scores = scores.contiguous()
         torch.distributed.broadcast(scores, 0)
         return scores
@@ -33,13 +73,15 @@ class FirstProcessDecides(LogitsProcessor):
 class Generator:
     """A causal or encoder-decoder model, its tokenizer, and how to draw.
 
-    begin: ids before every prompt of a causal model. args: temperature (0 takes the likeliest), top_k, top_p (0 for
-    all), repetition_penalty, num_beams, max_length (tokens of prompt and text) or max_new_tokens, source_prefix.
+    begin: ids before every prompt of a causal model. interrupt: of this process. args: temperature (0 takes the
+    likeliest), top_k, top_p (0 for all), repetition_penalty, num_beams, max_length (tokens of prompt and text) or
+    max_new_tokens, source_prefix.
     """
 
-    def __init__(self, model, tokenizer, begin: list[int], args):
+    def __init__(self, model, tokenizer, begin: list[int], interrupt: SharedInterrupt, args):
         """ArgumentError when the tokenizer has more entries than the model."""
         self.model, self.tokenizer, self.args, self._begin = model.eval(), tokenizer, args, begin
+        self.interrupt = interrupt
         config = model.config
         entries = config.get_text_config().vocab_size
         if entries < len(tokenizer):
@@ -61,6 +103,7 @@ class Generator:
         args = self.args
         settings = {"num_beams": args.num_beams, "do_sample": args.temperature > 0, "pad_token_id": self._pad}
         settings |= {"repetition_penalty": args.repetition_penalty}
+        settings |= {"max_length": None}  # the model's own, of which generate() would warn beside max_new_tokens
         if args.temperature > 0:
             settings |= {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p or 1.0}
         else:
@@ -69,7 +112,7 @@ class Generator:
         if undecodable:
             settings["suppress_tokens"] = undecodable
         if PROCESSES > 1:
-            settings["logits_processor"] = [FirstProcessDecides()]
+            settings["logits_processor"] = [FirstProcessDecides(self.interrupt)]
         return settings
 
     def encode(self, prompt: str) -> list[int]:

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers.utils.logging import disable_progress_bar
 
@@ -61,7 +60,8 @@ def _end_processes() -> None:
     """
     if not torch.distributed.is_initialized():
         return
-    PartialState().wait_for_everyone()  # the first may hold the store that the others still ask
+    device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else 0
+    torch.distributed.barrier(device_ids=[device])  # the first may hold the store that the others still ask
     torch.distributed.destroy_process_group()
     threading._shutdown()
     atexit._run_exitfuncs()
