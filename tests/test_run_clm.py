@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +10,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-import change_mp
-import convert_checkpoint
 import run_clm
 from tests.processes import run_together
 from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, weights
@@ -144,59 +139,6 @@ def test_finetuning_a_published_checkpoint_starts_its_schedule_anew(flags, tmp_p
     )
     assert records[-1]["loss"] < records[0]["loss"]
     assert len(AutoTokenizer.from_pretrained(tmp_path / "run")) == 301
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes_hold", ["MP_SIZE=1", "OFFLOAD=1", "MP_SIZE=2", "MP_SIZE=2 OFFLOAD=1"])
-def test_the_finetuning_command_partitions_over_two_processes(published_txl, tmp_path, processes_hold):
-    """ZeRO-2, model parallelism, offload; needs DeepSpeed, whose first run builds an extension for minutes."""
-    pytest.importorskip("deepspeed")
-    model = shutil.copytree(published_txl, tmp_path / "txl")
-    if "MP_SIZE=2" in processes_hold:
-        change_mp.main([str(model), "2"])
-        model = tmp_path / "txl_MP2"
-    line = json.dumps({"prompt": "问题：怎么看待大模型？", "text": "最近很火。" * 4}) + "\n"
-    (tmp_path / "data.json").write_text(line * 60)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "NUM_GPUS_PER_WORKER": "2", "OMP_NUM_THREADS": "1"}
-    environment |= dict(pair.split("=") for pair in processes_hold.split())
-    for steps in (2, 4):  # the second call resumes
-        command = [
-            "bash",
-            ROOT / "scripts" / "ds_finetune_gpt_2.9B.sh",
-            model,
-            tmp_path / "data.json",
-            "--use_cpu",
-        ]
-        command += [
-            "--max_seq_length",
-            "8",
-            "--mem_len",
-            "4",
-            "--max_steps",
-            "4",
-            "--warmup_steps",
-            "1",
-            "--save_steps",
-            "2",
-        ]
-        command += ["--learning_rate", "1e-2", "--logging_steps", "1", "--report_to", "none"]
-        command += ["--max_train_minutes", "1e-9"] if steps == 2 else []
-        done = subprocess.run(
-            [str(word) for word in command],
-            env=environment | {"OUTPUT_DIR": str(tmp_path / "run")},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-    losses = [record["loss"] for record in curve(tmp_path / "run") if "loss" in record]
-    assert len(losses) == 4 and losses[-1] < losses[0]
-    shards = list((tmp_path / "run" / "checkpoint-4").rglob("*optim_states.pt"))
-    assert len(shards) == 2
-    total = sum(tensor.numel() for tensor in weights(tmp_path / "run").values())
-    assert all(shard.stat().st_size < 0.75 * 12 * total for shard in shards)
-    convert_checkpoint.main(["--reverse", str(tmp_path / "run"), str(tmp_path / "back")])
-    assert (tmp_path / "back" / "mp_rank_00_model_states.pt").is_file()
 
 
 # Perplexity
