@@ -11,10 +11,12 @@ shift
 MP_SIZE=${MP_SIZE:-1}
 TOKENIZER=${TOKENIZER:-$MODEL}
 python=python
-if [ "$MP_SIZE" != 1 ]; then
-    trap '' INT # generate_text.py ends its processes together, which torchrun would kill one by one
-    python="torchrun --standalone --signals-to-handle SIGTERM,SIGHUP,SIGQUIT --nproc-per-node $MP_SIZE"
-fi
+[ "$MP_SIZE" = 1 ] || python="launch --standalone --nproc-per-node $MP_SIZE"
+launch() { # torchrun, with Ctrl-C for its processes, which end together, instead of for itself, which would kill them
+    (trap '' INT && exec torchrun --signals-to-handle SIGTERM,SIGHUP,SIGQUIT "$@") <&0 &
+    trap 'pkill -INT -P $!' INT
+    wait $! || { [ $? = 130 ] && wait $!; } # 130: the trap ran
+}
 $python "$root/generate_text.py" "$MODEL" \
     --tokenizer_name "$TOKENIZER" \
     --temperature 0.9 \

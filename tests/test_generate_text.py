@@ -193,9 +193,9 @@ def until(process, words):
 
 
 def finished(process):
-    """After a good end, without a word of Python's."""
-    error = process.communicate(timeout=300)[1]
-    assert process.returncode == 0 and "Traceback" not in error, error
+    """After a good end, without a word of Python's; its input stays open until then."""
+    assert process.wait(timeout=300) == 0, process.stderr.read()
+    assert "Traceback" not in process.stderr.read() and generate_text.ASK not in process.stdout.read()
 
 
 def test_the_commands_run_on_a_published_checkpoint_on_one_process_and_two(published_txl, capsys):
