@@ -14,8 +14,8 @@ python=python
 [ "$MP_SIZE" = 1 ] || python="launch --standalone --nproc-per-node $MP_SIZE"
 launch() { # torchrun, with Ctrl-C for its processes, which end together, instead of for itself, which would kill them
     (trap '' INT && exec torchrun --signals-to-handle SIGTERM,SIGHUP,SIGQUIT "$@") <&0 &
-    trap 'pkill -INT -P $!' INT
-    wait $! || { [ $? = 130 ] && wait $!; } # 130: the trap ran
+    trap 'kill -INT $(</proc/$!/task/$!/children) 2>/dev/null || kill $!' INT # it has no processes at first
+    until wait $!; do [ $? = 130 ] || return; done # 130: the trap ran
 }
 $python "$root/generate_text.py" "$MODEL" \
     --tokenizer_name "$TOKENIZER" \

@@ -199,7 +199,7 @@ def finished(process):
 
 
 def test_the_commands_run_on_a_published_checkpoint_on_one_process_and_two(published_txl, capsys):
-    """Two are asked as in a terminal, where Ctrl-C goes to all processes at once."""
+    """Two are asked as in a terminal, whose Ctrl-C goes to the recipe and torchrun."""
     import change_mp
 
     prompt = "问题：怎么看待大模型？"
