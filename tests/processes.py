@@ -12,6 +12,11 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["run_clm", "run_electra", "run_glue", "run_mlm_wwm"])
 
 
+def search_path(*folders: Path) -> str:
+    """PATH for a recipe: these folders first, then this Python and its scripts, then as it is."""
+    return os.pathsep.join((*map(str, folders), str(Path(sys.executable).parent), os.environ["PATH"]))
+
+
 def run_together(script: Path, words: Sequence, logs: Path, processes: int = 2, limit: float = 240) -> str:
     """Run a script on several CPU processes, as torchrun starts them; returns the first one's standard output.
 

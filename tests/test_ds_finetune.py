@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import change_mp
 import convert_checkpoint
+from tests.processes import search_path
 from tests.runs import curve, weights
 
 ROOT = Path(__file__).parents[1]
@@ -46,8 +46,7 @@ def finetune(tmp_path):
     (tmp_path / "hosts").write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
     line = json.dumps({"prompt": "问题：怎么看待大模型？", "text": "最近很火。" * 4}) + "\n"
     (tmp_path / "data.json").write_text(line * 60)
-    path = os.pathsep.join((str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]))
-    settings = {"PATH": path, "OMP_NUM_THREADS": "1", "HOST_FILE_PATH": str(tmp_path / "hosts")}
+    settings = {"PATH": search_path(tmp_path), "OMP_NUM_THREADS": "1", "HOST_FILE_PATH": str(tmp_path / "hosts")}
     settings |= {"OUTPUT_DIR": str(tmp_path / "run")}
 
     def start(model, environment, *flags):

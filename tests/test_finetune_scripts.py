@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import search_path
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = """
@@ -31,9 +32,10 @@ def finetune(tmp_path):
             (tmp_path / "tasks" / folder).mkdir(parents=True)
             for name in files:
                 (tmp_path / "tasks" / folder / name).write_text("{}\n")
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         command = ["bash", str(tmp_path / "scripts" / f"finetune_{board}.sh"), "some/model", "tasks", *flags]
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PATH": search_path()}, capture_output=True, text=True
+        )
         calls = tmp_path / "calls.jsonl"
         lines = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
         return done.returncode, done.stdout + done.stderr, [dict(zip(c[::2], c[1::2], strict=True)) for c in lines]

@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 import generate_text
 from data.prompts import fill_template
 from models import TransformerXLConfig, TransformerXLForCausalLM
+from tests.processes import search_path
 from training.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -167,8 +168,8 @@ def test_stock_causal_and_two_part_models_work_too(tokenizer, tmp_path):
 @contextmanager
 def recipe(script, *words, **environment):
     """A recipe while it runs, in a session of its own as in a terminal."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    variables |= {"PATH": search_path()}
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = ["bash", str(ROOT / "scripts" / script), *map(str, words)]
     with subprocess.Popen(command, env=variables | environment, start_new_session=True, **streams) as process:

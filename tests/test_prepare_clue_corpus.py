@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.processes import search_path
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/prepare_clue_corpus.sh"
@@ -44,7 +45,7 @@ def project(tmp_path):
 
 def run(project, *flags):
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": search_path(),
         "CLUE_ZIPS": "zips",
         "CLUE_OUTPUT": "out",
         "CLUE_MODEL": "tokenizer",
