@@ -10,11 +10,11 @@ holds only its own share, and what every part repeats is compared first.
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 
+from common.script import run_script
 from models.convert import CheckpointError, thudm
 from models.convert.output import new_output
 
@@ -92,12 +92,8 @@ def reshard(arguments: argparse.Namespace) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    try:
-        output = reshard(parse_arguments(argv))
-    except CheckpointError as error:
-        sys.exit(f"change_mp.py: {error}")
-    print(output)
+    print(reshard(parse_arguments(argv)))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,7 +15,6 @@ layer by layer, in about a gigabyte of memory.
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -23,7 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.convert import SOURCES, CheckpointError, Source, thudm, to_ours, to_theirs, transformer_xl
+from common.script import run_script
+from models.convert import SOURCES, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
 from models.convert.output import new_output
 from training.pretrained import ArgumentError, resolve_pretrained
@@ -180,12 +180,9 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    try:
-        count = convert(arguments)
-    except (ArgumentError, CheckpointError) as error:
-        sys.exit(f"convert_checkpoint.py: {error}")
+    count = convert(arguments)
     print(f"{arguments.output}: {count} tensors")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,6 +20,7 @@ from transformers.distributed import DistributedConfig
 from transformers.utils.logging import disable_progress_bar
 
 import models  # noqa: F401  registers the model types
+from common.script import run_script
 from data.prompts import TEMPLATES, fill_template, read_prompts
 from data.tokenization import split_frame
 from models.convert import thudm
@@ -27,7 +28,6 @@ from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.generation import PROCESS, PROCESSES, Generator, SharedInterrupt
 from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
-from training.run import run_script
 
 ASK = "\nContext prompt (stop to exit) >>> "
 
@@ -195,4 +195,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, ValueError)
+    run_script(main)

@@ -11,6 +11,8 @@ import json
 import math
 from pathlib import Path
 
+from common.script import run_script
+
 METRICS = (("loss", "loss (nats per masked token)", 1), ("mlm_accuracy", "accuracy (%)", 100))
 ELECTRA_METRICS = (
     ("discriminator_loss", "loss of the discriminator (nats per token)", 1),
@@ -151,4 +153,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

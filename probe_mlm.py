@@ -6,13 +6,13 @@ prints 天气预报说今天的天[气+0.9948||空+0.0011||...]很好。
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForMaskedLM
 
 import models  # noqa: F401  registers the model types
+from common.script import run_script
 from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
 
 
@@ -70,13 +70,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="sentence with one or more [MASK]")
     parser.add_argument("--top_k", type=int, default=5, help="candidates printed at each [MASK]")
     arguments = parser.parse_args(argv)
-    try:
-        probe = Probe(arguments.model)
-        for text in arguments.texts:
-            print(probe.fill(text, arguments.top_k))
-    except ArgumentError as error:
-        sys.exit(f"probe_mlm.py: {error}")
+    probe = Probe(arguments.model)
+    for text in arguments.texts:
+        print(probe.fill(text, arguments.top_k))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,10 +9,10 @@ Source: run_chinese_ref.py of JunnYu/FLASHQuad_pytorch, whose flags it keeps.
 import argparse
 import hashlib
 import os
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from common.script import run_script
 from data.jsonl import input_files
 from data.preparation import Preparer, begin, finish, locked_output, prepare_units
 from data.reference import ReferenceWriter
@@ -112,7 +112,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"run_chinese_ref.py: {error}")
+    run_script(main)

@@ -7,13 +7,12 @@ shuffled rows of the same stream. Without --do_train it prints the perplexity. R
 
 import sys
 
+from common.script import one_line_errors, run_script
 from training.pretrained import ArgumentError, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
-    try:
+    with one_line_errors():
         refuse_unknown_names(sys.argv[1:], ("--tokenizer_name", "--model_name_or_path", "--config_name"))
-    except ArgumentError as error:
-        sys.exit(f"run_clm.py: {error}")
 
 import json
 from dataclasses import dataclass, field
@@ -41,7 +40,7 @@ from training.arguments import ModelArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
 from training.files import write_whole
 from training.model_parallel import ModelParallelArguments
-from training.run import run_script, run_settings, set_up_process, start_run
+from training.run import run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
@@ -244,4 +243,4 @@ def evaluate(trainer: Trainer, perplexity_file: str | None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_script(main, ValueError)
+    run_script(main)

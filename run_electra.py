@@ -7,14 +7,13 @@ again resumes. The run's folder receives discriminator/ and generator/, which tr
 
 import sys
 
+from common.script import one_line_errors, run_script
 from training.pretrained import ArgumentError, load_config, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
-    try:
+    with one_line_errors():
         names = ("--tokenizer_name", "--config_name", "--generator_config_name")
         refuse_unknown_names(sys.argv[1:], (*names, "--model_name_or_path", "--generator_name_or_path"))
-    except ArgumentError as error:
-        sys.exit(f"run_electra.py: {error}")
 
 import json
 from dataclasses import fields
@@ -24,7 +23,6 @@ from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
 from data.collators import MaskCollator
-from data.corpus import CorpusError
 from data.electra_examples import ElectraRows
 from data.masking import MASK_STYLES, TokenMasking, WholeWordMasking
 from data.packing import HELD_OUT_SEED, Rows, load_rows, make_eval_batches, make_train_batches, pack
@@ -43,7 +41,7 @@ from training.electra_arguments import (
 )
 from training.electra_objective import ReplacedTokenDetection
 from training.layer_decay import factors_of_part
-from training.run import run_script, run_settings, set_up_process, settle_seed, start_run
+from training.run import run_settings, set_up_process, settle_seed, start_run
 from training.trainer import Trainer, last_evaluation
 
 MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
@@ -224,4 +222,4 @@ def export_networks(model, tokenizer, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, ArgumentError, CorpusError)
+    run_script(main)

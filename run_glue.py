@@ -7,14 +7,13 @@ OUTPUT_DIR/<task>/<configuration>/seed<k>. Flags are those of --help; a JSON or 
 
 import sys
 
+from common.script import one_line_errors, run_script
 from training.pretrained import ArgumentError, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
-    try:
+    with one_line_errors():
         names = ("--model", "--model_name_or_path", "--tokenizer", "--tokenizer_name_or_path")
         refuse_unknown_names(sys.argv[1:], names)
-    except ArgumentError as error:
-        sys.exit(f"run_glue.py: {error}")
 
 import json
 import logging
@@ -48,7 +47,7 @@ from training.finetuning import BEST, TRAIN_LOG, JobRecord
 from training.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, write_job
 from training.layer_decay import layer_factors
 from training.results import summarise
-from training.run import run_script, set_up_process
+from training.run import set_up_process
 from training.sweep import describe, find_devices, run_jobs
 from training.task_model import make_task_model
 from training.trainer import Trainer
@@ -243,4 +242,4 @@ def judge(made: Prepared, trainer: Trainer) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(main, ValueError)
+    run_script(main)

@@ -7,13 +7,12 @@ JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
 
 import sys
 
+from common.script import one_line_errors, run_script
 from training.pretrained import ArgumentError, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
-    try:
+    with one_line_errors():
         refuse_unknown_names(sys.argv[1:], ("--tokenizer_name", "--model_name_or_path", "--config_name"))
-    except ArgumentError as error:
-        sys.exit(f"run_mlm_wwm.py: {error}")
 
 import json
 import logging
@@ -23,7 +22,6 @@ from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
 from data.collators import MaskCollator
-from data.corpus import CorpusError
 from data.masking import TokenMasking, WholeWordMasking
 from data.packing import HELD_OUT_SEED, Rows, load_rows, make_eval_batches, make_train_batches, pack
 from data.sampling import CorpusRows
@@ -39,7 +37,7 @@ from training.arguments import (
     settle_steps,
 )
 from training.objectives import MaskedLanguageModelling
-from training.run import run_script, run_settings, set_up_process, start_run
+from training.run import run_settings, set_up_process, start_run
 from training.trainer import Trainer, last_evaluation
 
 logger = logging.getLogger(__name__)
@@ -145,4 +143,4 @@ def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = 
 
 
 if __name__ == "__main__":
-    run_script(main, ArgumentError, CorpusError)
+    run_script(main)

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from common.errors import UserError
+
 METHODS = ("argmax", "greedy", "optimal")
 
 
@@ -22,12 +24,12 @@ def assign(scores: np.ndarray, method: str) -> list[int]:
     ValueError for another method, and when blanks outnumber the candidates that they may not share.
     """
     if method not in METHODS:
-        raise ValueError(f"--chid_decode must be one of {', '.join(METHODS)}, got {method!r}")
+        raise UserError(f"--chid_decode must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "argmax":
         return scores.argmax(1).tolist()
     blanks, candidates = scores.shape
     if blanks > candidates:
-        raise ValueError(
+        raise UserError(
             f"a group must have at least as many candidates as blanks, got {candidates} for {blanks};"
             " pass --chid_decode argmax"
         )

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from common.errors import UserError
 from data.jsonl import atomic_output
 from data.tokenization import tokenizer_hash
 
@@ -23,7 +24,7 @@ MANIFEST = "manifest.json"
 _RECORD_KEY = b"shard_record"
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError):
     """A corpus folder cannot be used as asked; the message starts with the flag that named it."""
 
 

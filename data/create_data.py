@@ -17,6 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from common.script import run_script
 from data.grouping import group_rows
 from data.inputs import open_dataset, open_files
 from data.preparation import Preparer, begin, finish, locked_output, prepare_units
@@ -158,7 +159,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"create_data.py: {error}")
+    run_script(main)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from common.errors import UserError
 from data.jsonl import DataError, parse_text
 
 UNIT_BYTES = 8 << 20  # one unit of work: what a process reads before it writes
@@ -55,16 +56,16 @@ class Layout:
         except LookupError:
             newline = b""
         if newline != b"\n":
-            raise ValueError(
+            raise UserError(
                 "--encoding must be an encoding that Python knows and in which a newline is one byte, "
                 f"got {self.encoding!r}; convert the files to UTF-8, for example with iconv"
             )
         if self.json_field is not None and self.spliter:
-            raise ValueError(
+            raise UserError(
                 f"--doc_spliter must be left out with --json_field, got {self.spliter!r}; a JSON line is a document"
             )
         if self.spliter != self.spliter.strip():
-            raise ValueError(
+            raise UserError(
                 f"--doc_spliter must not begin or end with white space, got {self.spliter!r}; lines are stripped first"
             )
         object.__setattr__(self, "encoding", name)

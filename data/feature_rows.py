@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import UserError
 from data.token_texts import Frame, Slices, Texts, lay_out
 
 
@@ -40,7 +41,7 @@ class Building:
         """Tokens of a row without the special ones; ValueError unless two fit."""
         specials = sum(map(len, self.frame.pair if paired else self.frame.single))
         if self.max_length < specials + 2:
-            raise ValueError(f"--max_length must be at least {specials + 2}, got {self.max_length}; raise it")
+            raise UserError(f"--max_length must be at least {specials + 2}, got {self.max_length}; raise it")
         return self.max_length - specials
 
 
@@ -146,10 +147,10 @@ def row_labels(task, records: Sequence[dict], building: Building) -> np.ndarray 
 def must_be_labelled(task, record: dict, building: Building) -> None:
     """ValueError in training."""
     if building.training:
-        raise ValueError(f"record {record['id']} of {task.name} must have a label to train on; take it out")
+        raise UserError(f"record {record['id']} of {task.name} must have a label to train on; take it out")
 
 
 def label_number(label: str, label_ids: Mapping[str, int]) -> int:
     if label not in label_ids:
-        raise ValueError(f"label {label} must be one that the model knows, {', '.join(label_ids)}; finetune it anew")
+        raise UserError(f"label {label} must be one that the model knows, {', '.join(label_ids)}; finetune it anew")
     return label_ids[label]

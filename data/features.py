@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from common.errors import UserError
 from data.feature_rows import Building, Features
 from data.pair_features import c3_features, chid_features, swag_features, text_features
 from data.sampling import BUCKET_STEPS, EvalBatches, TrainBatches
@@ -56,7 +57,7 @@ def make_features(
     the model lacks.
     """
     if not records:
-        raise ValueError(f"{task.name} must have records, got none")
+        raise UserError(f"{task.name} must have records, got none")
     building = Building(
         tokenizer=tokenizer,
         frame=frame_of(tokenizer),

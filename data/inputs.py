@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from common.errors import UserError
 from data.jsonl import DataError, input_files
 from data.sources import LineSource, Source, TableSource
 
@@ -21,7 +22,7 @@ _OTHER_SPLITS = {"dev", "valid", "validation", "test", "eval"}
 _DEAD = {"wikipedia": "wikimedia/wikipedia --dataset_config_name 20231101.{language}"}  # name -> what took its place
 
 
-class InputError(ValueError):
+class InputError(UserError):
     """Input that cannot be used as named; the message starts with the flag."""
 
 

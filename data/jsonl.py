@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.errors import UserError
+
 _BOM = b"\xef\xbb\xbf"
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message starts with file:line."""
 
 
@@ -29,13 +31,13 @@ def input_files(path: str | Path, flag: str, suffix: str = ".jsonl") -> list[Pat
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise ValueError(f"{flag} must name an existing file or folder, got {str(path)!r}; check the path")
+        raise UserError(f"{flag} must name an existing file or folder, got {str(path)!r}; check the path")
     walk = os.walk(root, onerror=_refuse)  # os.walk leaves unreadable folders out in silence
     found = [Path(folder, name) for folder, _, names in walk for name in names if name.endswith(suffix)]
     files = sorted((file for file in found if file.is_file()), key=lambda file: file.parts)
     if not files:
         what = f"a file ending in {suffix!r}" if suffix else "a file"
-        raise ValueError(f"{flag} must hold at least {what}, got the folder {str(path)!r}; check the path")
+        raise UserError(f"{flag} must hold at least {what}, got the folder {str(path)!r}; check the path")
     return files
 
 

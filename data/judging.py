@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.errors import UserError
 from data.features import Features, combine, in_order
 from data.metrics import decode, is_degenerate, score
 from data.task_types import Split, Task
@@ -58,6 +59,6 @@ def swapped_pairs(records: Sequence[dict]) -> list[dict]:
     ValueError for records that have no second text.
     """
     if any(record.get("text_b") is None for record in records):
-        raise ValueError("--swap_augment needs records of two texts, got some of one; leave it out")
+        raise UserError("--swap_augment needs records of two texts, got some of one; leave it out")
     swaps = [record | {"text_a": record["text_b"], "text_b": record["text_a"]} for record in records]
     return [*records, *swaps]

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.errors import UserError
+
 # A word's place and size are packed under a 32-bit random key, 16 bits each, so that one sort orders all three.
 _MAX_ROW = (1 << 16) - 1
 _SIXTEEN, _LOW = np.uint64(16), np.uint64(0xFFFF)
@@ -78,12 +80,12 @@ class Masking:
 
     def __post_init__(self):
         if not 0 < self.probability < 1:
-            raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.probability}")
+            raise UserError(f"mlm_probability must lie between 0 and 1, got {self.probability}")
         for name in ("mask_share", "random_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.mask_share + self.random_share > 1 + 1e-9:
-            raise ValueError(
+            raise UserError(
                 f"mask_share must leave room for random_share, got {self.mask_share} + {self.random_share} > 1"
             )
         table = np.zeros(self.vocab_size, bool)

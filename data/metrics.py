@@ -19,6 +19,7 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from common.errors import UserError
 from data.answer_scores import best_over_answers, character_f1, cmrc_exact, cmrc_f1, squad_exact, squad_f1
 from data.answers import decode_answers
 from data.cloze import METHODS, decode_groups
@@ -160,7 +161,7 @@ def average(board: str, scores: Mapping[str, Mapping[str, float]], papers: bool 
 
 def _must_be_finite(task: Task, arrays: Any) -> None:
     if not all(np.isfinite(np.asarray(array)).all() for array in arrays):
-        raise ValueError(f"{task.name}: logits must be finite, got NaN or infinity; lower --lr or train in fp32")
+        raise UserError(f"{task.name}: logits must be finite, got NaN or infinity; lower --lr or train in fp32")
 
 
 def _gold(task: Task, records: Sequence[Mapping]) -> list:
@@ -168,7 +169,7 @@ def _gold(task: Task, records: Sequence[Mapping]) -> list:
     key = {"question_answering": "answers", "tagging": "tags"}.get(task.kind, "label")
     unknown = sum(record[key] is None or (key == "answers" and not record[key]) for record in records)
     if unknown or not records:
-        raise ValueError(
+        raise UserError(
             f"{task.name}: records to score must have their {key}, got {unknown} of {len(records)} without"
         )
     if key == "answers":

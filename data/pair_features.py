@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.errors import UserError
 from data.feature_rows import Building, Features, row_labels
 from data.task_records import BLANK, OTHER
 from data.token_texts import Frame, Slices, lay_out, places
@@ -87,7 +88,7 @@ def chid_features(task, records: Sequence[dict], building: Building) -> Features
     windows, cut, at = [], np.zeros(len(records), bool), 0
     for number, (record, passage) in enumerate(zip(records, passages, strict=True)):
         if passage.count(BLANK) != 1:
-            raise ValueError(f"record {record['id']} of {task.name} must have one {BLANK} in its context")
+            raise UserError(f"record {record['id']} of {task.name} must have one {BLANK} in its context")
         tokens = [marks.get(piece, pieces.array(at + place)) for place, piece in enumerate(passage)]
         blank, stream = sum(map(len, tokens[: passage.index(BLANK)])), np.concatenate(tokens)
         size = room - int(longest[number])

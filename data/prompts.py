@@ -8,6 +8,7 @@ data_utils/corpora.py of THUDM/Chinese-Transformer-XL; its encyclopedia texts ha
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.errors import UserError
 from data.documents import Layout, split_units
 from data.jsonl import DataError, input_files, parse_text
 
@@ -23,9 +24,9 @@ TEMPLATES = {
 def fill_template(template: str, title: str, desc: str = "", signature: str = "") -> str:
     """The prompt that one of TEMPLATES makes. ValueError when there is no such template, or nothing to put in."""
     if template not in TEMPLATES:
-        raise ValueError(f"--template must be one of {', '.join(TEMPLATES)}, got {template!r}; choose one of them")
+        raise UserError(f"--template must be one of {', '.join(TEMPLATES)}, got {template!r}; choose one of them")
     if not title.strip():
-        raise ValueError(f"the prompt must hold more than spaces, got {title!r}; type some text")
+        raise UserError(f"the prompt must hold more than spaces, got {title!r}; type some text")
     if template == "zhihu" and len(desc) > DESCRIPTION_LENGTH:
         desc = desc[:DESCRIPTION_LENGTH] + "......"
     return TEMPLATES[template].format(title=title, desc=desc, signature=signature)
@@ -38,7 +39,7 @@ def read_prompts(path: str | Path, template: str) -> list[str]:
     """
     path, found = Path(path), []
     if not path.is_file():
-        raise ValueError(f"--input_file must name a file, got {str(path)!r}; check the path")
+        raise UserError(f"--input_file must name a file, got {str(path)!r}; check the path")
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         where = f"{path}:{number}"
         if not line.strip():
@@ -55,9 +56,7 @@ def read_prompts(path: str | Path, template: str) -> list[str]:
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
     if not found:
-        raise ValueError(
-            f"--input_file must hold at least one prompt, got {str(path)!r} without any; write one a line"
-        )
+        raise UserError(f"--input_file must hold at least one prompt, got {str(path)!r} without any; write one a line")
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import rjieba
 
+from common.errors import UserError
 from data.jsonl import DataError
 
 SEGMENTERS = ("rjieba", "whitespace", "basic")
@@ -110,5 +111,5 @@ def make_segmenter(name: str, user_dict: str | None = None) -> Segmenter:
     if name == "rjieba":
         return RjiebaSegmenter(user_dict)
     if user_dict is not None:
-        raise ValueError(f"--user_dict must go with --segmenter rjieba, got --segmenter {name}; drop one of the two")
+        raise UserError(f"--user_dict must go with --segmenter rjieba, got --segmenter {name}; drop one of the two")
     return WhitespaceSegmenter() if name == "whitespace" else BasicSegmenter()

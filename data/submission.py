@@ -13,6 +13,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from data.jsonl import atomic_output
 from data.metrics import BOUNDS
 from data.tags import cluener_label, to_entities
@@ -60,7 +61,7 @@ CLUE_FILES = {
 Predictions = Mapping[str, Mapping[str, Sequence[Mapping]]]  # task -> split -> lines of read_predictions
 
 
-class SubmissionError(ValueError):
+class SubmissionError(UserError):
     """Predictions that must not go to a board; one line that names the flag or the file."""
 
 

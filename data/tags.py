@@ -6,6 +6,8 @@ An entity is (type, first, end): `end` is the position after its last character.
 
 from collections.abc import Iterable, Sequence
 
+from common.errors import UserError
+
 Entity = tuple[str, int, int]
 
 
@@ -18,7 +20,7 @@ def to_tags(entities: Iterable[Entity], length: int) -> tuple[list[str], list[En
     tags, left_out = ["O"] * length, []
     for kind, first, end in sorted(entities, key=lambda entity: (entity[1] - entity[2], entity[1], entity[0])):
         if not 0 <= first < end <= length:
-            raise ValueError(f"an entity must lie within its {length} characters, got {kind} at {first}:{end}")
+            raise UserError(f"an entity must lie within its {length} characters, got {kind} at {first}:{end}")
         if any(tag != "O" for tag in tags[first:end]):
             left_out.append((kind, first, end))
         else:

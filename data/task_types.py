@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from common.errors import UserError
+
 KINDS = ("classification", "regression", "multiple_choice", "question_answering", "tagging")
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """A task or its data cannot be used as asked; one line that names the flag or begins with file:line."""
 
 

@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 
+from common.errors import UserError
 from data.corpus import Corpus, CorpusError
 from data.masking import draw
 from data.prompts import read_documents
@@ -166,5 +167,5 @@ def text_frame(tokenizer) -> tuple[list[int], int]:
     if tokenizer.eos_token_id is not None:
         return begin, tokenizer.eos_token_id
     if not after:
-        raise ValueError("--tokenizer_name must have an end token (eos_token), got none; set it in its config")
+        raise UserError("--tokenizer_name must have an end token (eos_token), got none; set it in its config")
     return begin, after[-1]

@@ -16,6 +16,8 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from common.errors import UserError
+from common.script import run_script
 from data.jsonl import atomic_output, input_files
 from data.vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
 
@@ -90,10 +92,10 @@ def check(args: argparse.Namespace) -> None:
     for flag, least in (("vocab_size", len(SPECIALS) + 2), ("min_frequency", 1), ("limit_alphabet", 1)):
         value = getattr(args, flag)
         if value is not None and value < least:
-            raise ValueError(f"--{flag} must be at least {least}, got {value}; raise it")
+            raise UserError(f"--{flag} must be at least {least}, got {value}; raise it")
     output = Path(args.output_dir)
     if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= _FILES):
-        raise ValueError(
+        raise UserError(
             f"--output_dir must name a new folder, or one of a tokenizer, got {args.output_dir!r}; choose another name"
         )
 
@@ -110,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     characters, inner = count_characters(words)
     alphabet = choose_alphabet(characters, inner, size, least, args.limit_alphabet)
     if not alphabet:
-        raise ValueError(
+        raise UserError(
             f"--input_path must hold text with characters that occur --min_frequency times, got none in "
             f"{args.input_path!r}; check the file"
         )
@@ -124,7 +126,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"train_tokenizer.py: {error}")
+    run_script(main)

@@ -23,6 +23,8 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 
 from tqdm import tqdm
 
+from common.errors import UserError
+from common.script import run_script
 from data.documents import Layout, split_units
 from data.external_sort import BUCKET_BYTES, Buckets, position_keys
 from data.ingest import Counts, Job, read_all
@@ -86,11 +88,11 @@ def check_output(args: argparse.Namespace) -> Path:
     if not args.no_merge:
         output = Path(path if path.endswith(".jsonl") else f"{path}.jsonl")
         if output.is_dir() or Path(path).is_dir():
-            raise ValueError(f"--output_path must name a file, got the folder {path!r}; add a name or --no-merge")
+            raise UserError(f"--output_path must name a file, got the folder {path!r}; add a name or --no-merge")
         return output
     output = Path(path)
     if output.exists() and not (output.is_dir() and all(_PART.fullmatch(name) for name in os.listdir(output))):
-        raise ValueError(
+        raise UserError(
             "--output_path must, with --no-merge, name a new folder or one that holds nothing but parts, "
             f"got {path!r}; choose another name"
         )
@@ -103,7 +105,7 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
     own = output.resolve()
     if files == [Path(args.input_path)]:
         if files[0].resolve() == own:
-            raise ValueError(f"--output_path must differ from --input_path, got {args.output_path!r} for both")
+            raise UserError(f"--output_path must differ from --input_path, got {args.output_path!r} for both")
         return files
     kept = []
     for file in files:
@@ -116,7 +118,7 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
             continue
         kept.append(file)
     if not kept:
-        raise ValueError(f"--input_path must hold at least one text file, got {args.input_path!r}; check the path")
+        raise UserError(f"--input_path must hold at least one text file, got {args.input_path!r}; check the path")
     return kept
 
 
@@ -148,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     for flag, least in (("workers", 1), ("min_doc_length", 0)):
         if getattr(args, flag) < least:
-            raise ValueError(f"--{flag} must be at least {least}, got {getattr(args, flag)}; raise it")
+            raise UserError(f"--{flag} must be at least {least}, got {getattr(args, flag)}; raise it")
     layout = Layout(args.doc_spliter, args.json_field, args.encoding)
     output = check_output(args)
     units = split_units(select_inputs(args, output))
@@ -179,7 +181,7 @@ def main(argv: list[str] | None = None) -> None:
             buckets = in_input_order(buckets, job)
         documents, characters = write(buckets, job, folder / "result", not args.no_merge, args.log_interval)
         if not documents:
-            raise ValueError(
+            raise UserError(
                 f"--input_path must hold a document that is not left out, got none in {args.input_path!r}, "
                 f"{counts.short:,} too short, {counts.excluded:,} excluded; check --doc_spliter and --min_doc_length"
             )
@@ -198,7 +200,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is removed
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"trans_to_json.py: {error}")
+    run_script(main)

@@ -22,12 +22,12 @@ from transformers import AutoModelForSequenceClassification, get_linear_schedule
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: F401  (this repository's encoders join the Auto classes)
+from common.script import run_script
 from data.collators import TaskCollator
 from data.features import combine, make_features
 from data.metrics import decode, score
 from data.tasks import adhoc_task
 from training.pretrained import load_tokenizer
-from training.run import run_script
 
 
 def main(argv=None) -> dict[str, float]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from change_mp import main
+from common.errors import UserError
 from models.convert import thudm, transformer_xl
 
 EXTRAS = {
@@ -133,7 +134,7 @@ def test_files_from_before_torch_1_6_are_resharded_too(folder, xl_state):
 def test_it_neither_overwrites_nor_leaves_anything_behind(folder, monkeypatch):
     halves = reshard(folder, 2)
     before = sorted(path.name for path in folder.parent.iterdir())
-    with pytest.raises(SystemExit, match="must not exist yet"):
+    with pytest.raises(UserError, match="must not exist yet"):
         main([str(folder), "2", "--output", str(halves)])
     saved = torch.save
 
@@ -154,7 +155,7 @@ def test_replicated_tensors_must_be_equal(folder):
     content["module"]["transformer.layers.1.mlp.dense_4h_to_h.bias"][3] += 1
     torch.save(content, halves / thudm.SHARD.format(1))
     with pytest.raises(
-        SystemExit, match=r"mp_rank_01.* must have the same transformer\.layers\.1\.mlp\.dense_4h_to_h\.bias"
+        UserError, match=r"mp_rank_01.* must have the same transformer\.layers\.1\.mlp\.dense_4h_to_h\.bias"
     ):
         reshard(halves, 1)
 
@@ -212,7 +213,7 @@ def damage(halves, fault):
 def test_broken_checkpoints_are_refused_by_file(folder, capsys, fault, message):
     halves = reshard(folder, 2)
     damage(halves, fault)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         reshard(halves, 1)
     assert "ran code" not in capsys.readouterr().out
 
@@ -226,12 +227,12 @@ def test_broken_checkpoints_are_refused_by_file(folder, capsys, fault, message):
     ],
 )
 def test_numbers_that_do_not_divide_are_refused(folder, arguments, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         reshard(folder, *arguments)
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(SystemExit, match=r"must hold mp_rank_00_model_states\.pt"):
+        with pytest.raises(UserError, match=r"must hold mp_rank_00_model_states\.pt"):
             main([str(folder), "2"])

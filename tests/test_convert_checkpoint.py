@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 import models
+from common.errors import UserError
 from convert_checkpoint import main
 from models.convert import SOURCES, CheckpointError, to_ours, to_theirs
 from models.convert.engine import make_config
@@ -149,7 +150,7 @@ def test_every_table_refuses_a_missing_an_unknown_and_a_mis_shaped_tensor(parity
 )
 def test_copies_and_tables_must_be_what_they_stand_for(published, tmp_path, capsys, name, key, message):
     folder = published(name, lambda state: state | {key: state[key] + 1})
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         main([str(folder), str(tmp_path / "ours")])
     assert not (tmp_path / "ours").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -162,7 +163,7 @@ def test_tensorflow_checkpoints_are_out_of_scope_and_the_error_says_so(tmp_path,
     for name in files:
         (folder / name).write_bytes(b"\0")
     for given in (folder, folder / files[0]):
-        with pytest.raises(SystemExit, match="TensorFlow checkpoint, which is out of scope"):
+        with pytest.raises(UserError, match="TensorFlow checkpoint, which is out of scope"):
             main([str(given), str(tmp_path / "ours")])
 
 
@@ -178,7 +179,7 @@ def test_wrong_arguments_are_named(published, tmp_path):
         ([str(tmp_path / "nowhere"), str(tmp_path / "x")], "must be a folder or a reachable hub name"),
     ]
     for arguments, message in cases:
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(UserError, match=message):
             main(arguments)
     assert not (tmp_path / "x").exists()
 
@@ -196,7 +197,7 @@ def test_a_hub_name_is_downloaded(published, tmp_path, monkeypatch):
 def test_a_damaged_file_is_named(tmp_path):
     for name in ("flash.pt", "flash.safetensors"):
         (tmp_path / name).write_bytes(b"not tensors")
-        with pytest.raises(SystemExit, match=f"{name} must be a state dict of tensors"):
+        with pytest.raises(UserError, match=f"{name} must be a state dict of tensors"):
             main([str(tmp_path / name), str(tmp_path / "ours")])
 
 
@@ -206,7 +207,7 @@ def test_a_pickle_with_code_is_never_run(tmp_path):
             return (pytest.fail, ("code ran",))
 
     torch.save({"token_emb.weight": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(SystemExit, match="must be a state dict of tensors"):
+    with pytest.raises(UserError, match="must be a state dict of tensors"):
         main([str(tmp_path / "bomb.pt"), str(tmp_path / "ours")])
 
 

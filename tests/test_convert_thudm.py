@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import change_mp
+from common.errors import UserError
 from convert_checkpoint import main
 from models.convert import thudm, transformer_xl
 
@@ -54,7 +55,7 @@ def test_there_and_back_is_bit_for_bit(xl_folder, xl_state, xl_tensors, tmp_path
 
 def test_the_absolute_variant_goes_there_and_back(xl_folder, xl_state, tmp_path):
     state = xl_state("abs_variant/state_dict/")
-    with pytest.raises(SystemExit, match="config field num_attention_heads must be given"):
+    with pytest.raises(UserError, match="config field num_attention_heads must be given"):
         main([str(xl_folder(state)), str(tmp_path / "ours"), *END])
     ours, back = there_and_back(
         xl_folder(state), tmp_path, "--config", '{"eos_token_id": 63, "num_attention_heads": 4}'
@@ -155,7 +156,7 @@ def test_a_pickle_that_would_run_code_is_refused(xl_folder, xl_state, tmp_path):
             file = tmp_path / f"mp_rank_0{number}_model_states.pt"
             torch.save(content, file, _use_new_zipfile_serialization=zipped)
             with pytest.raises(
-                SystemExit, match=rf"{file.name} must hold tensors and plain values only, got the Python object"
+                UserError, match=rf"{file.name} must hold tensors and plain values only, got the Python object"
             ):
                 main([str(file), str(tmp_path / "ours"), *END])
     assert not (tmp_path / "ran").exists()
@@ -175,19 +176,19 @@ def test_a_pickle_that_would_run_code_is_refused(xl_folder, xl_state, tmp_path):
 )
 def test_tensors_that_do_not_fit_are_refused(xl_folder, xl_state, tmp_path, name, tensor, message):
     state = {key: value for key, value in (xl_state() | {name: tensor}).items() if value is not None}
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         main([str(xl_folder(state)), str(tmp_path / "ours"), *END])
     assert not list(tmp_path.iterdir())
 
 
 def test_what_the_tensors_do_not_show_is_asked_for(xl_folder, tmp_path, small_cog_file):
-    with pytest.raises(SystemExit, match="config field eos_token_id must be given"):
+    with pytest.raises(UserError, match="config field eos_token_id must be given"):
         main([str(xl_folder()), str(tmp_path / "ours")])
-    with pytest.raises(SystemExit, match="the vocabulary must have more than"):
+    with pytest.raises(UserError, match="the vocabulary must have more than"):
         main([str(xl_folder()), str(tmp_path / "ours"), "--tokenizer", str(small_cog_file)])
-    with pytest.raises(SystemExit, match=r"--tokenizer .* must be a sentencepiece model"):
+    with pytest.raises(UserError, match=r"--tokenizer .* must be a sentencepiece model"):
         main([str(xl_folder()), str(tmp_path / "ours"), "--tokenizer", __file__])
-    with pytest.raises(SystemExit, match=r"--tokenizer .* must be for source thudm"):
+    with pytest.raises(UserError, match=r"--tokenizer .* must be for source thudm"):
         main([str(tmp_path), str(tmp_path / "ours"), "--tokenizer", str(small_cog_file)])
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import models
+from common.errors import UserError
 from probe_mlm import Probe, main
 from training.pretrained import ArgumentError
 
@@ -44,9 +45,9 @@ def test_top_k_beyond_the_vocabulary_gives_the_vocabulary(published):
 
 def test_text_without_a_mask_and_a_missing_model_are_named(published, tmp_path):
     folder = str(published("flash"))
-    with pytest.raises(SystemExit, match=r"TEXT must contain \[MASK\], got '一丁'"):
+    with pytest.raises(UserError, match=r"TEXT must contain \[MASK\], got '一丁'"):
         main([folder, "一丁"])
-    with pytest.raises(SystemExit, match=r"MODEL .*nowhere must be a folder or a reachable hub name"):
+    with pytest.raises(UserError, match=r"MODEL .*nowhere must be a folder or a reachable hub name"):
         main([str(tmp_path / "nowhere"), TEXT])
     with pytest.raises(ArgumentError):
         Probe(str(tmp_path / "nowhere"))

@@ -3,6 +3,7 @@
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig
 
+from common.errors import UserError
 from training.pretrained import ArgumentError, load_config, resolve_pretrained
 
 
@@ -77,7 +78,7 @@ def finish_config(config, overrides: str | None, flag: str, tokenizer):
                 config.intermediate_size = None
         heads = getattr(config, "num_attention_heads", 1)
         if not hasattr(config, "head_dim") and config.hidden_size % heads:
-            raise ValueError(
+            raise UserError(
                 f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size}, {heads}"
             )
         return type(config).from_dict(config.to_dict())  # checks the fields once more

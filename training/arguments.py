@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from common.errors import UserError
 from training.pretrained import ArgumentError
 from training.schedules import SCHEDULES
 
@@ -134,31 +135,31 @@ class RunArguments(TrainingArguments):
         """ValueError for values that transformers accepts and that cannot train."""
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_train_minutes", "muon_learning_rate"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+                raise UserError(f"--{name} must be positive, got {getattr(self, name)}")
         if self.schedule_by_time and self.max_train_minutes is None:
-            raise ValueError("--schedule_by_time needs --max_train_minutes; add it")
+            raise UserError("--schedule_by_time needs --max_train_minutes; add it")
         if self.schedule_by_time and self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-            raise ValueError(
+            raise UserError(
                 f"--schedule_by_time needs a schedule of steps, got {self.lr_scheduler_type}; leave it out"
             )
         if self.steps_before < 0 or (self.steps_before and self.schedule is None):
-            raise ValueError(
+            raise UserError(
                 f"--steps_before {self.steps_before} needs --schedule and to be positive; add or change it"
             )
         if self.schedule_floor and (self.schedule != "cosine_to_floor" or not 0 < self.schedule_floor < 1):
-            raise ValueError(
+            raise UserError(
                 f"--schedule_floor {self.schedule_floor} needs --schedule cosine_to_floor and must lie in (0, 1)"
             )
         if self.optimizer == "muon" and not self.adam_bias_correction:
-            raise ValueError("--optimizer muon needs --adam_bias_correction true; add it")
+            raise UserError("--optimizer muon needs --adam_bias_correction true; add it")
         for name in ("auto_find_batch_size", "save_only_model", "label_smoothing_factor", *_FULL_EVAL):
             if getattr(self, name):
-                raise ValueError(f"--{name} {getattr(self, name)} is not supported here; leave it out")
+                raise UserError(f"--{name} {getattr(self, name)} is not supported here; leave it out")
         if self.train_sampling_strategy not in ("random", "group_by_length"):
-            raise ValueError(
+            raise UserError(
                 f"--train_sampling_strategy must be random or group_by_length, got {self.train_sampling_strategy}"
             )
 

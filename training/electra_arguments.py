@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from common.errors import UserError
 from training.arguments import CorpusArguments, ModelArguments, RunArguments
 from training.pretrained import ArgumentError
 
@@ -91,7 +92,7 @@ class ElectraModelArguments(ModelArguments):
                 value = {"false": False, "none": False, "true": True}.get(typed.lower())
                 setattr(self, name, float(typed) if value is None else value)
             except ValueError:
-                raise ValueError(f"--{name} must be False, True or a number in [0, 1), got {typed}") from None
+                raise UserError(f"--{name} must be False, True or a number in [0, 1), got {typed}") from None
 
 
 @dataclass
@@ -185,17 +186,17 @@ class ElectraRunArguments(RunArguments):
         parts = self.data_processes * self.gradient_accumulation_steps
         if given is None:
             if recipe.rows % parts:
-                raise ValueError(
+                raise UserError(
                     f"--gradient_accumulation_steps times processes must divide the {recipe.rows} rows of --size "
                     f"{self.size}, got {parts}; give --per_device_train_batch_size"
                 )
             self.per_device_train_batch_size = recipe.rows // parts
         if self.layer_decay is not None and (not 0 < self.layer_decay <= 1 or self.optimizer == "muon"):
-            raise ValueError(
+            raise UserError(
                 f"--layer_decay must lie in (0, 1] and stand without muon, got {self.layer_decay}; change it"
             )
         if not all(0 < percent <= 100 for percent in self.checkpoint_percents):
-            raise ValueError(f"--checkpoint_percents must lie in (0, 100], got {self.checkpoint_percents}")
+            raise UserError(f"--checkpoint_percents must lie in (0, 100], got {self.checkpoint_percents}")
         os.environ.setdefault("WANDB_PROJECT", "electra_pretrain")
 
     @property

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from transformers.utils.versions import require_version
 
+from common.errors import UserError
 from training.arguments import RunArguments
 from training.pretrained import ArgumentError
 
@@ -33,12 +34,12 @@ class ModelParallelArguments(RunArguments):
         super()._check()
         parts = self.model_parallel_size
         if parts < 1 or self.world_size % parts:
-            raise ValueError(
+            raise UserError(
                 f"--model_parallel_size (MP_SIZE) must divide the number of processes, {self.world_size}, "
                 f"got {parts}; change one of them"
             )
         if parts > 1 and (not self.deepspeed or self.hf_deepspeed_config.is_zero3()):
-            raise ValueError(f"--model_parallel_size {parts} needs --deepspeed with ZeRO stage 2 or below; add it")
+            raise UserError(f"--model_parallel_size {parts} needs --deepspeed with ZeRO stage 2 or below; add it")
         if parts > 1:  # older versions pass over what layer_specs says of gradients
             require_version("deepspeed>=0.19.8", f"--model_parallel_size {parts} needs a newer deepspeed; upgrade it")
 

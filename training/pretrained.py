@@ -13,12 +13,14 @@ import threading
 import urllib.request
 from pathlib import Path
 
+from common.errors import UserError
+
 HUB_SECONDS = 4.0  # the whole answer of the hub, name resolution included
 _HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?!.{97})\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?")
 _CACHED_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")
 
 
-class ArgumentError(ValueError):
+class ArgumentError(UserError):
     """A flag has a value that cannot work; the message is one line and starts with the flag."""
 
 

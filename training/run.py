@@ -5,18 +5,14 @@ settings or other contents are refused unless --overwrite_output_dir is given, a
 what stands in the way is moved to a folder beside.
 """
 
-import atexit
 import ctypes
 import hashlib
 import json
 import logging
-import os
 import platform
 import secrets
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,34 +36,6 @@ _OWNED += ("generator", "discriminator")
 _SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "schedule", "schedule_floor")
 _MAY_CHANGE = {f"arguments.{name}" for name in _SCHEDULE}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
-
-
-def run_script(main: Callable, *expected: type[Exception]) -> None:
-    """The whole of a script: main(), an expected error as one line, and an end in order of all its processes."""
-    try:
-        main()
-    except expected as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    _end_processes()
-
-
-def _end_processes() -> None:
-    """Where several processes ran, end this one with the others and exit code 0; otherwise return.
-
-    Threads of gloo may still have to drop tensors of the last collectives, for which they wait for Python's lock; to
-    be waiting when Python is taken down aborts the process (https://github.com/pytorch/pytorch/pull/179291, seen with
-    DeepSpeed). So it ends as a child of multiprocessing does: after all that Python runs at exit, but with Python up.
-    """
-    if not torch.distributed.is_initialized():
-        return
-    device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else 0
-    torch.distributed.barrier(device_ids=[device])  # the first may hold the store that the others still ask
-    torch.distributed.destroy_process_group()
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def set_up_process(args) -> None:

@@ -12,12 +12,14 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
+from common.errors import UserError
+
 from ..base import AUTO_CLASSES
 
 State = dict[str, torch.Tensor]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that does not fit its table or its config."""
 
 

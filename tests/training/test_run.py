@@ -169,7 +169,8 @@ def test_checkpoints_appear_whole_and_old_ones_go_but_the_best(tmp_path):
 SCRIPT = """
 import atexit, os, sys
 import torch
-from training.run import run_script
+from common.errors import UserError
+from common.script import run_script
 
 class Last:
     def __del__(self, end=os._exit):
@@ -182,9 +183,9 @@ def main():
     if sys.argv[1] == "group":
         torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=0, world_size=1)
     if sys.argv[1] == "error":
-        raise ValueError("--flag must be right")
+        raise UserError("--flag must be right")
 
-run_script(main, ValueError)
+run_script(main)
 """
 
 

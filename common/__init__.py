@@ -1,0 +1,1 @@
+"""What every script and package shares: the errors that are expected, and how a script begins and ends."""
