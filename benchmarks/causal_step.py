@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import DTYPES, add_options, in_child, report
 from data.sampling import TrainBatches
 from models import TransformerXLConfig, TransformerXLForCausalLM
+from models.relative import named_cache
 from training.causal_objective import CausalLanguageModelling
 
 
@@ -94,7 +95,9 @@ def check(side: Side) -> None:
     if side.memory:
         carried = model(ids[:, 16:], mems=model(ids[:, :16], output_mems=True, use_cache=False).mems, use_cache=False)
     else:
-        carried = model(ids[:, 16:], past_key_values=model(ids[:, :16], use_cache=True).past_key_values)
+        cache = DynamicCache()
+        model(ids[:, :16], **named_cache(cache))
+        carried = model(ids[:, 16:], **named_cache(cache))
     difference = (whole - carried.logits).abs().max().item()
     model.train()
     if difference > 1e-4:

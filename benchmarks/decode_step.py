@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import DynamicCache
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -40,17 +41,15 @@ def timed(step) -> tuple[float, float]:
 class Ours:
     def __init__(self, model: TransformerXLForCausalLM, ids: torch.Tensor):
         self.model, self.token = model, ids[:, -1:]
-        self.cache = None
+        self.cache = DynamicCache()
         self.extend(ids[:, :-1])
 
     def extend(self, ids: torch.Tensor) -> None:
         """Take tokens in without logits."""
-        outputs = self.model.model(ids, past_key_values=self.cache, use_cache=True)
-        self.cache = outputs.past_key_values
+        self.model.model(ids, cache=self.cache)
 
     def step(self) -> None:
-        outputs = self.model(self.token, past_key_values=self.cache, use_cache=True)
-        self.cache, self.token = outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+        self.token = self.model(self.token, cache=self.cache).logits[:, -1:].argmax(-1)
 
 
 class Original:

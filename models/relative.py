@@ -5,16 +5,34 @@ M remembered keys, K = M + Q keys, N heads, D width of a head, H hidden_size, W 
 j from query i is M + i - j.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .layers import dropout
 
 ROWS = 256  # queries at a time: scores then take memory for their window, not for the whole sequence
+
+# transformers 5.24 renamed past_key_values, as generate(), gradient checkpointing and outputs call keys and values, to
+# cache; each release knows its own name alone. Callers may give either.
+CACHE_NAMES = ("cache", "past_key_values")
+CACHE_NAME = next(field.name for field in fields(BaseModelOutputWithPast) if field.name in CACHE_NAMES)
+
+
+def named_cache(cache: DynamicCache | None) -> dict:
+    """The cache by the name that the installed transformers has for it, as keyword argument."""
+    return {CACHE_NAME: cache}
+
+
+def given_cache(cache: DynamicCache | None, past_key_values: DynamicCache | None) -> DynamicCache | None:
+    """The cache, by whichever of its two names it was given; ValueError when by both."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache and past_key_values are two names of one argument; leave past_key_values out")
+    return past_key_values if cache is None else cache
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,7 @@ class WindowLayer(DynamicSlidingWindowLayer):
         if not all(isinstance(layer, cls) for layer in cache.layers) or not cache.layers:
             if not isinstance(cache, DynamicCache) or cache.get_seq_length():
                 raise ValueError(
-                    f"past_key_values must be an empty DynamicCache or one that this model filled, got "
+                    f"the cache must be an empty DynamicCache or one that this model filled, got "
                     f"{type(cache).__name__}; leave it out"
                 )
             cache.layers = [cls(config.attention_window) for _ in range(config.num_hidden_layers)]

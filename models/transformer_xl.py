@@ -18,13 +18,24 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from .base import StrictPreTrainedModel, check_choice
 from .heads import token_loss
 from .layers import dropout
-from .relative import Band, WindowLayer, attend, key_memory, make_band, relative_table
+from .relative import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    Band,
+    WindowLayer,
+    attend,
+    given_cache,
+    key_memory,
+    make_band,
+    named_cache,
+    relative_table,
+)
 
 
 class TransformerXLConfig(PreTrainedConfig):
@@ -37,7 +48,7 @@ class TransformerXLConfig(PreTrainedConfig):
     """
 
     model_type = "transformer_xl"
-    keys_to_ignore_at_inference = ("past_key_values", "mems")
+    keys_to_ignore_at_inference = (*CACHE_NAMES, "mems")
     attribute_map: ClassVar = {"sliding_window": "attention_window"}
     base_model_tp_plan: ClassVar = {
         "embed_tokens": "embedding_rowwise",
@@ -98,23 +109,16 @@ class TransformerXLConfig(PreTrainedConfig):
 
 
 @dataclass
-class TransformerXLOutput(ModelOutput):
+class TransformerXLOutput(BaseModelOutputWithPast):
     """mems, with output_mems: L + 1 tensors [B, M, H], the inputs of each layer and of the last norm, detached."""
 
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: DynamicCache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
     mems: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class TransformerXLCausalLMOutput(ModelOutput):
+class TransformerXLCausalLMOutput(CausalLMOutputWithPast):
     """logits [B, Q, V]; mems as in TransformerXLOutput."""
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: DynamicCache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
     mems: tuple[torch.Tensor, ...] | None = None
 
 
@@ -194,9 +198,10 @@ class TransformerXLLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = TransformerXLMLP(config)
 
-    def forward(self, hidden, memory, band: Band, table, biases, past_key_values=None) -> torch.Tensor:
+    def forward(self, hidden, memory, band: Band, table, biases, cache=None, past_key_values=None) -> torch.Tensor:
+        cache = given_cache(cache, past_key_values)
         memory = None if memory is None else self.input_layernorm(memory)
-        mixed = self.attn(self.input_layernorm(hidden), memory, band, table, biases, past_key_values)
+        mixed = self.attn(self.input_layernorm(hidden), memory, band, table, biases, cache)
         hidden = hidden + dropout(mixed, self.rate, self.training)
         return hidden + dropout(self.mlp(self.post_attention_layernorm(hidden)), self.rate, self.training)
 
@@ -206,7 +211,7 @@ class TransformerXLPreTrainedModel(StrictPreTrainedModel):
     config_class = TransformerXLConfig
     base_model_prefix = "model"
     _no_split_modules = ("TransformerXLLayer",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = CACHE_NAMES
     _keys_to_ignore_on_load_unexpected = (r"position_embeddings\.inv_freq$",)
 
     def _init_weights(self, module):
@@ -274,29 +279,30 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         mems: tuple[torch.Tensor, ...] | None = None,
         use_cache: bool | None = None,
         output_mems: bool = False,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        past_key_values: DynamicCache | None = None,
     ) -> TransformerXLOutput:
         """ids [B, Q] int64 -> hidden states [B, Q, H].
 
         attention_mask: [B, Q] or [B, past + Q], 1 for real tokens; or [B, Q, M + Q] (query, key), whose columns in
         excess on the left are cut off, and which the causal window narrows further. position_ids [B, Q] are for
-        absolute positions only: relative ones follow from where a token stands. mems (from output_mems) or
-        past_key_values: what came before, as hidden states, through which the layers' weights are trained, or as keys
-        and values, for inference. Raises ValueError when both are given.
+        absolute positions only: relative ones follow from where a token stands. mems (from output_mems) or cache
+        (also called past_key_values): what came before, as hidden states, through which the layers' weights are
+        trained, or as keys and values, for inference. Raises ValueError when both are given.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given; leave the other out")
-        if mems and past_key_values is not None:
-            raise ValueError("mems and past_key_values must not both be given; leave one out")
+        cache = given_cache(cache, past_key_values)
+        if mems and cache is not None:
+            raise ValueError("mems and a cache must not both be given; leave one out")
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         config, length = self.config, embeds.shape[1]
         wanted = config.use_cache and not self.training and not output_mems if use_cache is None else use_cache
-        cache = past_key_values
         if cache is not None or (wanted and not mems):
             cache = WindowLayer.fit(DynamicCache() if cache is None else cache, config)
         past = 0 if cache is None else cache.get_seq_length()
@@ -308,14 +314,14 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         states = [hidden]
         for number, layer in enumerate(self.layers):
             memory = mems[number] if mems else None
-            hidden = layer(hidden, memory, band, table, biases, past_key_values=cache)
+            hidden = layer(hidden, memory, band, table, biases, **named_cache(cache))
             states.append(hidden)
         hidden = self.final_layernorm(hidden)
         return TransformerXLOutput(
             last_hidden_state=hidden,
-            past_key_values=cache,
             hidden_states=(*states[:-1], hidden) if output_hidden_states else None,
             mems=key_memory(mems, states, config.mem_len) if output_mems else None,
+            **named_cache(cache),
         )
 
 
@@ -344,7 +350,7 @@ class TransformerXLForCausalLM(TransformerXLPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         mems: tuple[torch.Tensor, ...] | None = None,
         labels: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
@@ -353,6 +359,7 @@ class TransformerXLForCausalLM(TransformerXLPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
+        past_key_values: DynamicCache | None = None,
     ) -> TransformerXLCausalLMOutput:
         """labels [B, Q] int64 are shifted here, as everywhere in HF; shift_labels [B, Q] are each position's target.
 
@@ -364,7 +371,7 @@ class TransformerXLForCausalLM(TransformerXLPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
+            cache=given_cache(cache, past_key_values),
             mems=mems,
             use_cache=use_cache,
             output_mems=output_mems,
@@ -381,7 +388,7 @@ class TransformerXLForCausalLM(TransformerXLPreTrainedModel, GenerationMixin):
         return TransformerXLCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             mems=outputs.mems,
+            **named_cache(getattr(outputs, CACHE_NAME)),
         )

@@ -11,7 +11,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 import models
 from models.convert import thudm
-from models.relative import ROWS, Shift, relative_table
+from models.relative import ROWS, Shift, named_cache, relative_table
 
 LOGITS, GRADIENTS = 1e-5, 1e-6
 
@@ -165,7 +165,7 @@ def test_a_text_gives_the_same_however_it_is_cut(pieces, window, with_memory):
     whole = model(ids, use_cache=False).logits
     found, memory = [], None
     for piece in ids.split(pieces, dim=1):
-        given_memory = {"mems": memory, "output_mems": True} if with_memory else {"past_key_values": memory}
+        given_memory = {"mems": memory, "output_mems": True} if with_memory else {"cache": memory}
         outputs = model(piece, **given_memory)
         memory = outputs.mems if with_memory else outputs.past_key_values
         found.append(outputs.logits)
@@ -267,9 +267,35 @@ def test_generate_goes_on_from_its_own_cache_and_in_chunks():
     ids = torch.randint(0, 49, (1, 30), generator=torch.Generator().manual_seed(6))
     once = model.generate(ids, max_new_tokens=20, do_sample=False)
     cache = DynamicCache(config=model.config)
-    half = model.generate(ids, max_new_tokens=10, do_sample=False, past_key_values=cache)
-    assert torch.equal(model.generate(half, max_new_tokens=10, do_sample=False, past_key_values=cache), once)
+    half = model.generate(ids, max_new_tokens=10, do_sample=False, **named_cache(cache))
+    assert cache.get_seq_length() == half.shape[1] - 1
+    assert torch.equal(model.generate(half, max_new_tokens=10, do_sample=False, **named_cache(cache)), once)
     assert torch.equal(model.generate(ids, max_new_tokens=20, do_sample=False, prefill_chunk_size=7), once)
+
+
+@torch.no_grad()
+def test_generate_feeds_one_token_a_step():
+    """Under a name for the cache that transformers does not know, generate() reads the whole prompt at every step."""
+    model, lengths = make(), []
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    model.generate(torch.ones(1, 30, dtype=int), max_new_tokens=4, do_sample=False, eos_token_id=None)
+    assert lengths == [30, 1, 1, 1]
+
+
+def test_a_cache_goes_by_its_two_names_and_not_through_a_checkpointed_layer():
+    model, ids = make(), torch.arange(9).unsqueeze(0)
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(ids[:, :5], cache=cache)
+        logits = model(ids[:, 5:], past_key_values=cache).logits
+        close(logits, model(ids, use_cache=False).logits[:, 5:], 5e-5)
+    with pytest.raises(ValueError, match="two names of one argument"):
+        model(ids, cache=cache, past_key_values=cache)
+    model.train()
+    model.activation_checkpointing_enable()
+    model(ids, labels=ids, use_cache=True).loss.backward()  # the second forward of a layer must not fill it twice
+    outputs = model(ids, use_cache=True)
+    assert outputs.past_key_values.get_seq_length() == 0
 
 
 class Printed:
@@ -406,7 +432,7 @@ def test_wrong_input_is_refused(call, message):
 def test_a_cache_that_another_model_filled_is_refused():
     cache = DynamicCache()
     cache.update(torch.ones(1, 4, 3, 6), torch.ones(1, 4, 3, 6), 0)
-    with pytest.raises(ValueError, match="past_key_values must be an empty DynamicCache"):
+    with pytest.raises(ValueError, match="cache must be an empty DynamicCache"):
         make()(torch.ones(1, 1, dtype=int), past_key_values=cache)
 
 
