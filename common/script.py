@@ -1,6 +1,8 @@
 """How a script begins and ends: expected errors as one line, Ctrl-C without a traceback, all processes in order."""
 
 import atexit
+import codecs
+import io
 import os
 import sys
 import threading
@@ -15,9 +17,33 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 def run_script(main: Callable) -> None:
     """The whole of a script: main(), an expected error as one line, and an end in order of all its processes."""
+    print_anything()
     with one_line_errors():
         main()
     _end_processes()
+
+
+def print_anything() -> None:
+    """Let no name of a file and no text end a script because the terminal's encoding lacks it (LC_ALL=C; GBK names).
+
+    What cannot be printed stands as an escape; a terminal of ASCII alone gets UTF-8, whose names it holds as bytes.
+    """
+    codecs.register_error("printable", _printable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="printable")
+
+
+def _printable(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
+    """The bytes of a path that Python could not decode, where they are UTF-8 after all, else escapes."""
+    if error.encoding == "utf-8":
+        try:
+            raw = error.object[error.start : error.end].encode("ascii", "surrogateescape")
+            return raw.decode().encode(), error.end
+        except UnicodeError:
+            pass
+    return codecs.backslashreplace_errors(error)
 
 
 @contextmanager
