@@ -1,9 +1,57 @@
-"""The one base class of errors that a user can mend."""
+"""Errors that are no fault of this repository: what a user can mend, and what the machine did to a process."""
+
+import errno
+import os
+import re
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors, tokenizers) end such a message
+_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
+_LONGEST = 600  # characters of a foreign message
 
 
 class UserError(ValueError):
     """An expected error: its message is one line that names the flag or the file (and line) and says what to do.
 
-    Scripts print it and end with exit code 1 (common/script.py); every other exception is a fault of this repository
+    Scripts print it and end with its exit code (common/script.py); every other exception is a fault of this repository
     and keeps its traceback.
     """
+
+    exit_code = 1
+
+
+def describe_fault(error: BaseException) -> str | None:
+    """What files, memory or another process did, in a line; None where `error` tells of neither.
+
+    UserErrors are told as they are, without the traceback that torch's DataLoader puts before a worker's.
+    """
+    text = str(error).strip()
+    if _WORKER.match(text):  # the last line is `module.Kind: message`
+        text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    if isinstance(error, UserError):
+        return " ".join(text.splitlines())
+    text = " ".join(text.split())[:_LONGEST]
+    if isinstance(error, OSError):
+        return _of_system(error.errno, error.filename) if error.errno and error.strerror else text or repr(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+        return "too little memory" + (f" ({text})" if text else "")
+    if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") and "out of memory" in text:
+        return f"too little memory on the device ({text})"
+    if found := _OS_ERROR.search(text):
+        return _of_system(int(found[1]), None)
+    if not isinstance(error, RuntimeError):
+        return None
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        cause = "a file that it read was cut short" if "Bus error" in text else "most often for want of memory"
+        return f"a process of --dataloader_num_workers was killed, {cause} ({text.split('. ')[0]})"
+    if "PytorchStreamWriter" in text or "inline_container" in text or text.startswith("unexpected pos"):
+        return "a file could not be written to its end"
+    if any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
+        return f"another process of this run has ended, see its message ({text})"
+    return None
+
+
+def _of_system(number: int, file: str | bytes | None) -> str:
+    reason = os.strerror(number)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        reason += "; make room"
+    return f"{' '.join(os.fsdecode(file).splitlines())}: {reason}" if isinstance(file, str | bytes) else reason

@@ -1,4 +1,9 @@
-"""How a script begins and ends: expected errors as one line, Ctrl-C without a traceback, all processes in order."""
+"""How a script begins and ends: expected errors as one line, Ctrl-C without a traceback, all processes in order.
+
+Exit codes: 0 done, or stopped by a signal or the clock with a checkpoint to go on from; 1 an expected error, told in
+one line, or any other one, with a traceback; 3 the loss or the gradient was not finite (training/finiteness.py); 130
+after Ctrl-C.
+"""
 
 import atexit
 import codecs
@@ -10,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, describe_fault
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+NOT_FINITE = 3
+INTERRUPTED = 130  # as shells have it
 
 
 def run_script(main: Callable) -> None:
@@ -20,7 +26,7 @@ def run_script(main: Callable) -> None:
     print_anything()
     with one_line_errors():
         main()
-    _end_processes()
+        _end_processes()
 
 
 def print_anything() -> None:
@@ -48,15 +54,38 @@ def _printable(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with one line, `script.py: what is wrong`, where the inside raises an expected error."""
-    name = Path(sys.argv[0]).name
+    """End the process with one line, `script.py: what is wrong`, where the inside raises an expected error.
+
+    What files, memory and other processes do to a script is expected, too.
+    """
     try:
         yield
-    except UserError as error:
-        sys.exit(f"{name}: {' '.join(str(error).splitlines())}")
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _end("interrupted", INTERRUPTED)
+    except UserError as error:
+        _end(describe_fault(error), error.exit_code)
+    except Exception as error:
+        what = describe_fault(error)
+        if what is None:
+            raise
+        _end(f"{what}; mend that and run the same command again", UserError.exit_code)
+
+
+def _end(line: str, code: int) -> None:
+    line = f"{Path(sys.argv[0]).name}: {line}"
+    if code == UserError.exit_code:
+        sys.exit(line)  # prints it
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def _quiet_interrupt(kind, error, trace) -> None:
+    """For sys.excepthook: Ctrl-C before main(), during the seconds of imports, prints no traceback either."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _quiet_interrupt
 
 
 def _end_processes() -> None:
