@@ -21,7 +21,7 @@ from transformers.utils.generic import ModelOutput
 
 from .electra_config import ElectraJointConfig, ElectraOptions
 from .heads import IGNORED
-from .layers import widened
+from .layers import is_plain, widened
 from .post_norm import quicken
 from .stock import adapt
 from .token_sampling import Sampler, place_keys, sample_uniformly
@@ -191,14 +191,16 @@ class ElectraForJointPreTraining(PreTrainedModel):
             seen[:] = [hidden, hidden.new_zeros(()).expand(*hidden.shape[:-1], decoder.out_features)]
             return seen[1]
 
-        decoder.forward = note
-        try:
-            logits = self.generator(input_ids=input_ids, masked_positions=positions, **inputs).logits
-        finally:
-            del decoder.forward
+        logits = None
+        if is_plain(decoder):
+            decoder.forward = note
+            try:
+                logits = self.generator(input_ids=input_ids, masked_positions=positions, **inputs).logits
+            finally:
+                del decoder.forward
         if seen and logits is seen[1]:
             projected = (seen[0].flatten(0, 1), decoder.weight, decoder.bias)
-        else:  # a head that goes on after its output projection
+        else:  # a head that goes on after its output projection, or a projection that must be called
             logits = self.generator(input_ids=input_ids, masked_positions=positions, **inputs).logits
             projected = (logits.flatten(0, 1), None, None)
         hidden = projected[0] if masked.chosen is None else projected[0].index_select(0, masked.chosen)

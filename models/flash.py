@@ -25,7 +25,16 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import ClampedScaleNorm, Linear, gather_positions, project, rotary_table, sinusoid_table
+from .layers import (
+    ClampedScaleNorm,
+    Linear,
+    gather_positions,
+    is_plain,
+    project,
+    readable,
+    rotary_table,
+    sinusoid_table,
+)
 
 ROTARY_WIDTH = 32  # channels that turn with position; the others pass through
 BIAS_BUCKETS = 32
@@ -90,9 +99,12 @@ class RelativeBias(nn.Module):
 
     def forward(self, length: int) -> torch.Tensor:
         """Bias of each key minus query, [2 length - 1]."""
-        table = self.relative_attention_bias.weight
-        buckets = distance_buckets(torch.arange(1 - length, length, device=table.device), self.causal)
-        return table.squeeze(-1).index_select(0, buckets) * self.scale
+        table = self.relative_attention_bias
+        offsets = torch.arange(1 - length, length, device=next(table.parameters()).device)
+        buckets = distance_buckets(offsets, self.causal)
+        if is_plain(table):
+            return table.weight.squeeze(-1).index_select(0, buckets) * self.scale
+        return table(buckets).squeeze(-1) * self.scale
 
 
 class OffsetScale(nn.Module):
@@ -123,7 +135,7 @@ class FLASHLayer(GradientCheckpointingLayer):
     def __init__(self, config: FLASHConfig):
         super().__init__()
         self.shift_tokens = config.shift_tokens
-        expanded = int(config.hidden_size * config.expansion_factor)
+        self.expanded = expanded = int(config.hidden_size * config.expansion_factor)
         self.norm = nn.LayerNorm(config.hidden_size) if config.norm_type == "layernorm" else ClampedScaleNorm()
         # Lists only for the published names to_hidden.0 and to_qk.0; their activation is MixedChunkAttention's.
         self.to_hidden = nn.ModuleList([Linear(config.hidden_size, 2 * expanded)])
@@ -137,14 +149,15 @@ class FLASHLayer(GradientCheckpointingLayer):
         if self.shift_tokens:
             shifted, kept = x.chunk(2, dim=-1)
             x = torch.cat((F.pad(shifted, (0, 0, 1, -1)), kept), dim=-1)
-        expanded = self.to_out.in_features
-        value, gate = project(self.to_hidden[0], x, positions, slice(expanded, None), slice(0, expanded))
+        gate, others = slice(self.expanded, None), slice(0, self.expanded)
+        value, gate = project(self.to_hidden[0], x, positions, gate, others)
+        weight, bias = readable(self.to_out)
         output, weights = MixedChunkAttention.apply(
             value,
             gate,
             self.to_qk[0](x),
-            self.to_out.weight,
-            self.to_out.bias,
+            weight,
+            bias,
             self.qk_offset_scale.weight,
             self.qk_offset_scale.bias,
             self.rel_pos_bias(attention.group),
@@ -153,6 +166,7 @@ class FLASHLayer(GradientCheckpointingLayer):
             self.training,
             output_attentions,
         )
+        output = self.to_out(output) if weight is None else output
         return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
 
 

@@ -24,7 +24,17 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import Linear, ScaleNorm, dropout, gather_positions, project, rotary_table, sinusoid_table
+from .layers import (
+    Linear,
+    ScaleNorm,
+    dropout,
+    gather_positions,
+    project,
+    readable,
+    rotary_table,
+    segment_vectors,
+    sinusoid_table,
+)
 
 
 class FLASHQuadConfig(PreTrainedConfig):
@@ -76,8 +86,7 @@ class FLASHQuadEmbeddings(nn.Module):
         self, inputs_embeds: torch.Tensor, token_type_ids: torch.Tensor | None, positions: torch.Tensor
     ) -> torch.Tensor:
         table = sinusoid_table(positions, self.config.hidden_size) * self.scaledsin_scalar.float()
-        types = self.token_type_embeddings
-        hidden = inputs_embeds + (types.weight[0] if token_type_ids is None else types(token_type_ids))
+        hidden = inputs_embeds + segment_vectors(self.token_type_embeddings, token_type_ids)
         hidden = self.LayerNorm((hidden + table).to(hidden.dtype))
         return dropout(hidden, self.config.dropout, self.training)
 
@@ -88,7 +97,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
     def __init__(self, config: FLASHQuadConfig):
         super().__init__()
         self.max_positions = config.max_position_embeddings
-        expanded = int(config.hidden_size * config.expansion_factor)
+        self.expanded = expanded = int(config.hidden_size * config.expansion_factor)
         self.weight = nn.Parameter(torch.empty(2, config.s))
         self.bias = nn.Parameter(torch.zeros(2, config.s))
         self.w = nn.Parameter(torch.empty(2 * self.max_positions - 1))
@@ -102,11 +111,12 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         return self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1))
 
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
-        expanded = self.o.in_features
-        inputs = project(self.uv, self.LayerNorm(hidden), positions, slice(0, expanded), slice(expanded, None))
-        narrow = (self.o.weight, self.o.bias, self.weight, self.bias, self.distances(hidden.shape[1]))
+        gate, others = slice(0, self.expanded), slice(self.expanded, None)
+        inputs = project(self.uv, self.LayerNorm(hidden), positions, gate, others)
+        narrow = (*readable(self.o), self.weight, self.bias, self.distances(hidden.shape[1]))
         attention = attention if positions is None else attention.at(positions)
         output, weights = GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
+        output = self.o(output) if narrow[0] is None else output
         return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
 
 

@@ -96,19 +96,20 @@ class GatedAttention(torch.autograd.Function):
 
     Projected holds u, v and the base of queries and keys; distances [2T-1] is a bias per key minus query, or None.
     With attention.positions, the output is [B, P, H], u comes as gate [B, P, E] and projected is [B, T, E+D].
+    Without Wo the output is what it would be multiplied with, [B, T or P, E]; the caller projects it then.
     The weights [B, T, T] are for looking at and carry no gradient; they are None unless asked for.
     """
 
     @staticmethod
     def forward(ctx, projected, gate, weight, bias, scale, offset, distances, attention: Attention, training, ask):
         with torch.autocast(projected.device.type, enabled=False):
-            u, v, base = parts(projected, gate, weight.shape[1])
+            u, v, base = parts(projected, gate, scale.shape[-1])
             scores = attention.scores(*attention.heads(base, scale, offset), distances)
             keep = keep_factors(scores, attention.dropout) if training and attention.dropout else None
             weights = attention.weights(scores, keep)
             mixed = weights @ F.silu(v)
             gated = F.silu(u).mul_(mixed)
-            output = F.linear(gated, weight.to(gated.dtype), None if bias is None else bias.to(gated.dtype))
+            output = gated if weight is None else linear_in(gated, weight, bias)
         ctx.save_for_backward(projected, gate, mixed, scores, keep, weight, bias, scale, offset, distances)
         ctx.attention = attention
         if not ask:
@@ -123,13 +124,13 @@ class GatedAttention(torch.autograd.Function):
         attention = ctx.attention
         with torch.autocast(projected.device.type, enabled=False):
             result, gate_result = torch.empty_like(projected), None if gate is None else torch.empty_like(gate)
-            u, v, base = parts(projected, gate, weight.shape[1])
-            u_result, v_result, base_result = parts(result, gate_result, weight.shape[1])
+            width = narrow[0].shape[-1]
+            u, v, base = parts(projected, gate, width)
+            u_result, v_result, base_result = parts(result, gate_result, width)
             opened = F.silu(u)
-            linear = linear_gradients(gradient, opened * mixed, weight.dtype, bias is not None)
-            gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T or P, E]
+            gradient, linear = through_linear(gradient, opened * mixed, weight, bias)
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
-            gradient.mul_(opened)  # of A v
+            gradient = gradient * opened if weight is None else gradient.mul_(opened)  # of A v
             weights = attention.weights(scores, keep)
             silu_backward_into(weights.transpose(-1, -2) @ gradient, v, grad_input=v_result)
             scores_gradient = gradient @ F.silu(v).transpose(-1, -2)
@@ -229,6 +230,7 @@ class MixedChunkAttention(torch.autograd.Function):
     """(v and gate [B, T, 2E], base [B, T, D], all before their activation, Wo, its bias, narrow parameters) -> output.
 
     With positions [B, P], the output is [B, P, H], the gate is given by itself, [B, P, E], and hidden is v alone.
+    Without Wo the output is what it would be multiplied with, [B, T or P, E]; the caller projects it then.
     distances [2G-1] is the bias per key minus query. The weights [B, N, G, G] of the quadratic part are for looking at
     and carry no gradient; they are None unless asked for.
     """
@@ -264,8 +266,10 @@ class MixedChunkAttention(torch.autograd.Function):
             mixed = attention.ungrouped(mixed, batch, length)
             mixed = mixed if positions is None else gather_positions(mixed, positions)
             gated = F.silu(u).mul_(mixed)
-            output = F.linear(gated, weight.to(gated.dtype), bias.to(gated.dtype))
-        ctx.save_for_backward(hidden, gate, base, mixed, scores, keep, weight, scale, offset, distances, positions)
+            output = gated if weight is None else linear_in(gated, weight, bias)
+        ctx.save_for_backward(
+            hidden, gate, base, mixed, scores, keep, weight, bias, scale, offset, distances, positions
+        )
         ctx.attention = attention
         if not ask:
             return output, None
@@ -275,17 +279,17 @@ class MixedChunkAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, _):
-        hidden, gate, base, mixed, scores, keep, weight, scale, offset, distances, positions = ctx.saved_tensors
+        hidden, gate, base, mixed, scores, keep, weight, bias, *narrow = ctx.saved_tensors
+        scale, offset, distances, positions = narrow
         attention, (batch, length, _) = ctx.attention, hidden.shape
         with torch.autocast(hidden.device.type, enabled=False):
             result, gate_result = torch.empty_like(hidden), None if gate is None else torch.empty_like(gate)
             v, u = (hidden, gate) if positions is not None else hidden.chunk(2, dim=-1)
             v_result, u_result = (result, gate_result) if positions is not None else result.chunk(2, dim=-1)
             opened = F.silu(u)
-            linear = linear_gradients(gradient, opened * mixed, weight.dtype, bias=True)
-            gradient = gradient @ weight.to(gradient.dtype)  # of the gated product, [B, T or P, E]
+            gradient, linear = through_linear(gradient, opened * mixed, weight, bias)
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
-            gradient.mul_(opened)  # of the mixed values
+            gradient = gradient * opened if weight is None else gradient.mul_(opened)  # of the mixed values
             gradient = gradient if positions is None else scatter_positions(gradient, positions, length)
             gradient = attention.grouped(gradient)  # [B N, G, E]
             weights = attention.weights(scores, keep)
@@ -320,9 +324,22 @@ class MixedChunkAttention(torch.autograd.Function):
 
 
 def parts(
-    projected: torch.Tensor, gate: torch.Tensor | None, expanded: int
+    projected: torch.Tensor, gate: torch.Tensor | None, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """u, v and the base of queries and keys: three parts of projected, or the gate and two parts."""
+    """u, v and the base, this wide, of queries and keys: three parts of projected, or the gate and two parts."""
     if gate is not None:
-        return gate, projected[..., :expanded], projected[..., expanded:]
-    return projected.split((expanded, expanded, projected.shape[-1] - 2 * expanded), dim=-1)
+        return gate, projected[..., :-width], projected[..., -width:]
+    expanded = (projected.shape[-1] - width) // 2
+    return projected.split((expanded, expanded, width), dim=-1)
+
+
+def linear_in(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """inputs W^T + bias in the dtype of inputs."""
+    return F.linear(inputs, weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
+
+
+def through_linear(gradient, inputs, weight, bias) -> tuple[torch.Tensor, tuple]:
+    """Gradient of `linear_in`'s output -> of its inputs, (of weight, of bias); as it is without a weight."""
+    if weight is None:
+        return gradient, (None, None)
+    return gradient @ weight.to(gradient.dtype), linear_gradients(gradient, inputs, weight.dtype, bias is not None)

@@ -24,7 +24,7 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import Linear, dropout, gather_positions, project, rms_norm, rotary_table
+from .layers import Linear, dropout, gather_positions, project, readable, rms_norm, rotary_table, segment_vectors
 
 
 class GAUAlphaConfig(PreTrainedConfig):
@@ -83,8 +83,7 @@ class GAUAlphaEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
 
     def forward(self, inputs_embeds: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
-        types = self.token_type_embeddings
-        hidden = inputs_embeds + (types.weight[0] if token_type_ids is None else types(token_type_ids))
+        hidden = inputs_embeds + segment_vectors(self.token_type_embeddings, token_type_ids)
         hidden = rms_norm(hidden, self.config.layer_norm_eps)
         return dropout(hidden, self.config.hidden_dropout_prob, self.training)
 
@@ -104,11 +103,12 @@ class GatedAttentionUnit(nn.Module):
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions: torch.Tensor | None):
         scale = torch.stack((self.q_scaleoffset.weight, self.k_scaleoffset.weight))
         offset = torch.stack((self.q_scaleoffset.bias, self.k_scaleoffset.bias)) if self.config.use_bias else None
-        output, expanded = self.o_dense, self.config.intermediate_size
+        expanded = self.config.intermediate_size
         inputs = project(self.i_dense, hidden, positions, slice(0, expanded), slice(expanded, None))
-        narrow = (output.weight, output.bias, scale, offset, None)
+        parameters = (*readable(self.o_dense), scale, offset, None)
         attention = attention if positions is None else attention.at(positions)
-        return GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
+        output, weights = GatedAttention.apply(*inputs, *parameters, attention, self.training, output_attentions)
+        return self.o_dense(output) if parameters[0] is None else output, weights
 
 
 class GAUAlphaLayer(GradientCheckpointingLayer):

@@ -196,6 +196,39 @@ class Product(torch.autograd.Function):
         return found, *linear_gradients(gradient, inputs, weight.dtype, ctx.needs_input_grad[2]), None
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether what a module's call does can be had from its parameters: torch's own class, or transformers'.
+
+    Not so under a wrapper (an adapter), a parametrisation, a hook, a forward of its own or a parameter of another
+    kind (quantised, cut over devices): then only the call itself says what comes out.
+    """
+    origin = type(module).__module__
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return (
+        (
+            type(module) is Linear
+            or origin.startswith(("torch.nn.modules.", "transformers.models.", "transformers.act"))
+        )
+        and not any(hooks)
+        and "forward" not in vars(module)
+        and all(type(p) in (nn.Parameter, torch.Tensor, type(None)) for p in module._parameters.values())
+    )
+
+
+def readable(linear: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Weight and bias of a linear layer; (None, None) where it must be called."""
+    return (linear.weight, linear.bias) if is_plain(linear) else (None, None)
+
+
+def segment_vectors(table: nn.Embedding, token_type_ids: torch.Tensor | None) -> torch.Tensor:
+    """Token type embeddings [B, T, H], or those of type 0 in a shape that broadcasts when no types are given."""
+    if token_type_ids is not None:
+        return table(token_type_ids)
+    if is_plain(table):
+        return table.weight[0]
+    return table(torch.zeros(1, 1, dtype=torch.int64, device=next(table.parameters()).device))
+
+
 class Linear(nn.Linear):
     """nn.Linear, faster on CPU under autocast."""
 
@@ -224,9 +257,12 @@ def scatter_positions(rows: torch.Tensor, positions: torch.Tensor, length: int) 
 
 
 def project(
-    linear: Linear, hidden: torch.Tensor, positions: torch.Tensor | None, gate: slice, others: slice
+    linear: nn.Module, hidden: torch.Tensor, positions: torch.Tensor | None, gate: slice, others: slice
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All outputs [B, T, X] and None; with positions [B, P], the others [B, T, Y] and the gate's [B, P, E] alone."""
     if positions is None:
         return linear(hidden), None
+    if not is_plain(linear):
+        outputs = linear(hidden)
+        return outputs[..., others], gather_positions(outputs[..., gate], positions)
     return linear(hidden, others), linear(gather_positions(hidden, positions), gate)

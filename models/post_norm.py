@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
-from .layers import compute_dtype, linear_gradients
+from .layers import compute_dtype, is_plain, linear_gradients
 
 LAYERS = ("BertLayer", "RobertaLayer", "ElectraLayer")  # one and the same under three names
 UNSEEN = -1e4  # added to the score of a key that may not be seen
@@ -198,7 +198,8 @@ def quicken(model: PreTrainedModel) -> PreTrainedModel:
     """Let the model's post-norm layers run as above wherever they can, in training on a CPU; returns it.
 
     Their modules, parameters and hooks stay. Other layers, other activations than the exact GELU, attention that is
-    not sdpa, cross-attention, and passes without gradients run as transformers has them.
+    not sdpa, cross-attention, passes without gradients, and layers of which a part was wrapped (an adapter) or has a
+    hook run as transformers has them.
     """
     for module in model.modules():
         plain = type(module).__name__ in LAYERS and not module.is_decoder
@@ -210,7 +211,8 @@ def quicken(model: PreTrainedModel) -> PreTrainedModel:
 def _layer_forward(layer: nn.Module, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs):
     attention, output = layer.attention.self, layer.attention.output
     quick = hidden_states.device.type == "cpu" and torch.is_grad_enabled()
-    if not quick or attention.config._attn_implementation != "sdpa":
+    quick = quick and attention.config._attn_implementation == "sdpa"
+    if not quick or not all(module is layer or is_plain(module) for module in layer.modules()):
         return type(layer).forward(layer, hidden_states, attention_mask, *args, **kwargs)
     linears = (attention.query, attention.key, attention.value, output.dense, output.LayerNorm)
     linears += (layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm)
