@@ -16,7 +16,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from common.errors import UserError
-from data.jsonl import atomic_output
+from data.outputs import atomic_output
 from data.tokenization import tokenizer_hash
 
 FORMAT = 1  # raised whenever the same input and settings give other bytes

@@ -1,4 +1,4 @@
-"""JSON lines as every data script reads and writes them: which files, which text, and outputs that appear whole.
+"""JSON lines as every data script reads them: which files, which text.
 
 Lines end at b"\\n" and nowhere else: str.splitlines and text mode also split at U+2028, U+0085 or a lone carriage
 return, all of which occur inside real documents.
@@ -6,9 +6,6 @@ return, all of which occur inside real documents.
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import UserError
@@ -71,32 +68,3 @@ def parse_text(line: bytes, key: str, where: str, default: str | None = None) ->
         except UnicodeEncodeError as error:
             raise DataError(f"{where}: must be valid Unicode, got {error}; mend the line") from None
     return text
-
-
-@contextmanager
-def atomic_output(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
-
-    The caller writes a file (or makes a folder, where `path` is absent or an empty folder) there. The temporary name
-    depends on `path` alone, so what a killed process left behind is replaced by the next try.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    _remove(partial)
-    try:
-        yield partial
-        if partial.is_file():  # the data must reach the disk before the name does
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        _remove(partial)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

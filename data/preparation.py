@@ -39,6 +39,7 @@ from data.corpus import (
     write_shard,
 )
 from data.jsonl import DataError
+from data.outputs import clear_left, is_temporary, resolve_output
 from data.reference import REFERENCE, ReferenceWriter
 from data.segmentation import Segmenter
 from data.sources import Source, Unit
@@ -56,10 +57,11 @@ def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
 
     CorpusError naming `flag` when the folder holds other things, or another run does not release it.
     """
+    folder = resolve_output(folder)
     if folder.exists() and not folder.is_dir():
         raise CorpusError(f"{flag} must name a folder, got the file {str(folder)!r}; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    others = [name for name in sorted(os.listdir(folder)) if name not in (_LOCK, f".{MANIFEST}.partial")]
+    others = [path.name for path in sorted(folder.iterdir()) if path.name != _LOCK and not is_temporary(path)]
     if others and not (folder / MANIFEST).is_file():
         raise CorpusError(
             f"{flag} must be new, empty or a corpus, got {str(folder)!r} with {others[0]!r} in it; "
@@ -71,9 +73,8 @@ def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
             if time.monotonic() > deadline:
                 raise CorpusError(f"{flag} must be free, got {str(folder)!r} held by another run; wait for it to end")
             time.sleep(0.05)
-        for place in (folder, folder / REFERENCE):
-            for partial in place.glob(".*.partial"):
-                partial.unlink()
+        for place in filter(Path.is_dir, (folder, folder / REFERENCE)):
+            clear_left(place)
         yield
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from data.blocks import Blocks
 from data.corpus import dataset_info, list_array, shard_name, write_arrow
-from data.jsonl import atomic_output
+from data.outputs import atomic_output
 
 REFERENCE = "reference"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.jsonl import atomic_output
 from data.metrics import BOUNDS
+from data.outputs import atomic_output
 from data.tags import cluener_label, to_entities
 from data.tasks import TASKS, Task
 

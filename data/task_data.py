@@ -13,9 +13,9 @@ import numpy as np
 
 from data.features import Features, make_features
 from data.item_sums import ItemSums, item_sums
-from data.jsonl import atomic_output
 from data.judging import Verdict, swapped_pairs
 from data.metrics import average
+from data.outputs import atomic_output
 from data.submission import write_predictions
 from data.task_types import Split, Task
 from data.tasks import TaskError, adhoc_task, expand_tasks, find_task, load_task

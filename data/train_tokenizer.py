@@ -7,7 +7,6 @@ is counted: some hundred megabytes of a shuffled corpus are enough.
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from common.errors import UserError
 from common.script import run_script
-from data.jsonl import atomic_output, input_files
+from data.jsonl import input_files
+from data.outputs import atomic_folder
 from data.vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
 
 SPECIALS = {
@@ -63,28 +63,36 @@ def build_backend(vocabulary: list[str], lowercase: bool, nfkc: bool) -> Tokeniz
     return backend
 
 
-def save(backend: Tokenizer, vocabulary: list[str], lowercase: bool, nfkc: bool, output: Path) -> None:
-    """Write the folder `output` at once, in place of one that this script wrote before."""
-    settings = {
+def settings_of(lowercase: bool, nfkc: bool) -> dict:
+    """What tokenizer_config.json says."""
+    return {
         # transformers gives its BertTokenizer BERT's own normaliser, whatever tokenizer.json says.
         "tokenizer_class": "PreTrainedTokenizerFast" if nfkc else "BertTokenizer",
         "do_lower_case": lowercase,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         **SPECIALS,
     }
-    replaced = output.with_name(f".{output.name}.replaced")
-    with atomic_output(output) as folder:
-        folder.mkdir()
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this is a folder that `save` wrote, with nothing else in it, or an empty one."""
+    names = {path.name for path in folder.iterdir()}
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_bytes()) if names else None
+    except (OSError, ValueError):
+        return False
+    own = [settings_of(lowercase, nfkc) for lowercase in (True, False) for nfkc in (True, False)]
+    return not names or (names == _FILES and found in own)
+
+
+def save(backend: Tokenizer, vocabulary: list[str], lowercase: bool, nfkc: bool, output: Path) -> None:
+    """Write the folder `output` at once, in place of one that this script wrote before."""
+    with atomic_folder(output) as folder:
         backend.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(f"{json.dumps(settings, indent=2)}\n", encoding="utf-8")
+        settings = json.dumps(settings_of(lowercase, nfkc), indent=2)
+        (folder / "tokenizer_config.json").write_text(f"{settings}\n", encoding="utf-8")
         lines = "".join(f"{token}\n" for token in vocabulary)
         (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        if output.exists():
-            output.rename(replaced)
-    if replaced.exists():
-        shutil.rmtree(replaced)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -94,9 +102,10 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise UserError(f"--{flag} must be at least {least}, got {value}; raise it")
     output = Path(args.output_dir)
-    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= _FILES):
+    if output.exists() and not (output.is_dir() and is_own(output)):
         raise UserError(
-            f"--output_dir must name a new folder, or one of a tokenizer, got {args.output_dir!r}; choose another name"
+            f"--output_dir must name a new folder, or one that this script wrote, got {args.output_dir!r}; "
+            "choose another name"
         )
 
 

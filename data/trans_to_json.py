@@ -8,14 +8,10 @@ Source: the pipeline of PaddleNLP's trans_to_json.py, whose flags it keeps; it n
 """
 
 import argparse
+import json
 import os
-import re
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
@@ -29,9 +25,8 @@ from data.documents import Layout, split_units
 from data.external_sort import BUCKET_BYTES, Buckets, position_keys
 from data.ingest import Counts, Job, read_all
 from data.jsonl import input_files
+from data.outputs import is_temporary, put_in_place, resolve_output, temporary_folder
 from data.overlap import Overlap
-
-_PART = re.compile(r"part-\d+\.jsonl")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,6 +77,21 @@ def in_input_order(buckets: Buckets, job: Job) -> Buckets:
     return ordered
 
 
+def are_parts(files: list[Path]) -> bool:
+    """Whether these files are what --no-merge writes: numbered without gaps, lines with one text each."""
+    for number, file in enumerate(sorted(files, key=lambda file: (len(file.name), file.name))):
+        if file.name != f"part-{number:05d}.jsonl" or not file.is_file():
+            return False
+        with file.open("rb") as lines:
+            try:
+                found = json.loads(lines.readline())
+            except (ValueError, RecursionError):
+                return False
+        if not (isinstance(found, dict) and [type(text) for text in found.values()] == [str]):
+            return False
+    return True
+
+
 def check_output(args: argparse.Namespace) -> Path:
     """Return the path that --output_path stands for; ValueError where something that is not ours is in the way."""
     path = args.output_path
@@ -89,12 +99,14 @@ def check_output(args: argparse.Namespace) -> Path:
         output = Path(path if path.endswith(".jsonl") else f"{path}.jsonl")
         if output.is_dir() or Path(path).is_dir():
             raise UserError(f"--output_path must name a file, got the folder {path!r}; add a name or --no-merge")
-        return output
-    output = Path(path)
-    if output.exists() and not (output.is_dir() and all(_PART.fullmatch(name) for name in os.listdir(output))):
+        if output.exists() and not output.is_file():
+            raise UserError(f"--output_path must name a file, got {str(output)!r}, a device; choose another name")
+        return resolve_output(output)
+    output = resolve_output(path)
+    if output.exists() and not (output.is_dir() and are_parts(list(output.iterdir()))):
         raise UserError(
-            "--output_path must, with --no-merge, name a new folder or one that holds nothing but parts, "
-            f"got {path!r}; choose another name"
+            "--output_path must, with --no-merge, name a new folder or one that holds nothing but parts of this "
+            f"script, got {path!r}; choose another name"
         )
     return output
 
@@ -109,9 +121,8 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
         return files
     kept = []
     for file in files:
-        inside, path = file.relative_to(args.input_path).parts, file.resolve()
-        temporary = any(part.startswith(".") and part.endswith(".partial") for part in inside)
-        if temporary or path == own or own in path.parents:
+        path = file.resolve()
+        if path == own or own in path.parents or any(map(is_temporary, path.parents)):
             continue
         if file.suffix == ".jsonl" and args.json_field is None:
             print(f"left out: {file} (read JSON lines with --json_field)", file=sys.stderr)
@@ -120,22 +131,6 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
     if not kept:
         raise UserError(f"--input_path must hold at least one text file, got {args.input_path!r}; check the path")
     return kept
-
-
-@contextmanager
-def workspace(output: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `output`; clear what a killed run left there, remove the folder at the end."""
-    place = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    # A second run with this output clears the place too: this one then fails, but the two never mix.
-    folder = Path(tempfile.mkdtemp(dir=place))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            place.rmdir()
 
 
 def report(files: list[Path], overlap: Overlap, counts: Counts) -> None:
@@ -158,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     excluded = [
         file for path in (args.exclude or "").split(",") if path for file in input_files(path, "--exclude", "")
     ]
-    with workspace(output) as folder:
+    with temporary_folder(output) as folder:
         if excluded:
             Overlap.build(excluded).save(folder / "overlap")
         buckets = Buckets(folder / "buckets", 1 + total // BUCKET_BYTES)
@@ -185,9 +180,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"--input_path must hold a document that is not left out, got none in {args.input_path!r}, "
                 f"{counts.short:,} too short, {counts.excluded:,} excluded; check --doc_spliter and --min_doc_length"
             )
-        if output.is_dir():
-            output.rename(folder / "replaced")
-        (folder / "result").replace(output)
+        put_in_place(folder, output)
         if excluded:
             report(excluded, Overlap.load(folder / "overlap"), counts)
     duplicates = counts.duplicates + by_content.dropped

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import run_chinese_ref
 from data import preparation, sources
 from data.corpus import Corpus, CorpusError
 from data.jsonl import DataError
+from data.outputs import temporary_folder
 from data.tokenization import load_backend
 from training.pretrained import ArgumentError
 
@@ -138,7 +140,9 @@ def test_the_same_command_goes_on_at_the_first_missing_shard(tokenizer, tmp_path
     prepare(tokenizer, source, tmp_path / "out")
     whole = contents(tmp_path / "out")
     (tmp_path / "out" / "data-00002.arrow").unlink()
-    (tmp_path / "out" / ".data-00002.arrow.partial").write_bytes(b"half")
+    with temporary_folder(tmp_path / "out" / "data-00002.arrow") as held:  # as a killed run leaves it
+        left = shutil.copytree(held, tmp_path / "out" / ".data-00002.arrow.12345678.partial")
+    (left / "result").write_bytes(b"half")
     done = []
     prepare_one = preparation.Preparer.__call__
     monkeypatch.setattr(preparation.Preparer, "__call__", lambda s, u: (done.append(u.number), prepare_one(s, u))[1])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data.jsonl import DataError, atomic_output, input_files, parse_text
+from data.jsonl import DataError, input_files, parse_text
 
 
 def test_a_folder_is_walked_in_sorted_order(tmp_path):
@@ -54,26 +54,3 @@ def test_text_survives_unchanged():
 def test_bad_lines_are_named(line):
     with pytest.raises(DataError, match=r"^corpus\.jsonl:7: "):
         parse_text(line, "text", "corpus.jsonl:7")
-
-
-def test_output_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "new" / "out"
-    with pytest.raises(KeyboardInterrupt), atomic_output(path) as partial:
-        partial.write_text("half")
-        raise KeyboardInterrupt
-    assert list(path.parent.iterdir()) == []
-    with atomic_output(path) as partial:
-        partial.write_text("whole")
-        assert partial.parent == path.parent
-        assert not path.exists()
-    assert path.read_text() == "whole"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_what_a_killed_run_left_is_replaced(tmp_path):
-    with atomic_output(tmp_path / "first") as partial:
-        partial.touch()
-    (tmp_path / partial.name.replace("first", "out")).write_text("left by a killed run")
-    with atomic_output(tmp_path / "out") as partial, partial.open("a") as file:
-        file.write("new")
-    assert (tmp_path / "out").read_text() == "new"

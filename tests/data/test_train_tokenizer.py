@@ -164,7 +164,11 @@ def test_folder_is_replaced_only_if_it_is_a_tokenizer(corpus, tmp_path):
     (tmp_path / "t" / "notes").touch()
     with pytest.raises(ValueError, match="--output_dir must"):
         train(corpus, tmp_path / "t")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "t"]
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "vocab.txt").write_text("[PAD]\n")
+    with pytest.raises(ValueError, match="--output_dir must"):
+        train(corpus, tmp_path / "bert")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "corpus.jsonl", "t"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from data import documents, trans_to_json
 from data.jsonl import DataError
+from data.outputs import temporary_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,9 +171,9 @@ def test_nothing_of_its_own_is_read_back_and_nothing_is_left(tmp_path):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
     run(input_path=folder, output_path=folder / "out.jsonl")
     first = (folder / "out.jsonl").read_bytes()
-    left = folder / ".out.jsonl.partial" / "killed"
-    left.mkdir(parents=True)
-    (left / "result").write_bytes(first)
+    with temporary_folder(folder / "out.jsonl") as left:  # as a killed run leaves it
+        (left / "result").write_bytes(first)
+        shutil.copytree(left, folder / ".out.jsonl.12345678.partial")
     for output in ("out.jsonl", "again.jsonl"):
         run(input_path=folder, output_path=folder / output)
         assert (folder / output).read_bytes() == first
@@ -181,6 +183,26 @@ def test_nothing_of_its_own_is_read_back_and_nothing_is_left(tmp_path):
     made = {folder / "out.jsonl", folder / "again.jsonl", folder / "parts/part-00000.jsonl"}
     assert {path for path in folder.rglob("*") if path.is_file()} == made | set(before)
     assert all((path.stat().st_mtime_ns, path.read_bytes()) == old for path, old in before.items())
+
+
+def test_what_a_user_has_beside_the_output_stays(tmp_path):
+    (tmp_path / "in").write_text("一二三四五六七八九十一\n", encoding="utf-8")
+    mine = tmp_path / ".out.jsonl.partial" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.touch()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out.jsonl").symlink_to(tmp_path / "disk" / "target")
+    run(input_path=tmp_path / "in", output_path=tmp_path / "out")
+    assert mine.exists() and (tmp_path / "out.jsonl").is_symlink()
+    assert read(tmp_path / "disk" / "target") == ["一二三四五六七八九十一\n"]
+    parts = tmp_path / "parts"
+    run("--no-merge", input_path=tmp_path / "in", output_path=parts)
+    run("--no-merge", input_path=tmp_path / "in", output_path=parts)
+    for name, text in (("part-00000.jsonl", '{"text": "mine", "id": 1}\n'), ("part-00002.jsonl", '{"text": "a"}\n')):
+        shutil.copytree(parts, tmp_path / name)
+        (tmp_path / name / name).write_text(text)
+        with pytest.raises(ValueError, match="nothing but parts of this script"):
+            run("--no-merge", input_path=tmp_path / "in", output_path=tmp_path / name)
 
 
 def test_json_lines_are_read_by_one_key_and_written_under_another(tmp_path):
@@ -299,8 +321,8 @@ def test_a_stopped_run_leaves_no_output_and_no_process(tmp_path, sign):
         (folder / name).write_text("又一篇文章，够长了吧。\n" * 300_000, encoding="utf-8")
     output = tmp_path / "o.jsonl"
     process = start(folder, output, "--doc_spliter", "line", "--workers", "2")
-    partial = tmp_path / ".o.jsonl.partial"
-    while not (list(partial.glob("*/buckets/*")) or process.poll() is not None):
+    partial = ".o.jsonl.*.partial"
+    while not (list(tmp_path.glob(f"{partial}/buckets/*")) or process.poll() is not None):
         time.sleep(0.01)
     workers = group_members(process.pid)
     assert process.poll() is None
@@ -309,7 +331,7 @@ def test_a_stopped_run_leaves_no_output_and_no_process(tmp_path, sign):
     process.wait(30)
     assert not output.exists()
     if sign != signal.SIGKILL:
-        assert not partial.exists()
+        assert not list(tmp_path.glob(partial))
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -318,7 +340,7 @@ def test_a_stopped_run_leaves_no_output_and_no_process(tmp_path, sign):
     (folder / "b").unlink()
     run(input_path=folder, output_path=output, doc_spliter="line")
     assert read(output) == ["又一篇文章，够长了吧。"]
-    assert not partial.exists()
+    assert not list(tmp_path.glob(partial))
 
 
 def test_runs_as_a_file_from_both_folders(tmp_path):

@@ -1,0 +1,125 @@
+"""Outputs that appear whole or not at all, and temporary folders of which only our own are ever removed.
+
+What is half written lies in a folder .NAME.xxxxxxxx.partial beside the output, which a file in it marks as ours. The
+process that writes holds a lock on that file: what a killed one left is told from what another still needs.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from common.errors import UserError
+
+_MARK = ".made-by-data-outputs"
+_NAME = re.compile(r"\.(.+)\.\w{8}\.partial", re.DOTALL)
+_REPLACED = "replaced"
+
+
+@contextmanager
+def atomic_output(path: str | Path, parents: bool = True) -> Iterator[Path]:
+    """Yield a path for the caller to write a file to; on success it is renamed to `path`, on any error removed.
+
+    parents: whether to make the folders above. A link is followed: the file it names is replaced, not the link.
+    UserError where `path` is something else than a file, or a link into a folder that is not there.
+    """
+    path = resolve_output(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"the output must be a file, got {str(path)!r}, which is something else; choose another name")
+    with temporary_folder(path, parents) as folder:
+        partial = folder / "result"
+        yield partial
+        with partial.open("rb") as written:  # the data must reach the disk before the name does
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder for the caller to fill; on success it takes the place of the folder `path`, if there is one.
+
+    The caller must know that the old one may go. UserError for a link into a folder that is not there.
+    """
+    path = resolve_output(path)
+    with temporary_folder(path) as folder:
+        (folder / "result").mkdir()
+        yield folder / "result"
+        put_in_place(folder, path)
+
+
+def put_in_place(folder: Path, path: Path) -> None:
+    """Rename `result`, in this temporary folder of `path`, to `path`; a folder that stands there goes."""
+    if path.is_dir():
+        path.rename(folder / _REPLACED)
+    (folder / "result").replace(path)
+
+
+def resolve_output(path: str | Path) -> Path:
+    """The path itself, or what the link there names. UserError when that lies in a folder that is not there."""
+    path = Path(path)
+    if not path.name:
+        raise UserError(f"the output must have a name of its own, got {str(path)!r}; name a new file or folder")
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink() or not target.parent.is_dir():
+        raise UserError(
+            f"the output must not be a link to nowhere, got {str(path)!r}, which names {str(target)!r}; mend the link"
+        )
+    return target
+
+
+@contextmanager
+def temporary_folder(path: Path, parents: bool = True) -> Iterator[Path]:
+    """Yield a new folder beside the output `path`; clear what killed runs left for it, remove the folder at the end.
+
+    parents: whether to make the folders above.
+    """
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    clear_left(path.parent, path.name)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        with (folder / "unlocked").open("w") as mark:
+            _lock(mark)
+            os.rename(mark.name, folder / _MARK)  # so that nobody sees a mark without its lock
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_left(parent: Path, name: str | None = None) -> None:
+    """Remove the temporary folders that killed runs left in `parent`, for the output `name` or for any.
+
+    An output that was being replaced when its run was killed gets its name back.
+    """
+    for entry in list(os.scandir(parent)):
+        match = _NAME.fullmatch(entry.name)
+        if not match or name not in (None, match[1]) or not is_temporary(Path(entry.path)):
+            continue
+        with suppress(FileNotFoundError), open(Path(entry, _MARK)) as mark:
+            if not _lock(mark):
+                continue
+            if Path(entry, _REPLACED).exists() and not Path(parent, match[1]).exists():
+                Path(entry, _REPLACED).rename(Path(parent, match[1]))
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is a folder of `temporary_folder`; one that its run was killed in making is empty."""
+    if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+        return False
+    return (path / _MARK).is_file() or not any(path.iterdir())
+
+
+def _lock(file) -> bool:
+    """Whether this process now holds the file; False too where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
