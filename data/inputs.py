@@ -1,23 +1,31 @@
 """Which source of documents a file, a folder or the name of a data set stands for.
 
-Lines of text and JSON lines are read as they lie; everything else goes through the datasets library, which keeps an
-Arrow copy in its cache and is imported only then.
+Lines of text and JSON lines are read as they lie, tables in text by data/tables.py; Parquet, saved data sets and the
+hub go through the datasets library, which keeps an Arrow copy in its cache and is imported only then. What is not
+read and which column is are printed.
 """
 
 import json
+import os
 import re
+import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from common.errors import UserError
-from data.jsonl import DataError, input_files
+from data.jsonl import DataError, first_objects, input_files, refuse_foreign, say_left_out
 from data.sources import LineSource, Source, TableSource
+from data.tables import TABLES, read_column
 
 KINDS = {
-    ".txt": "text", ".text": "text", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv",
+    ".txt": "text", ".text": "text", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".parquet": "parquet",
 }  # fmt: skip
+_UNNAMED = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # how pandas calls the column of row numbers
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?\s*")
 _OTHER_SPLITS = {"dev", "valid", "validation", "test", "eval"}
 _DEAD = {"wikipedia": "wikimedia/wikipedia --dataset_config_name 20231101.{language}"}  # name -> what took its place
 
@@ -32,6 +40,8 @@ def open_files(paths: list[str], column: str | None, cache_dir: str | None) -> S
     for file in files:
         if not file.is_file():
             raise InputError(f"--train_file must name existing files, got {str(file)!r}; check the path")
+        if [other.resolve() for other in files].count(file.resolve()) > 1:
+            raise InputError(f"--train_file must name each file once, got {str(file)!r} again; leave it out")
     root = files[0] if len(files) == 1 else Path(files[0].anchor)
     return _open(files, root, column, cache_dir, "--train_file")
 
@@ -45,15 +55,31 @@ def open_dataset(name: str, config: str | None, column: str | None, cache_dir: s
     folder = Path(name, config or "") if Path(name, config or "").is_dir() else Path(name)
     if not folder.is_dir():
         return _open_hub(name, config, column, cache_dir)
-    saved = folder / "train" if (folder / "dataset_dict.json").is_file() else folder
+    saved = folder
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.parent for path in folder.glob("*/state.json"))
+        saved = folder / "train"
+        if saved not in splits:
+            raise InputError(
+                f"--dataset_name must be a data set with a split train, got {name!r} with "
+                f"{', '.join(split.name for split in splits) or 'none'}; name the folder of one of them"
+            )
+        say_left_out([split for split in splits if split != saved], "another split than train")
     if (saved / "state.json").is_file():
         from datasets import load_from_disk
 
         return _table(load_from_disk(str(saved)), name, column, "--dataset_name")
-    files = [file for file in input_files(folder, "--dataset_name", "") if file.suffix in KINDS]
+    found = input_files(folder, "--dataset_name", "")
+    files = [file for file in found if file.suffix.lower() in KINDS]
+    say_left_out(
+        [file for file in set(found) - set(files) if not file.name.startswith(".")], "of no kind that is read"
+    )
     words = {file: set(re.split(r"[\W_]+", str(file.relative_to(folder)))) for file in files}
     train = [file for file in files if "train" in words[file]]
-    files = train or [file for file in files if not words[file] & _OTHER_SPLITS]
+    chosen = train or [file for file in files if not words[file] & _OTHER_SPLITS]
+    reason = "without train in its name, beside files with it" if train else "named as another split than train"
+    say_left_out([file for file in files if file not in set(chosen)], f"{reason}; --train_file reads any file")
+    files = chosen
     if not files:
         raise InputError(f"--dataset_name must hold files ending in {', '.join(KINDS)}, got the folder {name!r}")
     return _open(files, folder, column, cache_dir, "--dataset_name")
@@ -64,71 +90,122 @@ def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | No
     if len(kinds) > 1:
         raise InputError(f"{flag} must name files of one kind, got {' and '.join(sorted(kinds))}; convert some")
     (kind,) = kinds
+    if kind != "parquet":
+        refuse_foreign(files, flag)
     if kind == "text":
+        for file in files:
+            if objects := first_objects(file):
+                raise InputError(
+                    f"{flag} must be text where a name ends in {file.suffix}, got JSON lines in {str(file)!r} with "
+                    f"the keys {', '.join(objects[0])}; rename it to end in .jsonl"
+                )
         return LineSource(files, root, None)
     if kind == "jsonl":
-        return LineSource(files, root, column or _first_key(files, flag))
+        key = _choose(_first_keys(files, flag), column, flag)
+        if key != column:
+            _refuse_numbers([found.get(key) for found in first_objects(files[0], 100) or []], key)
+        return LineSource(files, root, key)
+    name = files[0].name if len(files) == 1 else root.name
+    if kind in TABLES:
+        choose = partial(_choose, column=column, flag=flag)
+        return _source(*read_column(files, kind, choose, _cache(cache_dir)), name, column)
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    options = {"sep": "\t"} if kind == "csv" and files[0].suffix == ".tsv" else {}
     names = [str(file) for file in files]
     try:
-        found = load_dataset(kind, data_files=names, split="train", cache_dir=cache_dir, **options)
+        found = load_dataset(kind, data_files=names, split="train", cache_dir=cache_dir)
     except DatasetGenerationError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(f"{flag} must be {kind} that can be read, got: {reason}; mend {', '.join(names)}") from error
-    return _table(found, files[0].name if len(files) == 1 else root.name, column, flag)
+    return _table(found, name, column, flag)
+
+
+def _cache(cache_dir: str | None) -> Path:
+    """Where the datasets library keeps what it reads."""
+    if cache_dir or (cache_dir := os.environ.get("HF_DATASETS_CACHE")):
+        return Path(cache_dir)
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME, "datasets")
 
 
 def _kind(file: Path, flag: str) -> str:
     """Kind of a file by its ending; .json holds JSON lines if its first line is an object."""
-    if file.suffix not in KINDS:
+    kind = KINDS.get(file.suffix.lower())
+    if kind is None:
+        refuse_foreign([file], flag)
         raise InputError(f"{flag} must end in one of {', '.join(KINDS)}, got {str(file)!r}; rename or convert it")
-    kind = KINDS[file.suffix]
     if kind == "json":
         with file.open("rb") as handle:
             first = next((line for line in handle if line.strip()), b"")
         try:
             kind = "jsonl" if isinstance(json.loads(first), dict) else kind
-        except ValueError:  # an object or a list over several lines
+        except (ValueError, RecursionError):  # an object or a list over several lines
             return kind
     return kind
 
 
-def _first_key(files: list[Path], flag: str) -> str:
-    """The key `text`, or else the first key of the first line."""
+def _first_keys(files: list[Path], flag: str) -> list[str]:
+    """The keys of the first line."""
     for file in files:
         with file.open("rb") as handle:
             for number, line in enumerate(handle, 1):
-                if line.strip():
-                    try:
-                        keys = list(json.loads(line))
-                    except (ValueError, TypeError) as error:
-                        raise DataError(
-                            f"{file}:{number}: must be one JSON object, got {line[:60]!r} ({error}); mend the line"
-                        ) from None
-                    return _choose(keys, None, flag)
+                if not line.strip():
+                    continue
+                try:
+                    found = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    found = error
+                if not isinstance(found, dict):
+                    raise DataError(
+                        f"{file}:{number}: must be one JSON object, got {line[:60]!r} ({found}); mend the line"
+                    )
+                return list(found)
     raise InputError(f"{flag} must hold text, got only empty lines; check the files")
 
 
 def _choose(names: list[str], column: str | None, flag: str) -> str:
-    """The column that the user named, or `text`, or else the first one."""
+    """The column that the user named, or `text`, or else the first one that has a name; it is printed."""
     if column is not None and column not in names:
         raise InputError(f"--text_column must be one of {', '.join(names)}, got {column}; name one of them")
     if not names:
         raise InputError(f"{flag} must hold a column of text, got none; check the files")
-    return column or ("text" if "text" in names else names[0])
+    if column is None:
+        column = (
+            "text" if "text" in names else next((name for name in names if not _UNNAMED.fullmatch(name)), names[0])
+        )
+        if column != "text" or len(names) > 1:
+            guess = "" if column == "text" else ", a guess"
+            print(f"reading {column!r} of {', '.join(names)}{guess} (--text_column)", file=sys.stderr)
+    return column
 
 
 def _table(found, name: str, column: str | None, flag: str) -> TableSource:
-    column = _choose(found.column_names, column, flag)
+    chosen = _choose(found.column_names, column, flag)
     if found._indices is not None:  # rows that were selected or shuffled: what the files hold is not what is meant
         found = found.flatten_indices()
-    values = found.data.column(column)
+    values = found.data.column(chosen)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise InputError(f"--text_column must name a column of strings, got {column} of type {values.type}")
+        raise InputError(f"--text_column must name a column of strings, got {chosen} of type {values.type}")
+    return _source(values, chosen, name, column)
+
+
+def _source(values: pa.ChunkedArray, chosen: str, name: str, column: str | None) -> TableSource:
+    """The texts of a column, of which those that are missing are counted."""
+    if column is None:
+        _refuse_numbers(values.slice(0, 100).to_pylist(), chosen)
+    empty = values.null_count + (pc.sum(pc.equal(pc.binary_length(values), 0)).as_py() or 0)
+    if empty:
+        print(f"left out: {empty:,} of the {len(values):,} rows of {name} (no {chosen!r})", file=sys.stderr)
     return TableSource(values, name)
+
+
+def _refuse_numbers(values: list, chosen: str) -> None:
+    """InputError when a column that nobody named has nothing but numbers at its beginning."""
+    strings = [value for value in values if isinstance(value, str) and value.strip()]
+    if chosen != "text" and strings and all(map(_NUMBER.fullmatch, strings)):
+        raise InputError(f"--text_column must name a column of text, got the numbers of {chosen!r}; name another")
 
 
 def _open_hub(name: str, config: str | None, column: str | None, cache_dir: str | None) -> Source:

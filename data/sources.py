@@ -98,7 +98,8 @@ class LineSource:
             if position > start:
                 documents += unended
                 spans.append(Span(path, start, position, first_line))
-            name = path.relative_to(self.root).as_posix() if path != self.root else path.name
+            inside = path != self.root and path.is_relative_to(self.root)
+            name = path.relative_to(self.root).as_posix() if inside else path.name
             inputs.append({"file": name, "bytes": position, "sha256": digest.hexdigest()})
         if spans:
             units.append(Unit(len(units), first_document, tuple(spans), _size(spans)))
