@@ -5,11 +5,14 @@
     python convert_checkpoint.py --reverse --source lucidrains_flash flash_causal flash.pt
     python convert_checkpoint.py --tokenizer cog-pretrain.model txl-2.9B txl-2.9B-hf
     python convert_checkpoint.py --reverse txl-2.9B-hf txl-2.9B
+    python convert_checkpoint.py --refresh_code txl-2.9B-hf
 
 Every tensor must find its place: an unknown, missing or mis-shaped one is an error. A published folder of GAU-alpha,
 FLASHQuad or FLASH loads with from_pretrained as it is; converting one makes it safe to share and quicker to load.
 Chinese Transformer-XL (source thudm: a file, a folder of model-parallel parts, or one with a tracker) is converted
-layer by layer, in about a gigabyte of memory.
+layer by layer, in about a gigabyte of memory. --refresh_code puts today's code of our models into a folder that an
+older version saved, so that trust_remote_code loads it under every transformers of requirements.txt; our own scripts
+and `import models` load such a folder as it is.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from common.script import run_script
 from models.convert import SOURCES, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
 from models.convert.output import new_output
+from models.convert.travel import refresh_code
 from training.pretrained import ArgumentError, resolve_pretrained
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -35,14 +39,20 @@ TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "spec
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="folder, hub name, or state dict file (.pt, .bin, .safetensors)")
-    parser.add_argument("output", help="folder to make; with --reverse to a source without config, a .pt file")
+    parser.add_argument(
+        "output", nargs="?", help="folder to make; with --reverse to a source without config, a .pt file"
+    )
     parser.add_argument(
         "--source", choices=("auto", "thudm", *SOURCES), default="auto", help="whose names the foreign side has"
     )
     parser.add_argument("--reverse", action="store_true", help="from our names to the source's")
     parser.add_argument("--config", default="{}", help="config fields to set: JSON, or a JSON file")
     parser.add_argument("--tokenizer", type=Path, help="cog-pretrain.model, to put its tokenizer into the folder")
-    return parser.parse_args(argv)
+    parser.add_argument("--refresh_code", action="store_true", help="replace the code in the folder input; no output")
+    arguments = parser.parse_args(argv)
+    if (arguments.output is None) != arguments.refresh_code:
+        parser.error("output must be given, and must not be with --refresh_code, which changes the folder input")
+    return arguments
 
 
 def read_fields(argument: str) -> dict:
@@ -180,6 +190,9 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
+    if arguments.refresh_code:
+        print(f"{arguments.input}: {refresh_code(Path(arguments.input))} files of code")
+        return
     count = convert(arguments)
     print(f"{arguments.output}: {count} tensors")
 
