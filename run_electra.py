@@ -95,7 +95,7 @@ def main(argv=None) -> dict[str, float]:
         sources |= {"layer_decay": [args.layer_decay, args.layer_decay_offset]}
     checkpoint = start_run(args, run_settings(args, data_args, train.corpus.manifest, model.config, sources))
     trainer.train(checkpoint)
-    if trainer.stop.reason != "SIGTERM" and args.should_save:
+    if not trainer.stop.signalled and args.should_save:
         export(args.output_dir)
     return last_evaluation(trainer.state)
 

@@ -96,7 +96,7 @@ def main(argv=None) -> dict[str, float]:
     sources = {"model_name_or_path": model_args.model_name_or_path}
     checkpoint = start_run(args, run_settings(args, data_args, train.corpus.manifest, model.config, sources))
     trainer.train(checkpoint)
-    if trainer.stop.reason != "SIGTERM":
+    if not trainer.stop.signalled:
         trainer.save_model()
     return last_evaluation(trainer.state)
 

@@ -17,6 +17,11 @@ class UserError(ValueError):
     """
 
     exit_code = 1
+    together = False  # whether all processes of a run raise it at the same place
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C that all processes of a run have agreed on; its message is one line."""
 
 
 def describe_fault(error: BaseException) -> str | None:

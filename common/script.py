@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError, describe_fault
+from common.errors import Stopped, UserError, describe_fault
 
 NOT_FINITE = 3
 INTERRUPTED = 130  # as shells have it
@@ -26,7 +26,7 @@ def run_script(main: Callable) -> None:
     print_anything()
     with one_line_errors():
         main()
-        _end_processes()
+        _end_processes(0)
 
 
 def print_anything() -> None:
@@ -60,10 +60,12 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
+    except Stopped as error:
+        _end(str(error), INTERRUPTED, together=True)
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
     except UserError as error:
-        _end(describe_fault(error), error.exit_code)
+        _end(describe_fault(error), error.exit_code, error.together)
     except Exception as error:
         what = describe_fault(error)
         if what is None:
@@ -71,11 +73,14 @@ def one_line_errors() -> Iterator[None]:
         _end(f"{what}; mend that and run the same command again", UserError.exit_code)
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: int, together: bool = False) -> None:
     line = f"{Path(sys.argv[0]).name}: {line}"
     if code == UserError.exit_code:
         sys.exit(line)  # prints it
-    print(line, file=sys.stderr)
+    if not (together and int(os.environ.get("RANK", "0"))):
+        print(line, file=sys.stderr)
+    if together:
+        _end_processes(code)
     sys.exit(code)
 
 
@@ -88,8 +93,8 @@ def _quiet_interrupt(kind, error, trace) -> None:
 sys.excepthook = _quiet_interrupt
 
 
-def _end_processes() -> None:
-    """Where several processes ran, end this one with the others and exit code 0; otherwise return.
+def _end_processes(code: int) -> None:
+    """Where several processes ran, end this one with the others and this exit code; otherwise return.
 
     Threads of gloo may still have to drop tensors of the last collectives, for which they wait for Python's lock; to
     be waiting when Python is taken down aborts the process (https://github.com/pytorch/pytorch/pull/179291, seen with
@@ -105,4 +110,4 @@ def _end_processes() -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)

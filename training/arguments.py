@@ -81,6 +81,16 @@ class RunArguments(TrainingArguments):
     per_gpu_eval_batch_size: int | None = field(
         default=None, metadata={"help": "Old name of per_device_eval_batch_size."}
     )
+    on_nan: str = field(
+        default="stop",
+        metadata={
+            "help": "Steps without a finite gradient: let them be until nan_steps, or skip (change no weight then).",
+            "choices": ["stop", "skip"],
+        },
+    )
+    nan_steps: int = field(
+        default=10, metadata={"help": "Steps in a row without a finite loss and gradient that end the run (code 3)."}
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide nan and inf losses; waits for the device at every batch."}
     )
@@ -133,7 +143,8 @@ class RunArguments(TrainingArguments):
 
     def _check(self):
         """ValueError for values that transformers accepts and that cannot train."""
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        at_least_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        for name in (*at_least_1, "nan_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_train_minutes", "muon_learning_rate"):

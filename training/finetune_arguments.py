@@ -100,6 +100,8 @@ class JobArguments:
     eps: float | None = HfArg(default=None, aliases=["--adam_epsilon"], help="Adam's epsilon.")
     clip: float | None = HfArg(default=None, aliases=["--max_grad_norm"], help="Most norm of a gradient; 0 for any.")
     dtype: str = HfArg(default="fp32", help="fp32, fp16 or bf16 (autocast).")
+    on_nan: str = HfArg(default="stop", help="Steps without a finite gradient: stop after --nan_steps, or skip them.")
+    nan_steps: int = HfArg(default=10, help="Steps in a row without a finite loss and gradient that end the job.")
 
     lwlrd: float | None = HfArg(default=None, help="Layer-wise decay of the learning rate, in (0, 1]; 0.8 is usual.")
     lwlrd_offset: int | None = HfArg(default=None, help="Depth of the head above the last layer: 1 or 2 (ELECTRA).")
@@ -133,6 +135,7 @@ class JobArguments:
             "optimizer": (None, *OPTIMIZERS), "dtype": ("fp32", "fp16", "bf16"), "select": ("best", "last"),
             "lwlrd_offset": (None, 1, 2), "pooling": (None, "first", "mean", "max"),
             "chid_decode": ("argmax", "greedy", "optimal"), "source": ("auto", "local", "hub"),
+            "on_nan": ("stop", "skip"),
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -145,7 +148,8 @@ class JobArguments:
     def _check_numbers(self) -> None:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "grad_accum": 1, "max_length": 4, "logging_steps": 1,
                     "eval_steps": 1, "save_steps": 1, "patience": 1, "overfit": 1, "max_train_samples": 1,
-                    "max_eval_samples": 1, "fgm_eps": 0, "rdrop": 0, "clip": 0, "doc_stride": 0}  # fmt: skip
+                    "max_eval_samples": 1, "fgm_eps": 0, "rdrop": 0, "clip": 0, "doc_stride": 0,
+                    "nan_steps": 1}  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= least:

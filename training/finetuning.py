@@ -126,6 +126,8 @@ def run_arguments(job: JobArguments, folder: Path, seed: int, metric: str | None
             max_grad_norm=job.clip,
             bf16=job.dtype == "bf16",
             fp16=job.dtype == "fp16",
+            on_nan=job.on_nan,
+            nan_steps=job.nan_steps,
             logging_steps=job.logging_steps,
             eval_strategy="no" if metric is None else "steps" if every else "epoch",
             eval_steps=every,
@@ -170,7 +172,7 @@ def class_weights(setting: str | None, labels: np.ndarray, count: int) -> torch.
 
 
 def train(trainer, folder: Path) -> bool:
-    """Train to the end, from the newest checkpoint if any; False after a SIGTERM, which leaves another one."""
+    """Train to the end, from the newest checkpoint if any; False after a signal, which leaves another one."""
     if trainer.args.should_save:
         remove_partial(folder)
     trainer.accelerator.wait_for_everyone()
@@ -178,7 +180,7 @@ def train(trainer, folder: Path) -> bool:
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     trainer.train(checkpoint)
-    return trainer.stop.reason != "SIGTERM"
+    return not trainer.stop.signalled
 
 
 def keep_model(trainer, folder: Path) -> None:

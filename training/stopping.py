@@ -1,23 +1,31 @@
-"""Ends a run early but whole: on SIGTERM, or when its minutes are over, after the current step and a checkpoint."""
+"""Ends a run early but whole, after the current step and a checkpoint: on a signal, or when its minutes are over.
 
+The signals are SIGTERM, SIGUSR1 (with which clusters announce the end), SIGHUP (the terminal is gone) and SIGINT, the
+first Ctrl-C; a second one ends the process at once. One that the process was started to ignore (nohup) stays ignored.
+"""
+
+import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
 
 import torch
 from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+
 
 def obey_parent_only() -> None:
-    """Make this child process end on a SIGTERM of its parent, and on no other.
+    """Make this child process end on a SIGTERM of its parent, and on no other signal of SIGNALS.
 
-    A scheduler signals every process of a job; the parent then still has a step to finish and needs its workers.
+    A scheduler or a terminal signals every process; the parent then still has a step to finish and needs its workers.
     """
+    for number in SIGNALS[1:]:
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait():
@@ -41,7 +49,7 @@ class StopEarly(TrainerCallback):
         self.seconds_before = 0.0
         self.seconds = 0.0  # of the whole run, as of the last step and agreed among processes
         self.reason: str | None = None
-        self._signalled = False
+        self._signal = 0  # number of the last one heard
         self._group = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -51,17 +59,29 @@ class StopEarly(TrainerCallback):
             # Hosts agree over gloo, so that no process has to wait for its device.
             self._group = torch.distributed.new_group(backend="gloo")
 
-    @contextmanager
+    @contextlib.contextmanager
     def listening(self):
-        """Meanwhile a SIGTERM is a reason to stop; afterwards, whatever happened, it does what it did before."""
-        previous = signal.signal(signal.SIGTERM, self._on_signal)
+        """Meanwhile SIGNALS are a reason to stop; afterwards, whatever happened, they do what they did before."""
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._on_signal) for number in heard}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _on_signal(self, number, frame):
-        self._signalled = True
+        if number == signal.SIGINT:
+            if self._signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            with contextlib.suppress(OSError):  # no log or print: it may have come amid one
+                os.write(2, b"Ctrl-C: stopping after this step, with a checkpoint; once more: at once\n")
+        self._signal = number
+
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal has stopped the run."""
+        return self.reason in signal.Signals.__members__
 
     @property
     def share(self) -> float:
@@ -69,9 +89,7 @@ class StopEarly(TrainerCallback):
         return (self.seconds if self.across_calls else self.seconds - self.seconds_before) / self.limit
 
     def on_step_end(self, args, state, control, **kwargs):
-        now = torch.tensor(
-            [self._signalled, self.seconds_before + time.monotonic() - self._start], dtype=torch.float64
-        )
+        now = torch.tensor([self._signal, self.seconds_before + time.monotonic() - self._start], dtype=torch.float64)
         if self._group is not None:
             torch.distributed.all_reduce(now, torch.distributed.ReduceOp.MAX, group=self._group)
         signalled, self.seconds = now.tolist()
@@ -79,15 +97,16 @@ class StopEarly(TrainerCallback):
         # The last numbers are worth a line; after a signal they wait, so that the curve stays the undisturbed one.
         control.should_log |= late or state.global_step >= state.max_steps
         if (signalled or late) and state.global_step < state.max_steps:
-            self.reason = "SIGTERM" if signalled else f"--max_train_minutes {self.limit / 60:g}"
+            self.reason = (
+                signal.Signals(int(signalled)).name if signalled else f"--max_train_minutes {self.limit / 60:g}"
+            )
             control.should_save = control.should_training_stop = True
             control.should_evaluate |= args.do_eval and late  # a signal leaves little time
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.reason is not None:
-            logger.info(
-                "stopped at step %d of %d (%s); the same command goes on from here",
-                state.global_step,
-                state.max_steps,
-                self.reason,
+            self.outcome = (
+                f"stopped at step {state.global_step} of {state.max_steps} ({self.reason}); "
+                "the same command goes on from here"
             )
+            logger.info("%s", self.outcome)

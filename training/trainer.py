@@ -9,22 +9,26 @@ It differs from transformers' Trainer in this:
 - evaluation adds up sums and counts and never gathers logits.
 """
 
+import copy
 import json
 import math
 import shutil
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
 import transformers
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from training.checkpoints import COMPLETE, PROGRESS, SaveAfter, publish, rotate
+from common.errors import Stopped
+from training.checkpoints import COMPLETE, PROGRESS, SaveAfter, all_checkpoints, publish, rotate
 from training.files import PARTIAL
+from training.finiteness import NotFinite, Watch, all_finite, drop_gradients_unless_finite, rows_named, state_tensors
 from training.layer_decay import split_by_rate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
 from training.model_parallel import ask_for, take_share
@@ -110,7 +114,12 @@ class Trainer(transformers.Trainer):
         self._step_batches: list[dict] = []  # of the running step, for the adversary
         self._window = Window()
         self._window_step = self._tokens_seen = 0  # as of the last log
-        self._clock = time.perf_counter()
+        self._clock, self._peak = time.perf_counter(), 0.0
+        scaled = self.accelerator.scaler is not None
+        self._watch = Watch(args.nan_steps, args.on_nan == "skip", scaled, self._sum)
+
+    def _sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, "sum")
 
     # Data
 
@@ -165,6 +174,7 @@ class Trainer(transformers.Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self._watch.loss(loss)
         if self.adversary is not None:
             self._step_batches.append(inputs)
             if self.accelerator.sync_gradients:  # the gradient is that of the whole step now
@@ -180,31 +190,85 @@ class Trainer(transformers.Trainer):
                     loss = self._weighed(self.objective(model, inputs)[0], counts)
                 self.accelerator.backward(loss * self.args.data_processes)
 
+    # Numbers that are none
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Called once a step, between clipping and the update."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.args.on_nan == "skip" and self.accelerator.scaler is None:
+            drop_gradients_unless_finite(self.optimizer, norm)
+        if self._watch.step(self.state.global_step + 1, norm):
+            self._look()
+            self._stop_unless_finite()
+        return norm
+
+    def _look(self) -> None:
+        """Wait for the device and count the steps since the last look that were not finite."""
+        count = self._watch.look(self.args.device)
+        if count and self.args.data_process == 0:
+            self._window.count("skipped_steps" if self._watch.skips else "nonfinite_steps", count)
+
+    def _stop_unless_finite(self, weights: bool = False, state=()) -> None:
+        """NotFinite after too many steps in a row, and where asked for unless weights and state are finite."""
+        row = self._watch.too_many()
+        if row is not None:
+            raise NotFinite(
+                self._not_finite(f"the loss or the gradient was not finite in {row[0]} steps in a row", row[1])
+            )
+        if weights:
+            parts = (getattr(weight, "ds_tensor", weight) for weight in self.model.parameters())  # ZeRO stage 3's
+            finite = all_finite([*parts, *state]).to(self.args.device, torch.float32)
+            if self._sum(finite) < self.args.world_size:
+                first = self._watch.first or self.state.global_step
+                raise NotFinite(self._not_finite("the weights are not finite", first))
+
+    def _not_finite(self, what: str, step: int) -> str:
+        """The line that says what happened from which step on, what its rows were, and what to do."""
+        rows = rows_named(self._rows_of(step))
+        there = all_checkpoints(Path(self.args.output_dir))
+        advice = "lower --learning_rate or --max_grad_norm"
+        advice += "" if self._watch.skips else ", or leave such steps out with --on_nan skip"
+        return (
+            f"{what} from step {step} on, whose rows are {rows}; "
+            f"{there[-1] if there else 'no checkpoint'} is the last finite state; {advice}"
+        )
+
+    def _rows_of(self, step: int) -> list[int]:
+        """Numbers of the training rows of a step, over all processes."""
+        batches = copy.copy(self.train_batches)
+        batches.start = self._places(step - 1)
+        found = set()
+        for batch in islice(batches, self.args.gradient_accumulation_steps):
+            rows = self.train_dataset.__getitems__(batch)
+            found |= {row.get("sample", number[1]) for row, number in zip(rows, batch, strict=True)}
+        return sorted(set().union(*gather_object([found])))
+
     # Logs
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
+            self._look()
             totals = self._window.totals(self.accelerator, self.args.model_parallel_size)
             rates = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
             steps = self.state.global_step - self._window_step
             means = summary(totals, self.objective.histograms)
-            logs = {"loss": totals["loss"] / steps, **means, **rates, **self._speed(totals)}
+            found = {name: int(totals[name]) for name in ("skipped_steps", "nonfinite_steps") if totals.get(name)}
+            logs = {"loss": totals["loss"] / steps, **means, **rates, **self._speed(totals), **found}
             self._window.clear()
             self._window_step = self.state.global_step
         if self.train_batches is not None:
             self.state.epoch = self.train_batches.epoch_at(self._places())
         super().log(logs)
+        self._stop_unless_finite()
 
     def _speed(self, totals: dict[str, float]) -> dict[str, float]:
         """Speed since the last log, evaluation and checkpoints left out."""
         seconds = max(time.perf_counter() - self._clock, 1e-9)
         self._clock += seconds
         self._tokens_seen += int(totals["tokens"])
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.args.mixed_precision, torch.float32)
-        peak = measured_peak(self.args.device, dtype) * self.args.world_size
         return {
             "tokens_per_second": totals["tokens"] / seconds,
-            "mfu": totals["flops"] / seconds / peak,
+            "mfu": totals["flops"] / seconds / self._peak,
             "tokens_seen": self._tokens_seen,
         }
 
@@ -218,10 +282,16 @@ class Trainer(transformers.Trainer):
             self._restore_memory(Path(resume_from_checkpoint))
             self.args.eval_on_start = False  # the log has that record
         self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
-        self._clock = time.perf_counter()
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.args.mixed_precision, torch.float32)
+        self._peak = measured_peak(self.args.device, dtype) * self.args.world_size
         checkpoint = resume_from_checkpoint and str(resume_from_checkpoint)
         with self.stop.listening():
-            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            outcome = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        self._look()
+        self._stop_unless_finite(weights=True)
+        if self.stop.reason == "SIGINT":
+            raise Stopped(self.stop.outcome)
+        return outcome
 
     def _restore(self, progress: dict):
         """Take up the place in the data and what was summed since the last log."""
@@ -249,6 +319,7 @@ class Trainer(transformers.Trainer):
     def _init_training_state(self, max_steps, *arguments):
         found = super()._init_training_state(max_steps, *arguments)
         self.state.compute_steps(self.args, max_steps)  # this call's intervals, not those of the checkpoint
+        self._clock = time.perf_counter()
         return found
 
     def _prepare_for_training(self, *arguments):
@@ -308,6 +379,7 @@ class Trainer(transformers.Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """What the evaluator says, else loss, metrics and perplexity from sums over eval_batches and processes."""
+        self._look()  # waits for the steps before, whose time is not the evaluation's
         started = time.perf_counter()
         found = self._evaluate_sums() if self.evaluator is None else self.evaluator(self)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
@@ -344,7 +416,10 @@ class Trainer(transformers.Trainer):
         """Keeps what is better than all before; the earlier of two equal ones stays the best."""
         best = super()._determine_best_metric(metrics, trial)
         if best and self.keep_best is not None:
+            started = time.perf_counter()
+            self._stop_unless_finite(weights=True)
             self.keep_best()
+            self._clock += time.perf_counter() - started
         elif self.patience is not None:
             since = {logs["step"] for logs in self.state.log_history if "primary" in logs}
             worse = [step for step in since if step > (self.state.best_global_step or 0)]
@@ -354,6 +429,7 @@ class Trainer(transformers.Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, model, trial):
+        self._look()
         started = time.perf_counter()
         output_dir = Path(self.args.output_dir)
         final = output_dir / f"{COMPLETE}{self.state.global_step}"
@@ -364,11 +440,12 @@ class Trainer(transformers.Trainer):
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        memory = self.objective.state() if hasattr(self.objective, "state") and self.args.model_part == 0 else {}
+        self._stop_unless_finite(weights=True, state=[*state_tensors(self.optimizer), *memory.values()])
         self.save_model(str(partial), _internal_call=True)
         self._save_optimizer_and_scheduler(str(partial))
         self._save_scaler(str(partial))
         self._save_rng_state(str(partial))
-        memory = self.objective.state() if hasattr(self.objective, "state") and self.args.model_part == 0 else {}
         if memory:
             save_file(memory, self._memory_file(partial))
         if self.args.should_save:
@@ -394,10 +471,11 @@ class Trainer(transformers.Trainer):
             "sums": totals,
         }
 
-    def _places(self) -> int:
-        """Places of the data stream behind the current step."""
+    def _places(self, after: int | None = None) -> int:
+        """Places of the data stream behind a step, the current one by default."""
         step, places = self._start
-        return places + (self.state.global_step - step) * self.train_batches.step_size
+        after = self.state.global_step if after is None else after
+        return places + (after - step) * self.train_batches.step_size
 
     def _issue_warnings_after_load(self, load_result):
         """A checkpoint that does not fit the model is an error: transformers would train on with random weights."""
