@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_seq_length", type=int, default=512, help="most tokens of a block, [CLS] and [SEP] included")
     add("--min_chars", type=int, default=1, help="drop documents of fewer characters, outer white space aside")
     add("--segmenter", choices=SEGMENTERS, default="rjieba", help="what splits words; whitespace: text that is split")
-    add("--user_dict", help="more words for rjieba: lines of `word [frequency [tag]]`")
+    add("--user_dict", help="more words for rjieba: lines of `word [frequency] [tag]`")
     add("--on_error", choices=("fail", "skip"), default="fail", help="for lines that are not JSON with the key")
     add("--reference_files", action="store_true", help="also write refids.txt, reftext.txt and their dataset")
     add("--workers", type=int, default=min(12, len(os.sched_getaffinity(0))), help="processes that prepare")

@@ -7,6 +7,8 @@ text, which joins 研究|生命 into 研究生|命; here the positions themselve
 Letters: N characters of the text.
 """
 
+import re
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +22,8 @@ from data.jsonl import DataError
 SEGMENTERS = ("rjieba", "whitespace", "basic")
 _PIECE = 1 << 15  # characters per call of rjieba: its word list then stays in the processor's cache
 _SAFE_END = "。"  # jieba never joins this character with a neighbour, so a cut after it changes no word
+# jieba's own expression, which lets words hold spaces; blanks may be several or tabs here.
+_ENTRY = re.compile(r"(.+?)(?:[ \t]+([0-9]+))?(?:[ \t]+([a-z]+))?", re.DOTALL)
 _SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], np.uint32)
 
 
@@ -35,7 +39,7 @@ class RjiebaSegmenter:
     """rjieba's exact mode with its HMM for unknown words, with the entries of a user dictionary added."""
 
     def __init__(self, user_dict: str | Path | None = None):
-        """user_dict: lines `word [frequency [tag]]` in UTF-8, as jieba reads them; DataError with file:line."""
+        """user_dict: a file as jieba's load_userdict reads it; DataError with file:line."""
         self._cut = rjieba.cut if user_dict is None else _with_words(Path(user_dict)).cut
 
     def word_numbers(self, text: str, points: np.ndarray) -> np.ndarray:
@@ -53,18 +57,26 @@ class RjiebaSegmenter:
 
 
 def _with_words(path: Path) -> rjieba.Jieba:
-    jieba = rjieba.Jieba()
+    jieba, entries = rjieba.Jieba(), {}
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
-            fields = line.decode().split()
-            if fields:
-                frequency = int(fields[1]) if len(fields) > 1 else None
-                jieba.add_word(fields[0], frequency, fields[2] if len(fields) > 2 else None)
+            entry = line.decode().removeprefix("\ufeff").strip()
+            if entry:
+                word, frequency, tag = _ENTRY.fullmatch(entry).groups()
+                entries[word] = frequency = None if frequency is None else int(frequency)
+                jieba.add_word(word, frequency, tag)
         except (ValueError, OverflowError) as error:
             raise DataError(
-                f"{path}:{number}: must be `word [frequency [tag]]` in UTF-8, got {line[:60]!r} ({error}); "
+                f"{path}:{number}: must be `word [frequency] [tag]` in UTF-8, got {line[:60]!r} ({error}); "
                 "mend the line"
             ) from None
+    lost = [word for word, frequency in entries.items() if frequency != 0 and jieba.cut(word) != [word]]
+    if lost:
+        print(
+            f"{path}: {len(lost):,} of the {len(entries):,} words are cut even where they stand alone, at white space "
+            f"or punctuation or for their low frequency: {', '.join(map(repr, lost[:5]))}",
+            file=sys.stderr,
+        )
     return jieba
 
 

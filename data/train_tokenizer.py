@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     lowercase, least = args.lowercase == "true", args.min_frequency
     files = input_files(args.input_path, "--input_path")
     backend = build_backend(list(SPECIALS.values()), lowercase, args.nfkc)
-    words = count_words(read_texts(files, args.json_key), backend)
+    words, too_long = count_words(read_texts(files, args.json_key), backend)
     size = args.vocab_size - len(SPECIALS)
     characters, inner = count_characters(words)
     alphabet = choose_alphabet(characters, inner, size, least, args.limit_alphabet)
@@ -132,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{len(vocabulary):,} tokens written to {args.output_dir}: "
         f"{len(alphabet):,} of {len(characters):,} characters, which make up {covered:.3%} of the text"
     )
+    if too_long:
+        print(f"left out: {too_long:,} words of more than {backend.model.max_input_chars_per_word} characters")
 
 
 if __name__ == "__main__":

@@ -34,18 +34,26 @@ def read_texts(files: list[Path], key: str) -> Iterator[str]:
                         yield parse_text(line, key, f"{path}:{number}")
 
 
-def count_words(texts: Iterable[str], backend: Tokenizer) -> Counter[str]:
-    """Count what the normaliser and the pre-tokeniser of `backend`, which are BERT's, make of the texts."""
+def count_words(texts: Iterable[str], backend: Tokenizer) -> tuple[Counter[str], int]:
+    """Count what the normaliser and the pre-tokeniser of `backend`, which are BERT's, make of the texts.
+
+    Words that BERT's WordPiece turns into one unknown token for their length are counted together: (the others, how
+    many of these there are).
+    """
     words: Counter[str] = Counter()
     chunks: Counter[str] = Counter()
+    longest, too_long = backend.model.max_input_chars_per_word, 0
     for text in texts:
         # Ideographs are words of their own and change nothing around them: counted here, the library sees the rest.
         words.update("".join(_IDEOGRAPHS.findall(text)))
         chunks.update(backend.normalizer.normalize_str(_IDEOGRAPHS.sub(" ", text)).split())
     for chunk, count in chunks.items():  # the pre-tokeniser never joins over white space, so ask once a chunk
         for word, _ in backend.pre_tokenizer.pre_tokenize_str(chunk):
-            words[word] += count
-    return words
+            if len(word) <= longest:
+                words[word] += count
+            else:
+                too_long += count
+    return words, too_long
 
 
 def count_characters(words: Mapping[str, int]) -> tuple[Counter[str], set[str]]:
@@ -98,8 +106,9 @@ class _Merges:
         self.weights = [words[word] for word in known]
         self.counts: Counter[Pair] = Counter()
         self.places: defaultdict[Pair, set[int]] = defaultdict(set)
-        for index in range(len(self.words)):
-            self._add(index, 1)
+        for index, word in enumerate(self.words):
+            for pair in pairwise(word):
+                self._count(pair, index, 1)
         self.heap = [(-count, pair) for pair, count in self.counts.items()]
         heapq.heapify(self.heap)
 
@@ -115,35 +124,34 @@ class _Merges:
         return None
 
     def merge(self, pair: Pair) -> str:
-        """Join the pair in all words; return the new piece."""
-        piece = pair[0] + pair[1].removeprefix("##")
+        """Join the pair in all words, from the left; return the new piece."""
+        (first, second), piece = pair, pair[0] + pair[1].removeprefix("##")
         changed: set[Pair] = set()
         for index in self.places.pop(pair):
-            changed.update(self._add(index, -1))
-            self.words[index] = _join(self.words[index], pair, piece)
-            changed.update(self._add(index, 1))
+            word, at = self.words[index], 0
+            while first in word[at:-1]:
+                at = word.index(first, at)
+                if word[at + 1] == second:
+                    for other, sign in self._neighbours(word, at, piece):
+                        self._count(other, index, sign)
+                        changed.add(other)
+                    word[at : at + 2] = [piece]
+                at += 1
         del self.counts[pair]
         for other in changed - {pair}:
             heapq.heappush(self.heap, (-self.counts[other], other))
         return piece
 
-    def _add(self, index: int, sign: int) -> list[Pair]:
-        word, weight = self.words[index], self.weights[index]
-        pairs = list(pairwise(word))
-        for pair in pairs:
-            self.counts[pair] += sign * weight
-            if sign > 0:
-                self.places[pair].add(index)
-        return pairs
+    def _neighbours(self, word: list[str], at: int, piece: str) -> Iterator[tuple[Pair, int]]:
+        """The pairs that go (-1) and come (1) when the two pieces at a place become one."""
+        if at:
+            yield (word[at - 1], word[at]), -1
+            yield (word[at - 1], piece), 1
+        if at + 2 < len(word):
+            yield (word[at + 1], word[at + 2]), -1
+            yield (piece, word[at + 2]), 1
 
-
-def _join(word: list[str], pair: Pair, piece: str) -> list[str]:
-    joined, at = [], 0
-    while at < len(word):
-        if tuple(word[at : at + 2]) == pair:
-            joined.append(piece)
-            at += 2
-        else:
-            joined.append(word[at])
-            at += 1
-    return joined
+    def _count(self, pair: Pair, index: int, sign: int) -> None:
+        self.counts[pair] += sign * self.weights[index]
+        if sign > 0:
+            self.places[pair].add(index)

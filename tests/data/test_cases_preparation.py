@@ -3,14 +3,16 @@
 import gzip
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
 import pytest
 
-from data import create_data
+from data import create_data, train_tokenizer
 from data.corpus import Corpus
 
 ROOT = Path(__file__).parents[2]
@@ -189,3 +191,30 @@ def test_files_of_two_folders_make_one_corpus(tokenizer, tmp_path, monkeypatch):
     written(tmp_path / "a.txt", "one\n")
     other = written(tmp_path / "sub/b.txt", "two")
     assert create(tokenizer, tmp_path / "o", "--train_file", "a.txt", other) == ["one", "two"]
+
+
+# A vocabulary
+
+
+@pytest.mark.parametrize("more", ["".join(random.Random(0).choices("abcdefgh0123456789", k=8000)), "x" * 101])
+def test_words_that_bert_makes_unknown_teach_nothing_and_cost_nothing(tmp_path, capsys, more):
+    short = [f"document number {number} 今天天气很好" for number in range(300)]
+    vocabularies, seconds = [], []
+    for name, texts in (("without", short), ("with", [*short, more])):
+        file = written(tmp_path / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
+        begin = time.process_time()
+        train_tokenizer.main(["--input_path", str(file), "--output_dir", str(tmp_path / name), "--vocab_size", "3000"])
+        seconds.append(time.process_time() - begin)
+        vocabularies.append((tmp_path / name / "vocab.txt").read_text())
+    assert vocabularies[0] == vocabularies[1]
+    assert seconds[1] < seconds[0] + 0.5
+    assert "left out: 1 words of more than 100 characters" in capsys.readouterr().out
+
+
+def test_long_words_of_a_vocabulary_are_merged_in_time_that_grows_with_the_merges(tmp_path):
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=100)) for _ in range(300)]
+    file = written(tmp_path / "in.jsonl", json.dumps({"text": " ".join(words)}))
+    begin = time.process_time()
+    train_tokenizer.main(["--input_path", str(file), "--output_dir", str(tmp_path / "o"), "--vocab_size", "1500"])
+    assert time.process_time() - begin < 2  # 8 seconds when each merge counted whole words again

@@ -58,10 +58,32 @@ def test_a_user_dictionary_adds_words(tmp_path):
     assert words(make_segmenter("rjieba"), "云计算大桥") != ["云计算大桥"]
 
 
-@pytest.mark.parametrize("line", ["云 many", "云 -1", "云 99999999999999999999999"])
+def test_a_user_dictionary_is_read_as_jieba_reads_it(tmp_path, capsys):
+    path = tmp_path / "words.txt"
+    lines = (
+        "\ufeff天安门大 1000 n",
+        "",
+        "京大学 nz",
+        "云计\t9999\tn",
+        "云计  算桥   9999",
+        "好 1",
+        "好 9",
+        "  上海大  ",
+        "的士 0",
+    )
+    path.write_bytes("\r\n".join([*lines, "Hello World词组 2000", "京，海 5", "南 nrT"]).encode())
+    found = words(make_segmenter("rjieba", str(path)), "天安门大的士京大学云计好上海大")
+    assert found == ["天安门大", "的", "士", "京大学", "云计", "好", "上海大"]
+    said = capsys.readouterr().err
+    assert "4 of the 10 words are cut" in said and all(
+        map(said.count, ("云计  算桥", "World词组", "京，海", "南 nrT"))
+    )
+
+
+@pytest.mark.parametrize("line", ["云 99999999999999999999999".encode(), "云".encode("gbk")])
 def test_a_bad_dictionary_line_is_named(tmp_path, line):
     path = tmp_path / "words.txt"
-    path.write_text(f"好词 3\n{line}\n", encoding="utf-8")
+    path.write_bytes("好词 3\n".encode() + line)
     with pytest.raises(DataError, match=r"words\.txt:2: must be"):
         make_segmenter("rjieba", str(path))
 
