@@ -130,6 +130,9 @@ class Encoder:
         """With output_positions [B, P] int64, last_hidden_state is [B, P, H], of these positions of each row only."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given; leave the other out")
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         embeds = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         hidden, layer_inputs = self.prepare(embeds, input_ids, attention_mask, token_type_ids, position_ids)
         all_hidden, all_attentions = [hidden], []

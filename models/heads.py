@@ -55,6 +55,23 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config) -> t
     return token_loss(logits, labels)
 
 
+def span_loss(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    start_positions: torch.Tensor | None,
+    end_positions: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """Mean loss of logits [B, T] over both ends [B] int64, those outside the row ignored; None without both."""
+    if start_positions is None or end_positions is None:
+        return None
+    length = start_logits.shape[1]
+    labels = [
+        position.reshape(-1).masked_fill((position < 0) | (position >= length), IGNORED)
+        for position in (start_positions, end_positions)
+    ]
+    return (token_loss(start_logits, labels[0]) + token_loss(end_logits, labels[1])) / 2
+
+
 def first_positions(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
     """The place of [CLS] in each row, [B, 1] of 0: all that the last layer need compute for a head on it."""
     given = inputs_embeds if input_ids is None else input_ids
@@ -344,16 +361,8 @@ class QuestionAnsweringHead:
             return_dict=True,
         )
         start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
-        loss = None
-        if start_positions is not None and end_positions is not None:
-            length = start_logits.shape[1]
-            labels = [
-                position.reshape(-1).masked_fill((position < 0) | (position >= length), IGNORED)
-                for position in (start_positions, end_positions)
-            ]
-            loss = (token_loss(start_logits, labels[0]) + token_loss(end_logits, labels[1])) / 2
         return QuestionAnsweringModelOutput(
-            loss=loss,
+            loss=span_loss(start_logits, end_logits, start_positions, end_positions),
             start_logits=start_logits,
             end_logits=end_logits,
             hidden_states=outputs.hidden_states,

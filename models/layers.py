@@ -11,6 +11,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+RECORDING = "transformers.utils.output_capturing"
+
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
     """In fp32 if it is narrower."""
@@ -200,10 +202,12 @@ def is_plain(module: nn.Module) -> bool:
     """Whether what a module's call does can be had from its parameters: torch's own class, or transformers'.
 
     Not so under a wrapper (an adapter), a parametrisation, a hook, a forward of its own or a parameter of another
-    kind (quantised, cut over devices): then only the call itself says what comes out.
+    kind (quantised, cut over devices): then only the call itself says what comes out. The hooks with which
+    transformers records attentions change nothing.
     """
     origin = type(module).__module__
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = (getattr(hook, "__module__", None) != RECORDING for kind in kinds if kind for hook in kind.values())
     return (
         (
             type(module) is Linear

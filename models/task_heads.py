@@ -28,8 +28,13 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 
 from .base import StrictPreTrainedModel, check_choice
+from .flash import FLASHConfig, FLASHModel
+from .flash_quad import FLASHQuadConfig, FLASHQuadModel
+from .gau import GAUAlphaConfig, GAUAlphaModel
+from .heads import classification_loss, span_loss, token_loss
 from .post_norm import quicken
 
 HEAD_CLASSES = {
@@ -41,6 +46,9 @@ HEAD_CLASSES = {
 }
 HEADS = ("auto", "linear")
 POOLINGS = ("first", "mean", "max")
+# This repository's own encoders, which transformers does not know where a saved folder alone is at hand.
+_OWN_MODELS = {GAUAlphaConfig: GAUAlphaModel, FLASHQuadConfig: FLASHQuadModel, FLASHConfig: FLASHModel}
+_OWN_CONFIGS = {config.model_type: config for config in _OWN_MODELS}
 
 
 class LinearHeadConfig(PreTrainedConfig):
@@ -57,7 +65,10 @@ class LinearHeadConfig(PreTrainedConfig):
         check_choice("pooling", self.pooling, POOLINGS)
         if isinstance(self.encoder, dict):
             fields = dict(self.encoder)
-            self.encoder = AutoConfig.for_model(fields.pop("model_type"), **fields)
+            kind = fields.pop("model_type")
+            self.encoder = (
+                _OWN_CONFIGS[kind](**fields) if kind in _OWN_CONFIGS else AutoConfig.for_model(kind, **fields)
+            )
         super().__post_init__(**kwargs)
 
     @property
@@ -88,11 +99,16 @@ class LinearHeadPreTrainedModel(StrictPreTrainedModel):
         else:
             self.encoder._init_weights(module)
 
-    def scores(self, input_ids, attention_mask, token_type_ids, pooled: bool) -> torch.Tensor:
-        """ids [B, T] -> [B, outputs] of the sequence, or [B, T, outputs] of its tokens."""
-        given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        hidden = self.encoder(input_ids, **{name: value for name, value in given.items() if value is not None})[0]
-        return self.classifier(self.dropout(self.pool(hidden, attention_mask) if pooled else hidden))
+    def scores(self, pooled: bool, attention_mask, output_attentions, output_hidden_states, **inputs):
+        """ids [B, T] -> [B, outputs] of the sequence, or [B, T, outputs] of its tokens; and what goes beside them."""
+        inputs |= {"attention_mask": attention_mask}
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
+        given = {name: value for name, value in (inputs | asked).items() if value is not None and value is not False}
+        found = self.encoder(**given, return_dict=True)
+        hidden = found.last_hidden_state
+        scores = self.classifier(self.dropout(self.pool(hidden, attention_mask) if pooled else hidden))
+        return scores, {"hidden_states": found.get("hidden_states"), "attentions": found.get("attentions")}
 
     def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """hidden [B, T, H] -> [B, H], of the real tokens."""
@@ -105,38 +121,136 @@ class LinearHeadPreTrainedModel(StrictPreTrainedModel):
 
 
 class LinearHeadForSequenceClassification(LinearHeadPreTrainedModel):
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> SequenceClassifierOutput:
-        """Inputs [B, T]; logits [B, C]."""
-        return SequenceClassifierOutput(logits=self.scores(input_ids, attention_mask, token_type_ids, pooled=True))
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Inputs [B, T]; labels as in heads.py; logits [B, C]."""
+        scores, others = self.scores(
+            True,
+            attention_mask,
+            output_attentions,
+            output_hidden_states,
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+        )
+        loss = None if labels is None else classification_loss(scores, labels, self.config)
+        return SequenceClassifierOutput(loss=loss, logits=scores, **others)
 
 
 class LinearHeadForMultipleChoice(LinearHeadPreTrainedModel):
     outputs = 1
 
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> MultipleChoiceModelOutput:
-        """Inputs [B, C, T]; logits [B, C]."""
-        inputs = (input_ids, attention_mask, token_type_ids)
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MultipleChoiceModelOutput:
+        """Inputs [B, C, T]; labels [B] int64, the right choice; logits [B, C]."""
+        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         flat = [None if tensor is None else tensor.flatten(0, 1) for tensor in inputs]
-        return MultipleChoiceModelOutput(logits=self.scores(*flat, pooled=True).view(input_ids.shape[:2]))
+        scores, others = self.scores(
+            True,
+            flat[1],
+            output_attentions,
+            output_hidden_states,
+            input_ids=flat[0],
+            token_type_ids=flat[2],
+            position_ids=flat[3],
+            inputs_embeds=flat[4],
+        )
+        scores = scores.view(-1, choices)
+        return MultipleChoiceModelOutput(
+            loss=None if labels is None else token_loss(scores, labels), logits=scores, **others
+        )
 
 
 class LinearHeadForTokenClassification(LinearHeadPreTrainedModel):
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> TokenClassifierOutput:
-        """Inputs [B, T]; logits [B, T, C]."""
-        return TokenClassifierOutput(logits=self.scores(input_ids, attention_mask, token_type_ids, pooled=False))
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput:
+        """Inputs [B, T]; labels [B, T] int64, -100 where nothing is asked; logits [B, T, C]."""
+        scores, others = self.scores(
+            False,
+            attention_mask,
+            output_attentions,
+            output_hidden_states,
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+        )
+        loss = None if labels is None else token_loss(scores, labels)
+        return TokenClassifierOutput(loss=loss, logits=scores, **others)
 
 
 class LinearHeadForQuestionAnswering(LinearHeadPreTrainedModel):
     outputs = 2
 
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None) -> QuestionAnsweringModelOutput:
-        """Inputs [B, T]; start and end logits [B, T]."""
-        start, end = self.scores(input_ids, attention_mask, token_type_ids, pooled=False).unbind(-1)
-        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> QuestionAnsweringModelOutput:
+        """Inputs [B, T]; positions [B] int64, outside the row ignored; start and end logits [B, T]."""
+        scores, others = self.scores(
+            False,
+            attention_mask,
+            output_attentions,
+            output_hidden_states,
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+        )
+        start, end = scores.unbind(-1)
+        loss = span_loss(start, end, start_positions, end_positions)
+        return QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end, **others)
 
 
 def bare_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """A new encoder without the pooler that some families put on top, which would have no gradient."""
+    if type(config) in _OWN_MODELS:
+        return _OWN_MODELS[type(config)](config)
     model_class = AutoModel._model_mapping[type(config)]
     pooled = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     return AutoModel.from_config(config, **({"add_pooling_layer": False} if pooled else {}))

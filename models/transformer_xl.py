@@ -283,6 +283,7 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         mems: tuple[torch.Tensor, ...] | None = None,
         use_cache: bool | None = None,
         output_mems: bool = False,
+        output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         past_key_values: DynamicCache | None = None,
@@ -300,8 +301,16 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         cache = given_cache(cache, past_key_values)
         if mems and cache is not None:
             raise ValueError("mems and a cache must not both be given; leave one out")
+        config = self.config
+        if config.output_attentions if output_attentions is None else output_attentions:
+            raise ValueError(
+                "output_attentions must be false: attention is computed in blocks, and its matrix is never whole; "
+                "leave it out"
+            )
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        config, length = self.config, embeds.shape[1]
+        length = embeds.shape[1]
         wanted = config.use_cache and not self.training and not output_mems if use_cache is None else use_cache
         if cache is not None or (wanted and not mems):
             cache = WindowLayer.fit(DynamicCache() if cache is None else cache, config)
@@ -356,6 +365,7 @@ class TransformerXLForCausalLM(TransformerXLPreTrainedModel, GenerationMixin):
         shift_labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_mems: bool = False,
+        output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
@@ -375,6 +385,7 @@ class TransformerXLForCausalLM(TransformerXLPreTrainedModel, GenerationMixin):
             mems=mems,
             use_cache=use_cache,
             output_mems=output_mems,
+            output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import models
 from models.base import AUTO_CLASSES
+from models.task_heads import new_task_model
 
 FAMILIES = {"gau_alpha": "GAUAlpha", "flash_quad": "FLASHQuad", "flash": "FLASH"}
 LAYER = {"gau_alpha": "gau_alpha.encoder.layer.1.gau.o_dense.weight", "flash_quad": "flash_quad.encoder.layer.1.w"}
@@ -190,7 +191,7 @@ def test_save_and_reload_keeps_published_names(published, name, tmp_path):
 STRANGER = """
 import json, sys, torch, transformers
 ids = torch.tensor([[2, 5, 4, 6, 3]])
-root, folders = json.loads(sys.argv[1])
+root, folders, finetuned = json.loads(sys.argv[1])
 assert root not in sys.path
 for folder, autos in folders.items():
     for auto in autos:
@@ -207,11 +208,32 @@ for folder, autos in folders.items():
     fill = transformers.pipeline("fill-mask", model=folder, trust_remote_code=True)
     assert len(fill("一丁[MASK]丂", top_k=3)) == 3
     assert len(fill.tokenizer) == 100
+for folder, (task, classifier, text, expected) in finetuned.items():
+    pipe = transformers.pipeline(task, folder, trust_remote_code=True)
+    assert type(pipe.model).__name__ == classifier
+    found = pipe(text)
+    assert [entry.get("label") or entry["entity"] for entry in found] == expected, (folder, found)
 """
+TASK_HEADS = [
+    ("classification", "text-classification", {"pooling": "mean"}),
+    ("tagging", "token-classification", {"head": "linear"}),
+]
+
+
+def finetune(folder, kind, task, options):
+    """Saves a model with a linear head on the encoder in a folder: {its folder: how to use it, and what it says}."""
+    saved, text = f"{folder}_{kind}", "一丁丂"
+    model = new_task_model(AutoConfig.from_pretrained(folder), kind, ("no", "yes"), **options).eval()
+    model.save_pretrained(saved)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(saved)
+    logits = model(**{k: v for k, v in tokenizer(text, return_tensors="pt").items() if k != "token_type_ids"}).logits
+    logits = logits[0, 1:-1] if kind == "tagging" else logits
+    return {saved: (task, type(model).__name__, text, [("no", "yes")[i] for i in logits.argmax(-1).tolist()])}
 
 
 def test_saved_folders_load_without_this_repository(published, tmp_path):
-    expected, folders = {}, {}
+    expected, folders, finetuned = {}, {}, {}
     for name in FAMILIES:
         model = model_class(name).from_pretrained(published(name))
         folder = str(tmp_path / name)
@@ -219,10 +241,12 @@ def test_saved_folders_load_without_this_repository(published, tmp_path):
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(tmp_path / f"published_{name}").save_pretrained(folder)
         expected[folder] = model(torch.tensor([[2, 5, 4, 6, 3]])).logits.detach()
+        for kind, task, options in TASK_HEADS:  # under a head that is of this repository too
+            finetuned |= finetune(folder, kind, task, options)
     root = str(Path(models.__file__).parents[1])
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STRANGER, json.dumps([root, folders])]
+    command = [sys.executable, "-c", STRANGER, json.dumps([root, folders, finetuned])]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     for folder in folders:
