@@ -45,19 +45,26 @@ class Job:
 
 @dataclass
 class Counts:
-    """Documents not written, by reason; `per_file`: excluded documents, `found`: runs met, of each --exclude file."""
+    """Documents not written, by reason; `per_file`: excluded documents, `found`: runs met, of each --exclude file.
+
+    `characters` of all documents that could be read, of the `largest` one, and the `lines` of that.
+    """
 
     short: int = 0
     skipped: int = 0
     duplicates: int = 0
     excluded: int = 0
+    characters: int = 0
+    largest: int = 0
+    lines: int = 0
     per_file: np.ndarray | int = 0
     found: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, other: "Counts") -> None:
         """Add what another unit of work counted."""
-        for name in ("short", "skipped", "duplicates", "excluded", "per_file"):
+        for name in ("short", "skipped", "duplicates", "excluded", "characters", "per_file"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.largest, self.lines = max((self.largest, self.lines), (other.largest, other.lines))
         self.found = np.union1d(self.found, other.found)
 
 
@@ -71,6 +78,9 @@ def _documents(job: Job, unit: Unit, counts: Counts) -> Iterator[tuple[int, str]
                 raise
             counts.skipped += 1
             continue
+        counts.characters += len(text)
+        if len(text) > counts.largest:
+            counts.largest, counts.lines = len(text), text.count("\n", 0, -1) + 1
         if len(text) > job.min_length:
             yield unit.base + offset, text
         else:

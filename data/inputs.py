@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import UserError
-from data.jsonl import DataError, first_objects, input_files, refuse_foreign, say_left_out
+from data.jsonl import DataError, first_objects, input_files, refuse_foreign, refuse_json, say_left_out
 from data.sources import LineSource, Source, TableSource
 from data.tables import TABLES, read_column
 
@@ -93,12 +93,7 @@ def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | No
     if kind != "parquet":
         refuse_foreign(files, flag)
     if kind == "text":
-        for file in files:
-            if objects := first_objects(file):
-                raise InputError(
-                    f"{flag} must be text where a name ends in {file.suffix}, got JSON lines in {str(file)!r} with "
-                    f"the keys {', '.join(objects[0])}; rename it to end in .jsonl"
-                )
+        refuse_json(files, flag, "rename it to end in .jsonl")
         return LineSource(files, root, None)
     if kind == "jsonl":
         key = _choose(_first_keys(files, flag), column, flag)

@@ -6,12 +6,14 @@ return, all of which occur inside real documents.
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 from common.errors import UserError
 
 _BOM = b"\xef\xbb\xbf"
+_JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:(\[)\s*(?:\{\s*"|"[^"\n]*"\s*,\s*")|(\{)\s*"[^"\n]*"\s*:\s*["\d\[{tfn-])')
 _UNPACK, _CONVERT = "unpack it", "convert it"
 _FOREIGN = {  # what a file begins with -> what it is, and what to do
     b"\x1f\x8b": ("packed by gzip", _UNPACK),
@@ -106,20 +108,34 @@ def refuse_foreign(files: list[Path], flag: str) -> None:
             )
 
 
-def first_objects(file: Path, count: int = 3) -> list[dict] | None:
+def first_objects(file: Path, count: int = 3, encoding: str = "utf-8") -> list[dict] | None:
     """The objects that the first lines of a file hold where it is JSON lines, else None."""
     found = []
     with file.open("rb") as handle:
         while len(found) < count and (line := handle.readline(1 << 22)):
-            if not line.strip(_BOM).strip():
-                continue
             try:
-                found.append(json.loads(line.removeprefix(_BOM)))
+                text = line.decode(encoding).removeprefix("\ufeff").strip()
+                if text:
+                    found.append(json.loads(text))
             except (ValueError, RecursionError):
                 return None
-            if not isinstance(found[-1], dict):
+            if found and not isinstance(found[-1], dict):
                 return None
     return found or None
+
+
+def refuse_json(files: list[Path], flag: str, cure: str, encoding: str = "utf-8") -> None:
+    """UserError naming `flag`, the first file that holds JSON in place of text, and the cure."""
+    for file in files:
+        if objects := first_objects(file, encoding=encoding):
+            found = f"JSON lines with the keys {', '.join(objects[0])}; {cure}"
+        else:
+            with file.open("rb") as handle:
+                match = _JSON.match(handle.read(512))
+            if not match:
+                continue
+            found = f"a JSON {'array' if match[1] else 'object'}; convert it to JSON lines or text"
+        raise UserError(f"{flag} must name files of text, got {str(file)!r}, {found}")
 
 
 def parse_text(line: bytes, key: str, where: str, default: str | None = None) -> str:

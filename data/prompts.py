@@ -5,12 +5,15 @@ A JSON line is {"prompt": ..., "text": ...} for training, where the prompt may b
 data_utils/corpora.py of THUDM/Chinese-Transformer-XL; its encyclopedia texts had none.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
 from data.documents import Layout, split_units
-from data.jsonl import DataError, input_files, parse_text
+from data.jsonl import DataError, input_files, parse_text, refuse_foreign, refuse_json
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION_LENGTH = 100  # characters of a question's description that zhihu's template keeps
 TEMPLATES = {
@@ -64,22 +67,42 @@ def read_documents(path: str | Path, flag: str, spliter: str | None) -> Iterator
     """Yield (file:line, prompt, text) of every line of JSON files, and (file, "", text) of every document of others.
 
     A folder stands for its .jsonl files. spliter: as for data.documents.Layout; None makes each file one document.
-    ValueError naming `flag`, DataError with file:line.
+    A document that holds much of the text is logged. ValueError naming `flag`, DataError with file:line.
     """
-    for file in input_files(path, flag):
-        if file.suffix in (".jsonl", ".json"):
-            with file.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
+    files = input_files(path, flag)
+    texts = [file for file in files if file.suffix not in (".jsonl", ".json")]
+    refuse_foreign(files, flag)
+    refuse_json(texts, flag, "rename it to end in .jsonl")
+    characters = largest = lines = 0
+    for file in files:
+        if file not in texts:
+            with file.open("rb") as handle:
+                for number, line in enumerate(handle, start=1):
                     if line.strip():
                         where = f"{file}:{number}"
                         yield where, parse_text(line, "prompt", where, default=""), parse_text(line, "text", where)
-        elif spliter is None:
-            yield str(file), "", _decode(file.read_bytes(), str(file))
-        else:
-            layout = Layout(spliter)
-            for unit in split_units([file]):
-                for offset, raw in layout.raw_documents(unit):
-                    yield str(file), "", layout.text(raw, file, offset)
+            continue
+        for text in _texts(file, spliter):
+            characters += len(text)
+            if len(text) > largest:
+                largest, lines = len(text), text.count("\n", 0, -1) + 1
+            yield str(file), "", text
+    if lines > 1 and largest * 10 > characters and spliter != "line":
+        logger.info(
+            "one document of %d lines holds %.0f %% of the text of %s; if each line is a document, add --doc_spliter "
+            "line, and if blank lines end one, --doc_spliter ''",
+            *(lines, 100 * largest / characters, path),
+        )
+
+
+def _texts(file: Path, spliter: str | None) -> Iterator[str]:
+    if spliter is None:
+        yield _decode(file.read_bytes(), str(file))
+        return
+    layout = Layout(spliter)
+    for unit in split_units([file]):
+        for offset, raw in layout.raw_documents(unit):
+            yield layout.text(raw, file, offset)
 
 
 def _decode(raw: bytes, where: str) -> str:

@@ -24,7 +24,7 @@ from common.script import run_script
 from data.documents import Layout, split_units
 from data.external_sort import BUCKET_BYTES, Buckets, position_keys
 from data.ingest import Counts, Job, read_all
-from data.jsonl import input_files
+from data.jsonl import input_files, refuse_foreign, refuse_json
 from data.outputs import is_temporary, put_in_place, resolve_output, temporary_folder
 from data.overlap import Overlap
 
@@ -118,7 +118,7 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
     if files == [Path(args.input_path)]:
         if files[0].resolve() == own:
             raise UserError(f"--output_path must differ from --input_path, got {args.output_path!r} for both")
-        return files
+        return check_inputs(args, files)
     kept = []
     for file in files:
         path = file.resolve()
@@ -129,8 +129,38 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
             continue
         kept.append(file)
     if not kept:
-        raise UserError(f"--input_path must hold at least one text file, got {args.input_path!r}; check the path")
+        raise UserError(
+            f"--input_path must hold at least one text file, got {args.input_path!r}; check the path, or read JSON "
+            "lines with --json_field"
+        )
+    return check_inputs(args, kept)
+
+
+def check_inputs(args: argparse.Namespace, files: list[Path]) -> list[Path]:
+    """Return the files without those that are no text, which --on_error skip leaves out; ValueError otherwise."""
+    kept = []
+    for file in files:
+        try:
+            refuse_foreign([file], "--input_path")
+        except UserError as error:
+            if args.on_error == "fail":
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            kept.append(file)
+    if args.json_field is None:
+        refuse_json(kept, "--input_path", "name the key of the text with --json_field", args.encoding)
     return kept
+
+
+def warn_of_whole_files(counts: Counts) -> None:
+    """Print that one document is a large share of the text, as where each line was meant to be one."""
+    if counts.lines > 1 and counts.largest * 10 > counts.characters:
+        print(
+            f"warning: one document of {counts.lines:,} lines holds {counts.largest / counts.characters:.0%} of the "
+            "text; if each line is a document, add --doc_spliter line",
+            file=sys.stderr,
+        )
 
 
 def report(files: list[Path], overlap: Overlap, counts: Counts) -> None:
@@ -153,6 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     excluded = [
         file for path in (args.exclude or "").split(",") if path for file in input_files(path, "--exclude", "")
     ]
+    refuse_foreign(excluded, "--exclude")
     with temporary_folder(output) as folder:
         if excluded:
             Overlap.build(excluded).save(folder / "overlap")
@@ -178,7 +209,8 @@ def main(argv: list[str] | None = None) -> None:
         if not documents:
             raise UserError(
                 f"--input_path must hold a document that is not left out, got none in {args.input_path!r}, "
-                f"{counts.short:,} too short, {counts.excluded:,} excluded; check --doc_spliter and --min_doc_length"
+                f"{counts.short:,} too short, {counts.excluded:,} excluded, {counts.skipped:,} skipped for errors; "
+                "check --doc_spliter and --min_doc_length"
             )
         put_in_place(folder, output)
         if excluded:
@@ -189,6 +221,8 @@ def main(argv: list[str] | None = None) -> None:
         f"left out: {duplicates:,} duplicates, {counts.excluded:,} excluded, {counts.short:,} too short, "
         f"{counts.skipped:,} skipped for errors"
     )
+    if args.json_field is None and args.doc_spliter != "line":
+        warn_of_whole_files(counts)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data import create_data, train_tokenizer
+from data import create_data, train_tokenizer, trans_to_json
 from data.corpus import Corpus
+from data.prompts import read_documents
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,7 +183,7 @@ def test_files_of_another_kind_are_told_what_they_are(tokenizer, tmp_path, kind,
 
 def test_json_lines_are_no_text(tokenizer, tmp_path):
     file = written(tmp_path / "in.txt", json.dumps({"id": 1, "text": "one"}) + "\n")
-    with pytest.raises(ValueError, match=r"got JSON lines in .* with the keys id, text; rename it to end in \.jsonl"):
+    with pytest.raises(ValueError, match=r"JSON lines with the keys id, text; rename it to end in \.jsonl"):
         create(tokenizer, tmp_path / "o", "--train_file", file)
 
 
@@ -218,3 +219,81 @@ def test_long_words_of_a_vocabulary_are_merged_in_time_that_grows_with_the_merge
     begin = time.process_time()
     train_tokenizer.main(["--input_path", str(file), "--output_dir", str(tmp_path / "o"), "--vocab_size", "1500"])
     assert time.process_time() - begin < 2  # 8 seconds when each merge counted whole words again
+
+
+# Raw text
+
+
+def convert(*flags):
+    trans_to_json.main([*map(str, flags), "--log_interval=60"])
+
+
+LINES = "".join(
+    json.dumps({"id": n, "text": f"第{n}篇文章：今天天气很好。"}, ensure_ascii=False) + "\n" for n in range(4)
+)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (LINES, "JSON lines with the keys id, text; name the key of the text with --json_field"),
+        (f"\ufeff\r\n{LINES}", "JSON lines with the keys id, text"),
+        (LINES.encode("gb18030"), "JSON lines with the keys id, text"),
+        ("[" + ",\n".join(LINES.splitlines()) + "]", "a JSON array; convert it"),
+        ('[\n  "one text",\n "another"]', "a JSON array"),
+        ('{\n  "text": "one"\n}\n', "a JSON object"),
+        (gzip.compress(LINES.encode()), "packed by gzip; unpack it"),
+        (LINES.encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_json_is_not_taken_for_text(tmp_path, content, message):
+    file = written(tmp_path / "in/wiki_00", content)
+    encoding = "gb18030" if content == LINES.encode("gb18030") else "utf-8"
+    for source in (file, file.parent):
+        with pytest.raises(ValueError, match=f"--input_path must .*wiki_00', {message}"):
+            convert("--input_path", source, "--output_path", tmp_path / "o", "--encoding", encoding)
+    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+
+
+def test_text_that_begins_with_a_bracket_is_text(tmp_path):
+    file = written(tmp_path / "in.txt", '["Quoted" and bracketed]\n\n{braces: are no JSON}\n\n[1] A footnote, here\n')
+    convert("--input_path", file, "--output_path", tmp_path / "o")
+    assert (tmp_path / "o.jsonl").read_text().count("\n") == 3
+
+
+def test_files_that_are_no_text_can_be_left_out(tmp_path, capsys):
+    written(tmp_path / "in/a.pdf", b"%PDF-1.7\n...")
+    written(tmp_path / "in/b.txt", "a document of text\n")
+    convert("--input_path", tmp_path / "in", "--output_path", tmp_path / "o", "--on_error", "skip")
+    assert "left out: --input_path must name files of UTF-8 text, got" in capsys.readouterr().err
+    assert (tmp_path / "o.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content, flags, warned",
+    [
+        ("".join(f"document number {n}\n" for n in range(50)), (), True),
+        ("".join(f"document number {n}\r\n" for n in range(50)), (), True),
+        ("".join(f"document number {n}\n" for n in range(50)), ("--doc_spliter", "line"), False),
+        ("".join(f"document number {n}\nof two lines\n\n" for n in range(50)), (), False),
+        ("".join(f"document number {n}\nof two lines\n\n" for n in range(50)) + "line\n" * 500, (), True),
+        ("only one line, which is one document\n", (), False),
+    ],
+)
+def test_one_document_of_much_of_the_text_is_told(tmp_path, capsys, content, flags, warned):
+    file = written(tmp_path / "in.txt", content)
+    convert("--input_path", file, "--output_path", tmp_path / "o", *flags)
+    said = capsys.readouterr().err
+    assert ("if each line is a document, add --doc_spliter line" in said) == warned
+
+
+@pytest.mark.parametrize("spliter, told", [(None, True), ("", True), ("line", False)])
+def test_texts_of_causal_training_are_looked_at_alike(tmp_path, caplog, spliter, told):
+    file = written(tmp_path / "in.txt", "".join(f"document number {n}\n" for n in range(50)))
+    with caplog.at_level("INFO"):
+        assert len(list(read_documents(file, "--train_file", spliter))) == (50 if spliter == "line" else 1)
+    assert ("if each line is a document, add --doc_spliter line" in caplog.text) == told
+    with pytest.raises(ValueError, match=r"--train_file must name files of text, got .* JSON lines with the keys id"):
+        list(read_documents(written(tmp_path / "wiki_00", LINES), "--train_file", spliter))
+    with pytest.raises(ValueError, match=r"--train_file must name files of UTF-8 text, got .* packed by gzip"):
+        list(read_documents(written(tmp_path / "a.jsonl", gzip.compress(b"")), "--train_file", spliter))
