@@ -26,8 +26,9 @@ from data.tokenization import split_frame
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
+from training.architecture import own_memory, read_model
 from training.generation import PROCESS, PROCESSES, Generator, SharedInterrupt
-from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
+from training.pretrained import ArgumentError, load_config, load_tokenizer
 
 ASK = "\nContext prompt (stop to exit) >>> "
 
@@ -37,6 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder, hub name, or THUDM checkpoint")
     add("--tokenizer_name", help="folder, hub name or sentencepiece file; default: MODEL's own")
+    add("--trust_remote_code", action="store_true", help="run code that comes with a model or tokenizer (auto_map)")
     add("--newline_token", action="store_true", help="let a sentencepiece tokenizer keep newlines, as <n>")
     add("--prompt", help="generate for this prompt and end")
     add("--input_file", help="generate for each line and end; .jsonl lines are objects with prompt, or title")
@@ -93,7 +95,7 @@ def make_generator(args, interrupt: SharedInterrupt) -> Generator:
     file = find_model_file(name)
     if args.newline_token and file is None:
         raise ArgumentError("--newline_token needs a sentencepiece file as --tokenizer_name; leave it out")
-    tokenizer = cog_tokenizer(file, args.newline_token) if file else load_tokenizer(name, flag)
+    tokenizer = cog_tokenizer(file, args.newline_token) if file else load_tokenizer(name, flag, args.trust_remote_code)
     model = load_model(args, tokenizer)
     begin = [] if model.config.is_encoder_decoder else split_frame(tokenizer.backend_tokenizer)[0]
     return Generator(model, tokenizer, begin, interrupt, args)
@@ -110,14 +112,14 @@ def load_model(args, tokenizer) -> torch.nn.Module:
         changes |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         model = load_thudm(args.model, changes, dtype=dtype_of(args.dtype, torch.float16, device), **options)
     else:
-        config = load_config(args.model, "MODEL")
+        config = load_config(args.model, "MODEL", args.trust_remote_code)
         if changes and not hasattr(config, "attention_window"):
             raise ArgumentError("--attention_window is for Transformer-XL; leave it out")
         config.update(changes)
         auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        options |= {"config": config, "dtype": dtype_of(args.dtype, config.dtype or "auto", device)}
-        model = auto_class.from_pretrained(resolve_pretrained(args.model, "MODEL"), **options)
-    return model if PROCESSES > 1 else model.to(device)
+        options["dtype"] = dtype_of(args.dtype, config.dtype or "auto", device)
+        model, _ = read_model(auto_class, config, args.model, "MODEL", args.trust_remote_code, **options)
+    return own_memory(model if PROCESSES > 1 else model.to(device))
 
 
 def dtype_of(name: str, saved, device: torch.device):

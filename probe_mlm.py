@@ -13,7 +13,8 @@ from transformers import AutoModelForMaskedLM
 
 import models  # noqa: F401  registers the model types
 from common.script import run_script
-from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
+from training.architecture import load_model
+from training.pretrained import ArgumentError, load_config, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Probe:
     Raises ArgumentError when model is neither a folder nor a reachable hub name, or holds no tokenizer.
     """
 
-    def __init__(self, model: str, device: str | torch.device = "cpu"):
-        self.tokenizer = load_tokenizer(model, "MODEL")
-        config = load_config(model, "MODEL")
-        folder = resolve_pretrained(model, "MODEL")
-        self.model = AutoModelForMaskedLM.from_pretrained(folder, config=config).to(device).eval()
+    def __init__(self, model: str, device: str | torch.device = "cpu", trust_remote_code: bool = False):
+        self.tokenizer = load_tokenizer(model, "MODEL", trust_remote_code)
+        config = load_config(model, "MODEL", trust_remote_code)
+        found = load_model(AutoModelForMaskedLM, config, model, "MODEL", self.tokenizer, trust_remote_code)
+        self.model = found.to(device).eval()
 
     @torch.no_grad()
     def candidates(self, text: str, top_k: int = 5) -> list[list[Candidate]]:
@@ -69,8 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of a masked LM")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="sentence with one or more [MASK]")
     parser.add_argument("--top_k", type=int, default=5, help="candidates printed at each [MASK]")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with MODEL (auto_map)")
     arguments = parser.parse_args(argv)
-    probe = Probe(arguments.model)
+    probe = Probe(arguments.model, trust_remote_code=arguments.trust_remote_code)
     for text in arguments.texts:
         print(probe.fill(text, arguments.top_k))
 

@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--model_name", default="junnyu/roformer_chinese_char_base", help="tokenizer: a folder or hub name")
+    add("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer (auto_map)")
     add("--input_path", required=True, help="JSONL file, or folder whose .jsonl files are read")
     add("--json_key", default="text", help="key of the text in each line")
     add("--output_dir", default="clue_small_wwm_data", help="corpus folder to write")
@@ -53,7 +54,9 @@ def check(args: argparse.Namespace) -> None:
 def load(args: argparse.Namespace):
     """Load the tokenizer of --model_name, without transformers where the folder is a plain BERT vocabulary."""
     name = resolve_pretrained(args.model_name, "--model_name")
-    backend = load_backend(name, lambda folder: load_tokenizer(folder, "--model_name").backend_tokenizer)
+    backend = load_backend(
+        name, lambda folder: load_tokenizer(folder, "--model_name", args.trust_remote_code).backend_tokenizer
+    )
     tokenizer = FastTokenizer(backend)
     if list(map(len, tokenizer.frame)) != [1, 1]:
         raise ArgumentError(

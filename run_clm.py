@@ -35,7 +35,7 @@ from data.token_documents import load_documents, text_frame
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
-from training.architecture import check_vocabulary, make_model
+from training.architecture import check_vocabulary, make_model, own_memory
 from training.arguments import ModelArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
 from training.files import write_whole
@@ -93,7 +93,9 @@ def main(argv=None) -> dict[str, float]:
     model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, ModelParallelArguments], argv)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
-    tokenizer = read_tokenizer(model_args.tokenizer_name or model_args.model_name_or_path)
+    tokenizer = read_tokenizer(
+        model_args.tokenizer_name or model_args.model_name_or_path, model_args.trust_remote_code
+    )
     set_seed(args.seed)
     model = load_or_make(model_args, tokenizer, args)
     begin, end = text_frame(tokenizer)
@@ -167,10 +169,10 @@ def check_arguments(model_args, data_args, args) -> None:
     args.output_dir = args.output_dir or model_args.model_name_or_path
 
 
-def read_tokenizer(name: str):
+def read_tokenizer(name: str, trust_remote_code: bool):
     """The tokenizer of a folder, hub name or sentencepiece file."""
     file = find_model_file(name)
-    return cog_tokenizer(file) if file else load_tokenizer(name, "--tokenizer_name")
+    return cog_tokenizer(file) if file else load_tokenizer(name, "--tokenizer_name", trust_remote_code)
 
 
 def load_or_make(model_args, tokenizer, args) -> torch.nn.Module:
@@ -180,7 +182,7 @@ def load_or_make(model_args, tokenizer, args) -> torch.nn.Module:
         return make_model(AutoModelForCausalLM, model_args, tokenizer)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     unset_hf_deepspeed_config()  # else ZeRO stage 3 would make an empty model to read into
-    model = load_thudm(name, ids, dtype=torch.float32)
+    model = own_memory(load_thudm(name, ids, dtype=torch.float32))
     if args.deepspeed:
         set_hf_deepspeed_config(args.hf_deepspeed_config)
     check_vocabulary(model.config, name, "--model_name_or_path", tokenizer)

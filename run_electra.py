@@ -30,7 +30,7 @@ from data.sampling import CorpusRows
 from models.electra import ElectraForJointPreTraining, discriminator_class, make_joint_model, new_joint_model
 from models.electra_config import SIZES, ElectraOptions, electra_configs, generator_config
 from models.stock import check_isolation, longest_row
-from training.architecture import check_length, finish_config, load_model, make_config, set_unigram_bias
+from training.architecture import check_fits, check_length, finish_config, load_model, make_config, set_unigram_bias
 from training.arguments import check_data_flags, parse_arguments, settle_steps
 from training.electra_arguments import (
     ElectraDataArguments,
@@ -55,7 +55,7 @@ def main(argv=None) -> dict[str, float]:
     set_up_process(args)
     settle_seed(args)
     args.run_name = run_name(args)
-    tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
+    tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
     backend = tokenizer.backend_tokenizer
     plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
     train = make_rows(data_args, plain, backend, args.seed)
@@ -139,7 +139,11 @@ def make_model(model_args, size: str, tokenizer) -> ElectraForJointPreTraining:
         options = ElectraOptions(**{field.name: getattr(model_args, field.name) for field in fields(ElectraOptions)})
         if model_args.model_name_or_path or model_args.generator_name_or_path:
             return make_joint_model(*load_networks(model_args, tokenizer), options)
-        return new_joint_model(*make_configs(model_args, size, tokenizer), options)
+        generator, discriminator = make_configs(model_args, size, tokenizer)
+        classes = {"generator": AutoModelForMaskedLM, "config": discriminator_class(discriminator)}
+        for (kind, auto_class), config in zip(classes.items(), (generator, discriminator), strict=True):
+            check_fits(auto_class, config, f"--{kind}_overrides", model_args.trust_remote_code)
+        return new_joint_model(generator, discriminator, options)
     except ArgumentError:
         raise
     except ValueError as error:
@@ -148,12 +152,12 @@ def make_model(model_args, size: str, tokenizer) -> ElectraForJointPreTraining:
 
 def load_networks(model_args, tokenizer) -> list:
     """The generator and the discriminator to continue from, None where none is named."""
-    found = []
+    found, trust = [], model_args.trust_remote_code
     for flag, auto_class in (("generator_name_or_path", None), ("model_name_or_path", discriminator_class)):
         name = getattr(model_args, flag)
-        config = name and load_config(name, f"--{flag}")
+        config = name and load_config(name, f"--{flag}", trust)
         kind = auto_class(config) if auto_class and name else AutoModelForMaskedLM
-        found.append(name and load_model(kind, config, name, f"--{flag}", tokenizer))
+        found.append(name and load_model(kind, config, name, f"--{flag}", tokenizer, trust))
     return found
 
 
@@ -166,7 +170,8 @@ def make_configs(model_args, size: str, tokenizer) -> tuple:
     else:
         discriminator = make_config(model_args, tokenizer)
     if model_args.generator_config_name:
-        generator = load_config(model_args.generator_config_name, "--generator_config_name")
+        trust = model_args.trust_remote_code
+        generator = load_config(model_args.generator_config_name, "--generator_config_name", trust)
     else:
         generator = generator_config(discriminator, SIZES[size][-1])
     overrides = model_args.generator_overrides

@@ -66,7 +66,7 @@ def main(argv=None) -> dict[str, float]:
     model_args, data_args, args = parse_arguments([ModelArguments, DataArguments, RunArguments], argv)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
-    tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name")
+    tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
     backend = tokenizer.backend_tokenizer
     plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
     train = pack(plain, data_args.packing, data_args.max_seq_length, backend)

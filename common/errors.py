@@ -3,10 +3,14 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors, tokenizers) end such a message
 _WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 _LONGEST = 600  # characters of a foreign message
+_ROOT, _OURS = Path(__file__).resolve().parents[1], {"common", "data", "models", "training"}
 
 
 class UserError(ValueError):
@@ -60,3 +64,33 @@ def _of_system(number: int, file: str | bytes | None) -> str:
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         reason += "; make room"
     return f"{' '.join(os.fsdecode(file).splitlines())}: {reason}" if isinstance(file, str | bytes) else reason
+
+
+@contextmanager
+def library_errors(kind: type[UserError], expected: str, advice: str) -> Iterator[None]:
+    """What libraries raise inside, where they read a user's files, as `kind`: "{expected}, got: {reason}; {advice}".
+
+    Parsers, torch, safetensors and tokenizers raise errors of every class about a damaged file. A UserError passes as
+    it is, and so does what this repository's own code raises, unless it is a ValueError: that would be a fault here.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"  # of Rust's libraries
+        if not foreign or (_raised_here(error) and not isinstance(error, ValueError)):
+            raise
+        text = " ".join(str(error).split())
+        reason = describe_fault(error) or (text if text and isinstance(error, ValueError) else None)
+        reason = reason or f"{type(error).__name__} {text}".rstrip()
+        raise kind(f"{expected}, got: {reason[:_LONGEST]}; {advice}") from error
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the line that raised it is one of this repository's packages."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    path = Path(trace.tb_frame.f_code.co_filename)
+    return path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OURS

@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--train_file", nargs="+", help="text (a document a line), json, jsonl, csv, tsv or parquet files")
     add("--text_column", help="column or key of the text; default: text, else the first one")
     add("--tokenizer_name", default="roberta-base", help="tokenizer: a folder or hub name")
+    add("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer (auto_map)")
     add("--max_seq_length", type=int, default=512, help="tokens of a row, special tokens included")
     add("--line_by_line", type=parse_bool, nargs="?", const=True, default=False, help="rows of each document alone")
     add("--keep_lines", type=parse_bool, nargs="?", const=True, help="rows of each line alone, as ELECTRA takes them")
@@ -80,7 +81,7 @@ def load(args: argparse.Namespace):
     """Load the tokenizer of --tokenizer_name, without transformers where the folder is a plain BERT vocabulary."""
 
     def by_transformers(folder: str):
-        tokenizer = load_tokenizer(folder, "--tokenizer_name")
+        tokenizer = load_tokenizer(folder, "--tokenizer_name", args.trust_remote_code)
         if not tokenizer.is_fast:
             raise ArgumentError(
                 f"--tokenizer_name {args.tokenizer_name} must be a fast tokenizer, got {type(tokenizer).__name__}; "

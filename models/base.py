@@ -8,7 +8,7 @@ import sys
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -31,6 +31,9 @@ TASK_HEADS = (
     "qa_outputs.",
     "discriminator_predictions.",
 )  # made anew for each task, so they may be absent from a checkpoint
+MOST_ENTRIES = 2**31 - 1  # of a dimension; whether all fits into memory is another question
+MOST_LAYERS = 1000
+MOST_EXPANSION = 1024  # of a layer's width over hidden_size
 ALL_HEADS = ("cls.", "lm_head.", *TASK_HEADS)
 
 
@@ -174,6 +177,39 @@ def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError, naming the config field, when value is not one of the choices."""
     if value not in choices:
         raise ValueError(f"config field {field} must be one of {', '.join(choices)}, got {value!r}; correct it")
+
+
+def check_range(config: PreTrainedConfig, least: float, most: float, *fields: str) -> None:
+    """Raises ValueError, naming the config field, when a number is below least, above most, or none."""
+    for field in fields:
+        value = getattr(config, field)
+        if not least <= value <= most:
+            raise ValueError(f"config field {field} must lie between {least:g} and {most:g}, got {value}; correct it")
+
+
+def check_sizes(config: PreTrainedConfig, *fields: str) -> None:
+    """Refuse a size that no tensor can have, and a number of layers that would take minutes to build."""
+    check_range(config, 1, MOST_ENTRIES, *fields)
+    check_range(config, 1, MOST_LAYERS, "num_hidden_layers")
+    check_range(config, 0, 1e9, "initializer_range", "layer_norm_eps")
+
+
+def check_padding(config: PreTrainedConfig) -> None:
+    """Refuse a padding id that has no row in the table of word embeddings."""
+    if config.pad_token_id is not None:
+        check_range(config, 0, config.vocab_size - 1, "pad_token_id")
+
+
+def nested_config(field: str, fields: dict, own: dict[str, type] | None = None) -> PreTrainedConfig:
+    """The config that the fields of a nested one give; ValueError, naming the field, when they give none.
+
+    own: model_type -> class, for those that need not be registered with transformers.
+    """
+    fields = dict(fields)
+    kind = fields.pop("model_type", None)
+    if not isinstance(kind, str):
+        raise ValueError(f"config field {field} must have a model_type, got {kind!r}; correct it")
+    return own[kind](**fields) if kind in (own or {}) else AutoConfig.for_model(kind, **fields)
 
 
 def check_even(field: str, value: int) -> None:

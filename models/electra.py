@@ -111,9 +111,10 @@ class ElectraForJointPreTraining(PreTrainedModel):
         super().__init__(config)
         self.options = ElectraOptions(**config.options)
         if generator is None and config.generator is not None:
-            generator = AutoModelForMaskedLM.from_config(config.generator)
+            generator = AutoModelForMaskedLM.from_config(config.generator, trust_remote_code=False)
         if discriminator is None and config.discriminator is not None:
-            discriminator = discriminator_class(config.discriminator).from_config(config.discriminator)
+            auto_class = discriminator_class(config.discriminator)
+            discriminator = auto_class.from_config(config.discriminator, trust_remote_code=False)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             setattr(self, name, network if network is None else quicken(adapt(network)))
             setattr(config, name, network if network is None else network.config)
@@ -284,9 +285,11 @@ def new_joint_model(
     """
     if not (options.untied_generator and options.electra_objective):
         generator = discriminator
+    with_generator, with_discriminator = not options.uniform_generator, options.electra_objective
+    plain, auto_class = {"trust_remote_code": False}, discriminator_class(discriminator)
     model = make_joint_model(
-        None if options.uniform_generator else AutoModelForMaskedLM.from_config(generator),
-        discriminator_class(discriminator).from_config(discriminator) if options.electra_objective else None,
+        AutoModelForMaskedLM.from_config(generator, **plain) if with_generator else None,
+        auto_class.from_config(discriminator, **plain) if with_discriminator else None,
         options,
     )
     if options.init == "google":

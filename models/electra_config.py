@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from transformers import AutoConfig, ElectraConfig, PreTrainedConfig
 
+from .base import nested_config
 from .token_sampling import SAMPLERS
 
 # size: embedding, hidden, layers, heads, feed-forward, what the generator's width is divided by
@@ -122,7 +123,6 @@ class ElectraJointConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         for name in ("generator", "discriminator"):
             if isinstance(getattr(self, name), dict):
-                fields = dict(getattr(self, name))
-                setattr(self, name, AutoConfig.for_model(fields.pop("model_type"), **fields))
+                setattr(self, name, nested_config(name, getattr(self, name)))
         self.options = asdict(ElectraOptions(**self.options or {}))
         super().__post_init__(**kwargs)

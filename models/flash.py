@@ -16,7 +16,16 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .base import Encoder, StrictPreTrainedModel, check_choice
+from .base import (
+    MOST_EXPANSION,
+    Encoder,
+    StrictPreTrainedModel,
+    check_choice,
+    check_even,
+    check_padding,
+    check_range,
+    check_sizes,
+)
 from .gated import ChunkAttention, MixedChunkAttention
 from .heads import (
     MaskedLMHead,
@@ -76,6 +85,12 @@ class FLASHConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         check_choice("norm_type", self.norm_type, ("scalenorm", "layernorm"))
         check_choice("linear_divisor", self.linear_divisor, ("length", "max_position", "valid"))
+        check_sizes(self, "vocab_size", "hidden_size", "max_position_embeddings", "group_size", "query_key_dim")
+        check_even("hidden_size", self.hidden_size)
+        check_even("query_key_dim", self.query_key_dim)
+        check_range(self, 1 / self.hidden_size, MOST_EXPANSION, "expansion_factor")
+        check_range(self, 0, 1, "dropout", "classifier_dropout")
+        check_padding(self)
 
 
 def distance_buckets(offsets: torch.Tensor, causal: bool) -> torch.Tensor:

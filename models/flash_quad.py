@@ -15,7 +15,17 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .base import Encoder, StrictPreTrainedModel, attention_mask_or_pads, check_even
+from .base import (
+    MOST_EXPANSION,
+    Encoder,
+    StrictPreTrainedModel,
+    attention_mask_or_pads,
+    check_choice,
+    check_even,
+    check_padding,
+    check_range,
+    check_sizes,
+)
 from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
@@ -60,6 +70,11 @@ class FLASHQuadConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_choice("hidden_act", self.hidden_act, tuple(ACT2FN))
+        check_sizes(self, "vocab_size", "hidden_size", "max_position_embeddings", "type_vocab_size", "s")
+        check_range(self, 1 / self.hidden_size, MOST_EXPANSION, "expansion_factor")
+        check_range(self, 0, 1, "dropout", "classifier_dropout")
+        check_padding(self)
         check_even("s", self.s)
         check_even("hidden_size", self.hidden_size)
 

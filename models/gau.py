@@ -14,7 +14,16 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .base import Encoder, StrictPreTrainedModel, attention_mask_or_pads, check_choice, check_even
+from .base import (
+    Encoder,
+    StrictPreTrainedModel,
+    attention_mask_or_pads,
+    check_choice,
+    check_even,
+    check_padding,
+    check_range,
+    check_sizes,
+)
 from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
@@ -56,7 +65,11 @@ class GAUAlphaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         check_choice("hidden_act", self.hidden_act, ("swish", "silu"))
         check_choice("normalization", self.normalization, ("softmax_plus", "softmax", "squared_relu"))
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "type_vocab_size")
+        check_sizes(self, *sizes, "attention_key_size")
         check_even("attention_key_size", self.attention_key_size)
+        check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+        check_padding(self)
         if self.embedding_size not in (None, self.hidden_size):
             raise ValueError(
                 f"config field embedding_size must equal hidden_size {self.hidden_size}, got {self.embedding_size}; "

@@ -30,7 +30,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-from .base import StrictPreTrainedModel, check_choice
+from .base import StrictPreTrainedModel, check_choice, check_range, nested_config
 from .flash import FLASHConfig, FLASHModel
 from .flash_quad import FLASHQuadConfig, FLASHQuadModel
 from .gau import GAUAlphaConfig, GAUAlphaModel
@@ -63,13 +63,16 @@ class LinearHeadConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         check_choice("pooling", self.pooling, POOLINGS)
+        check_range(self, 0, 1, "classifier_dropout")
         if isinstance(self.encoder, dict):
-            fields = dict(self.encoder)
-            kind = fields.pop("model_type")
-            self.encoder = (
-                _OWN_CONFIGS[kind](**fields) if kind in _OWN_CONFIGS else AutoConfig.for_model(kind, **fields)
-            )
+            self.encoder = nested_config("encoder", self.encoder, _OWN_CONFIGS)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        if not isinstance(config_dict.get("encoder"), dict):
+            raise ValueError(f"config field encoder must be a config, got {config_dict.get('encoder')!r}; correct it")
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def vocab_size(self) -> int:
@@ -253,7 +256,8 @@ def bare_encoder(config: PreTrainedConfig) -> PreTrainedModel:
         return _OWN_MODELS[type(config)](config)
     model_class = AutoModel._model_mapping[type(config)]
     pooled = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return AutoModel.from_config(config, **({"add_pooling_layer": False} if pooled else {}))
+    options = {"add_pooling_layer": False} if pooled else {}
+    return AutoModel.from_config(config, trust_remote_code=False, **options)
 
 
 def new_task_model(
@@ -295,7 +299,7 @@ def new_task_model(
         config.label2id = {name: number for number, name in enumerate(labels)}
     problems = {"classification": "single_label_classification", "regression": "regression"}
     config.problem_type = problems.get(kind)
-    return auto_class.from_config(config, dtype=torch.float32)
+    return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def task_model(

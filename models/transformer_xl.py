@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from .base import StrictPreTrainedModel, check_choice
+from .base import MOST_ENTRIES, StrictPreTrainedModel, check_choice, check_range, check_sizes
 from .heads import token_loss
 from .layers import dropout
 from .relative import (
@@ -96,15 +96,15 @@ class TransformerXLConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         check_choice("positions_dtype", self.positions_dtype, ("float16", "float32"))
+        check_choice("hidden_act", self.hidden_act, tuple(ACT2FN))
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings")
+        check_sizes(self, *sizes, "attention_window", "segment_length")
+        check_range(self, 0, MOST_ENTRIES, "mem_len")
+        check_range(self, 0, 1, "hidden_dropout", "attention_dropout")
         if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
             raise ValueError(
                 f"config field hidden_size must be even and divide by num_attention_heads {self.num_attention_heads}, "
                 f"got {self.hidden_size}; correct one of them"
-            )
-        if self.attention_window < 1 or self.mem_len < 0:
-            raise ValueError(
-                "config fields attention_window and mem_len must be at least 1 and 0, "
-                f"got {self.attention_window} and {self.mem_len}; correct them"
             )
 
 

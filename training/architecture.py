@@ -1,10 +1,20 @@
 """The model of a run: loaded to continue from, or new from its type, a config and changes to it."""
 
+import os
+import re
+from pathlib import Path
+
 import torch
+from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from common.errors import UserError
-from training.pretrained import ArgumentError, load_config, resolve_pretrained
+from common.errors import library_errors
+from training.pretrained import ArgumentError, check_numbers, load_config, read_object, resolve_pretrained
+
+# What transformers looks for in a folder, in this order.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_NUMBERS_A_BYTE = 4  # most numbers that a byte of a file of weights stands for: quantised ones
+_NEW_NUMBERS = 2**26  # of a head that the file need not have
 
 
 def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
@@ -15,27 +25,24 @@ def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
     Raises:
         ArgumentError: no such model, one too small for the tokenizer, or settings that give none.
     """
+    trust = model_args.trust_remote_code
     if model_args.model_name_or_path:
         flag, name = "--model_name_or_path", model_args.model_name_or_path
-        return load_model(auto_class, load_config(name, flag), name, flag, tokenizer)
-    config = make_config(model_args, tokenizer)
-    try:
-        return auto_class.from_config(config)
-    except ValueError as error:
-        raise ArgumentError(
-            f"--config_overrides and --config_name must give a model that can be built: {error}"
-        ) from error
+        return load_model(auto_class, load_config(name, flag, trust), name, flag, tokenizer, trust)
+    config, flags = make_config(model_args, tokenizer), "--config_overrides and --config_name"
+    check_fits(auto_class, config, flags, trust)
+    with library_errors(ArgumentError, f"{flags} must give a model that can be built", f"see {type(config).__name__}"):
+        return auto_class.from_config(config, trust_remote_code=trust)
 
 
-def load_model(auto_class, config, name: str, flag: str, tokenizer) -> torch.nn.Module:
+def load_model(auto_class, config, name: str, flag: str, tokenizer, trust_remote_code: bool = False):
     """The model of a folder or hub name, typed after `flag`, in fp32.
 
     Raises:
         ArgumentError: it lacks some of the tokens, or tensors, which transformers would fill at random.
     """
     check_vocabulary(config, name, flag, tokenizer)
-    folder = resolve_pretrained(name, flag)
-    model, info = auto_class.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
+    model, info = read_model(auto_class, config, name, flag, trust_remote_code, dtype=torch.float32)
     if info["missing_keys"]:
         raise ArgumentError(
             f"{flag} {name} must hold all tensors of {type(model).__name__}, got one without "
@@ -44,19 +51,132 @@ def load_model(auto_class, config, name: str, flag: str, tokenizer) -> torch.nn.
     return model
 
 
+def read_model(auto_class, config, name: str, flag: str, trust_remote_code: bool = False, **options) -> tuple:
+    """from_pretrained of a folder or hub name, typed after `flag`: the model, in memory of its own, and what of the
+    loading it tells.
+
+    options: of from_pretrained. ArgumentError for files that are damaged, too large or of another model.
+    """
+    files = check_weights(auto_class, config, name, flag, trust_remote_code)
+    options |= {"output_loading_info": True, "trust_remote_code": trust_remote_code}
+    with library_errors(
+        ArgumentError, f"{flag} {name} must hold the model of its config.json in {files}", "copy them again"
+    ):
+        model, info = auto_class.from_pretrained(resolve_pretrained(name, flag), config=config, **options)
+    return own_memory(model), info
+
+
+def own_memory(model: torch.nn.Module) -> torch.nn.Module:
+    """Copy a model's tensors on a CPU, one after the other, into memory that torch allocates; returns the model.
+
+    from_pretrained gives views of the mapped file. Their addresses are no multiples of 64 bytes, with which some
+    processors' products round differently, and they follow what becomes of the file.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return model
+
+
+def check_fits(auto_class, config, owner: str, trust_remote_code: bool = False, itemsize: int = 4) -> int | None:
+    """How many numbers a model of this config has; None where that cannot be told without building it.
+
+    owner: the flags that the config comes from; itemsize: bytes of a number.
+
+    Raises:
+        ArgumentError: no computer could build it, or it needs more than this one's memory.
+    """
+    check_numbers(config.to_dict(), owner)
+    try:
+        with torch.device("meta"):
+            model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # a class that cannot be built so, or not at all: then building it tells why
+        return None
+    count = sum(parameter.numel() for parameter in model.parameters())
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if count * itemsize > have:
+        raise ArgumentError(
+            f"{owner} must give a model that fits into memory, got a config.json of one of "
+            f"{count * itemsize / 2**30:,.0f} GiB for {have / 2**30:,.0f} GiB; correct it or take a smaller one"
+        )
+    return count
+
+
+def check_weights(auto_class, config, name: str, flag: str, trust_remote_code: bool = False) -> str:
+    """Look at the files of weights of a folder, before anything is built; their names, for messages.
+
+    Raises:
+        ArgumentError: a file is missing, damaged or elsewhere, or its size and types are not those of the config.
+    """
+    folder = Path(resolve_pretrained(name, flag))
+    files = weight_files(folder, name, flag) if folder.is_dir() else []
+    names = ", ".join(file.name for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    quantised = hasattr(config, "quantization_config")
+    for file in files:
+        with library_errors(ArgumentError, f"{flag} {name} must hold weights in {file.name}", "copy it again"):
+            whole = [tensor for tensor in without_fractions(file) if str(tensor).endswith((".weight", ".bias"))]
+        if whole and not quantised:
+            raise ArgumentError(f"{flag} {name} must hold weights in {file.name}, got integers in {whole[0]}")
+    count = check_fits(auto_class, config, f"{flag} {name}", trust_remote_code, 1)
+    size = sum(file.stat().st_size for file in files)
+    if files and count and count > size * _NUMBERS_A_BYTE + _NEW_NUMBERS:
+        raise ArgumentError(
+            f"{flag} {name} must hold the model of its config.json, got one of {count:,} numbers there and "
+            f"{size:,} bytes in {names}; correct config.json or copy both again"
+        )
+    return names or "weights"
+
+
+def weight_files(folder: Path, name: str, flag: str) -> list[Path]:
+    """The files that transformers reads the weights of a folder from, in its order of preference.
+
+    ArgumentError when there are none, or when an index names a file that is not in the folder.
+    """
+    first = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
+    if first is None:
+        raise ArgumentError(f"{flag} {name} must hold {_WEIGHTS[0]} or {_WEIGHTS[2]}, got neither; copy it there")
+    if first.suffix != ".json":
+        return [first]
+    places = read_object(first, name, flag).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
+        raise ArgumentError(
+            f"{flag} {name} must hold {first.name} with a weight_map from tensors to files, got none; copy it again"
+        )
+    for place in sorted(set(places.values())):
+        if Path(place).name != place or not (folder / place).is_file():
+            raise ArgumentError(
+                f"{flag} {name} must hold every file that {first.name} names, got {place!r}, which is not in the "
+                "folder; copy it there"
+            )
+    return [folder / place for place in sorted(set(places.values()))]
+
+
+def without_fractions(file: Path) -> list[str]:
+    """The names of a file's tensors of other than floating point numbers. Raises what safetensors and torch raise."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            names = list(tensors.keys())
+            return [name for name in names if not tensors.get_slice(name).get_dtype().startswith(("F", "BF"))]
+    state = torch.load(file, map_location="meta", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"a {type(state).__name__} instead of a state dict")
+    return [name for name, value in state.items() if torch.is_tensor(value) and not value.is_floating_point()]
+
+
 def check_vocabulary(config, name: str, flag: str, tokenizer) -> None:
     """ArgumentError for a tokenizer of more entries than the model."""
-    if config.vocab_size < len(tokenizer):
+    size = getattr(config, "vocab_size", 0)
+    if size < len(tokenizer):
         raise ArgumentError(
-            f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name, "
-            f"got {config.vocab_size}; name the tokenizer it was trained with"
+            f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name in its "
+            f"config.json, got {size}; name the tokenizer it was trained with"
         )
 
 
 def make_config(model_args, tokenizer):
     """Config of a new model from --config_name or --model_type, --config_overrides and the tokenizer."""
     if model_args.config_name:
-        config = load_config(model_args.config_name, "--config_name")
+        config = load_config(model_args.config_name, "--config_name", model_args.trust_remote_code)
     elif model_args.model_type in CONFIG_MAPPING:
         config = AutoConfig.for_model(model_args.model_type)
     else:
@@ -69,21 +189,23 @@ def finish_config(config, overrides: str | None, flag: str, tokenizer):
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     if hasattr(config, "linear_divisor"):
         config.linear_divisor = "valid"  # padding changes nothing then; published weights alone need another
-    try:
+    owner = f"{flag} {overrides or ''}".rstrip()
+    with library_errors(ArgumentError, f"{owner} must give a config", f"see {type(config).__name__}"):
         if overrides:
-            names = {pair.partition("=")[0] for pair in overrides.split(",")}
+            pairs = [pair.partition("=")[::2] for pair in overrides.split(",")]
+            numbers = {key: int(value) for key, value in pairs if re.fullmatch(r"-?\d{1,4000}", value)}
+            check_numbers(numbers, owner)
             config.update_from_string(overrides)
+            names = {key for key, _ in pairs}
             follows = getattr(type(config), "intermediate_size", 0) is None  # by default, from hidden_size
             if follows and "hidden_size" in names and "intermediate_size" not in names:
                 config.intermediate_size = None
-        heads = getattr(config, "num_attention_heads", 1)
-        if not hasattr(config, "head_dim") and config.hidden_size % heads:
-            raise UserError(
-                f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size}, {heads}"
+        heads, width = getattr(config, "num_attention_heads", 1), getattr(config, "hidden_size", 0)
+        if not hasattr(config, "head_dim") and isinstance(heads, int) and (heads < 1 or width % heads):
+            raise ArgumentError(
+                f"{owner}: hidden_size must be a multiple of num_attention_heads, got {width}, {heads}"
             )
         return type(config).from_dict(config.to_dict())  # checks the fields once more
-    except (ValueError, TypeError) as error:
-        raise ArgumentError(f"{flag} {overrides}: {error}; see {type(config).__name__}") from error
 
 
 def check_length(most: int | None, longest: int) -> None:

@@ -190,6 +190,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Folder or hub name of a model to continue from."}
     )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a model or tokenizer (auto_map)."}
+    )
 
 
 class _Parser(HfArgumentParser):

@@ -52,6 +52,7 @@ class JobArguments:
     head: str | None = HfArg(default=None, help="auto (the family's own) or linear (dropout and one linear layer).")
     pooling: str | None = HfArg(default=None, help="What the linear head reads: first (token), mean or max of all.")
     dropout: float | None = HfArg(default=None, help="Of encoder and head; default: what the model was made with.")
+    trust_remote_code: bool = HfArg(default=False, help="Run code that comes with --model or --tokenizer (auto_map).")
     token_types: str = HfArg(default="auto", help="auto, yes or no: tell the segments of a pair apart.")
     recipe: str | None = HfArg(default=None, help="Published recipe for flags left out: electra.")
 

@@ -1,7 +1,8 @@
 """Find a pretrained folder or hub name within seconds, and load its tokenizer with every entry in place.
 
-transformers itself retries an unreachable hub for half a minute, and reads a bare vocab.txt as a vocabulary of five
-tokens; both end here in one line that names the flag. Importing this module imports neither torch nor transformers.
+transformers itself retries an unreachable hub for half a minute, reads a bare vocab.txt as a vocabulary of five
+tokens, asks on the terminal whether to run a folder's code, and raises errors of every class about a damaged file; all
+end here in one line that names the flag. Importing this module imports neither torch nor transformers.
 """
 
 import functools
@@ -11,13 +12,22 @@ import json
 import re
 import threading
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, library_errors
 
 HUB_SECONDS = 4.0  # the whole answer of the hub, name resolution included
 _HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?!.{97})\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?")
 _CACHED_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")
+_TOKENIZER_JSON = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_TEXT = ("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+# Of whole numbers in a config.json: beyond these building a model, or already its config, takes minutes and more.
+_MOST = {"num_labels": 10**6}
+_MOST_PARTS, _MOST_NUMBER = 1000, 2**31 - 1
+# Counts of what has a module of its own.
+_PARTS = re.compile(r"(.*_)?(layers?|experts|stages|blocks|groups)|depths?|.*group_num|num_feedforward_networks")
 
 
 class ArgumentError(UserError):
@@ -101,11 +111,11 @@ def _cached_snapshot(name: str) -> str | None:
     return None
 
 
-def load_tokenizer(name: str, flag: str):
+def load_tokenizer(name: str, flag: str, trust_remote_code: bool = False):
     """Load the fast tokenizer of a folder or hub name.
 
     A folder that holds only vocab.txt (with a config.json of any model type, or none) is a BERT WordPiece
-    vocabulary, as all published checkpoints of this family are.
+    vocabulary, as all published checkpoints of this family are. trust_remote_code: run code that comes with it.
 
     Raises:
         ArgumentError: `name` is not found, or holds no tokenizer, or entries of its vocab.txt are missing.
@@ -113,37 +123,88 @@ def load_tokenizer(name: str, flag: str):
     from transformers import AutoTokenizer, BertTokenizer
 
     resolved = resolve_pretrained(name, flag)
-    bare = _is_bare_vocabulary(Path(resolved))
-    try:
-        tokenizer = (BertTokenizer if bare else AutoTokenizer).from_pretrained(resolved)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArgumentError(f"{flag} {name} must hold a tokenizer, got: {reason}; add its vocab.txt") from error
-    vocabulary_file = Path(resolved) / "vocab.txt"
-    if vocabulary_file.is_file():
-        entries = vocabulary_file.read_bytes().decode("utf-8").rstrip("\n").split("\n")
-        missing = {entry.rstrip() for entry in entries} - tokenizer.get_vocab().keys()  # as the library reads them
+    folder = Path(resolved)
+    bare = _is_bare_vocabulary(folder, name, flag)
+    files = ", ".join(file for file in (*_TOKENIZER_JSON, *_TOKENIZER_TEXT) if (folder / file).is_file())
+    advice = "copy them again" if files else "add its vocab.txt"
+    with (
+        _no_code_of_others(name, flag),
+        library_errors(
+            ArgumentError, f"{flag} {name} must hold a tokenizer in {files or 'tokenizer.json or vocab.txt'}", advice
+        ),
+    ):
+        tokenizer = (BertTokenizer if bare else AutoTokenizer).from_pretrained(
+            resolved, trust_remote_code=trust_remote_code
+        )
+        size, vocabulary = len(tokenizer), tokenizer.get_vocab().keys()
+    if (folder / "vocab.txt").is_file():
+        entries = _read_text(folder / "vocab.txt", name, flag).rstrip("\n").split("\n")
+        missing = {entry.rstrip() for entry in entries} - vocabulary  # as the library reads them
         if missing:
             raise ArgumentError(
-                f"{flag} {name} must give all {len(entries)} entries of its vocab.txt, got {len(tokenizer)} "
+                f"{flag} {name} must give all {len(entries)} entries of its vocab.txt, got {size} "
                 f"without {min(missing)!r}; remove its stale tokenizer.json or tokenizer_config.json"
             )
     return tokenizer
 
 
-def _is_bare_vocabulary(folder: Path) -> bool:
-    """Whether the folder has a vocab.txt but nothing that says which tokenizer class reads it."""
-    if not (folder / "vocab.txt").is_file() or (folder / "tokenizer.json").is_file():
+def _is_bare_vocabulary(folder: Path, name: str, flag: str) -> bool:
+    """Whether the folder has a vocab.txt but nothing that says which tokenizer class reads it.
+
+    ArgumentError for a tokenizer file that cannot be read at all.
+    """
+    settings = {file: read_object(folder / file, name, flag) for file in _TOKENIZER_JSON if (folder / file).is_file()}
+    for file in _TOKENIZER_TEXT:
+        if (folder / file).is_file():
+            _read_text(folder / file, name, flag)
+    if not (folder / "vocab.txt").is_file() or "tokenizer.json" in settings:
         return False
-    settings = folder / "tokenizer_config.json"
-    return not settings.is_file() or "tokenizer_class" not in json.loads(settings.read_text(encoding="utf-8"))
+    return "tokenizer_class" not in settings.get("tokenizer_config.json", {})
 
 
-def load_config(name: str, flag: str):
+def _read_text(file: Path, name: str, flag: str) -> str:
+    """A user's text file. ArgumentError unless it can be read as UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(
+            f"{flag} {name} must hold {file.name} as UTF-8, got: {error}; save it as such or copy it again"
+        ) from error
+
+
+def read_object(file: Path, name: str, flag: str) -> dict:
+    """A JSON file of a user's folder, typed after `flag`. ArgumentError, naming the place, unless it is an object."""
+    text = _read_text(file, name, flag)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"{flag} {name} must hold {file.name} as JSON, got: {error}; copy it again") from error
+    if not isinstance(value, dict):
+        raise ArgumentError(
+            f"{flag} {name} must hold {file.name} as a JSON object, got {type(value).__name__}; copy it again"
+        )
+    return value
+
+
+@contextmanager
+def _no_code_of_others(name: str, flag: str) -> Iterator[None]:
+    """ArgumentError that names the flag to give where transformers would run code of the folder or hub name."""
+    try:
+        yield
+    except ArgumentError as error:
+        if "trust_remote_code=True" not in str(error.__cause__):
+            raise
+        raise ArgumentError(
+            f"{flag} {name} comes with code of its own (auto_map), which is not run without being asked for; read "
+            "that code and add --trust_remote_code if you trust it"
+        ) from error.__cause__
+
+
+def load_config(name: str, flag: str, trust_remote_code: bool = False):
     """Load the config of a folder or hub name.
 
     Published FLASH folders do not say what their linear attention is divided by; they were made for inputs padded to
-    max_position_embeddings, so that is what they get here.
+    max_position_embeddings, so that is what they get here. trust_remote_code: run code that comes with it.
 
     Raises:
         ArgumentError: `name` is not found or holds no config that can be read.
@@ -151,12 +212,25 @@ def load_config(name: str, flag: str):
     from transformers import AutoConfig, PreTrainedConfig
 
     resolved = resolve_pretrained(name, flag)
-    try:
+    if (Path(resolved) / "config.json").is_file():
+        read_object(Path(resolved) / "config.json", name, flag)
+    expected = f"{flag} {name} must hold a config.json with a known model_type"
+    with _no_code_of_others(name, flag), library_errors(ArgumentError, expected, "correct it or copy it again"):
         written, _ = PreTrainedConfig.get_config_dict(resolved)
-        config = AutoConfig.from_pretrained(resolved)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArgumentError(f"{flag} {name} must hold a config.json with a known model_type, got: {reason}") from error
+        check_numbers(written, f"{flag} {name}")
+        config = AutoConfig.from_pretrained(resolved, trust_remote_code=trust_remote_code)
     if hasattr(config, "linear_divisor") and "linear_divisor" not in written:
         config.linear_divisor = "max_position"
     return config
+
+
+def check_numbers(fields: dict, owner: str, place: str = "") -> None:
+    """ArgumentError for a whole number in a config's fields, nested ones too, with which no model can be built."""
+    for key, value in fields.items():
+        field = f"{place}{key}"
+        most = _MOST.get(key, _MOST_PARTS if _PARTS.fullmatch(str(key)) else _MOST_NUMBER)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and not -_MOST_NUMBER <= number <= most:
+                raise ArgumentError(f"{owner} must have {field} of at most {most} in its config.json, got {number}")
+            if isinstance(number, dict):
+                check_numbers(number, owner, f"{field}.")

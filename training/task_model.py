@@ -3,7 +3,10 @@
 import logging
 from pathlib import Path
 
-from training.architecture import check_vocabulary, load_model
+from transformers import AutoModel
+
+from common.errors import library_errors
+from training.architecture import check_fits, check_vocabulary, check_weights, load_model
 from training.label_names import label_numbers
 from training.pretrained import ArgumentError, load_config, load_tokenizer, resolve_pretrained
 
@@ -22,20 +25,25 @@ def make_task_model(task, settings, name: str, training: bool, heads) -> tuple:
     """
     if Path(name, "discriminator").is_dir():
         name = str(Path(name, "discriminator"))
-    tokenizer = load_tokenizer(settings.tokenizer or name, "--tokenizer" if settings.tokenizer else "--model")
-    config = load_config(name, "--model")
+    trust, tokenizer_flag = settings.trust_remote_code, "--tokenizer" if settings.tokenizer else "--model"
+    tokenizer = load_tokenizer(settings.tokenizer or name, tokenizer_flag, trust)
+    config = load_config(name, "--model", trust)
     found = heads.encoder_config(config).model_type
     if settings.arch not in (None, found):
         raise ArgumentError(f"--arch must be {found}, that of --model {name}, got {settings.arch}; leave it out")
     if not training and (settings.do_eval or heads.has_head(config, task.kind)):
         return tokenizer, *_finetuned(task, settings, name, config, tokenizer, heads)
     check_vocabulary(config, name, "--model", tokenizer)
-    folder = None if settings.random_init else resolve_pretrained(name, "--model")
-    try:
+    encoder = heads.encoder_config(config)
+    if settings.random_init:
+        folder, files = None, "config.json"
+        check_fits(AutoModel, encoder, f"--model {name}", trust)
+    else:
+        folder, files = resolve_pretrained(name, "--model"), check_weights(AutoModel, encoder, name, "--model", trust)
+    expected = f"--model {name} must hold an encoder for a task of {task.kind} in config.json and {files}"
+    with library_errors(ArgumentError, expected, "name another folder"):
         options = {"head": settings.head, "dropout": settings.dropout, "pooling": settings.pooling}
         model = heads.task_model(config, folder, task.kind, task.labels, **options)
-    except ValueError as error:
-        raise ArgumentError(f"--model {error}") from error
     if not training:
         logger.warning("%s has no head for %s: the scores are those of a random one", name, task.name)
     return tokenizer, model, {label: number for number, label in enumerate(task.labels)}
@@ -49,7 +57,8 @@ def _finetuned(task, settings, name: str, config, tokenizer, heads) -> tuple:
         )
     if task.kind == "regression" and config.num_labels != 1:
         raise ArgumentError(f"--model {name} must have one output for {task.name}, got {config.num_labels}; train it")
-    model = load_model(heads.HEAD_CLASSES[task.kind], config, name, "--model", tokenizer)
+    auto_class, trust = heads.HEAD_CLASSES[task.kind], settings.trust_remote_code
+    model = load_model(auto_class, config, name, "--model", tokenizer, trust)
     if not task.labels:
         return model, {}
     return model, label_numbers(task.labels, model.config.id2label, settings.label_order, name)

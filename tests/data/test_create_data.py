@@ -404,7 +404,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path, monkeypatch):
     class Slow:
         is_fast = False
 
-    monkeypatch.setattr(create_data, "load_tokenizer", lambda name, flag: Slow())
+    monkeypatch.setattr(create_data, "load_tokenizer", lambda *arguments: Slow())
     (tmp_path / "slow").mkdir()
     source = write_jsonl(tmp_path / "in.jsonl", TEXTS[:3])
     with pytest.raises(ArgumentError, match="must be a fast tokenizer, got Slow"):

@@ -29,6 +29,7 @@ from models.task_heads import (
     takes_token_types,
     task_model,
 )
+from training.architecture import own_memory
 
 SIZE = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "initializer_range": 0.2}
 STOCK = SIZE | {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 48, "pad_token_id": 0}
@@ -85,7 +86,7 @@ def test_a_model_with_any_head_is_saved_and_loaded(name, tmp_path):
     for number, kind in enumerate(HEAD_CLASSES, start=list(ENCODERS).index(name)):  # each head with half the families
         model = new_task_model(ENCODERS[name], kind, LABELS, ("auto", "linear")[number % 2]).eval()
         model.save_pretrained(tmp_path / kind)
-        loaded = HEAD_CLASSES[kind].from_pretrained(tmp_path / kind).eval()
+        loaded = own_memory(HEAD_CLASSES[kind].from_pretrained(tmp_path / kind)).eval()
         assert type(loaded) is type(model) and has_head(loaded.config, kind)
         assert torch.equal(logits(loaded, kind, inputs(kind)), logits(model, kind, inputs(kind)))
         if kind in ("classification", "tagging"):
@@ -99,7 +100,7 @@ def test_a_family_without_a_class_of_a_kind_gets_the_linear_head(tmp_path):
     assert type(model).__name__ == "LinearHeadForMultipleChoice"
     model.save_pretrained(tmp_path)
     given = inputs("multiple_choice")
-    loaded = HEAD_CLASSES["multiple_choice"].from_pretrained(tmp_path).eval()
+    loaded = own_memory(HEAD_CLASSES["multiple_choice"].from_pretrained(tmp_path)).eval()
     assert torch.equal(logits(loaded, "multiple_choice", given), logits(model, "multiple_choice", given))
 
 
