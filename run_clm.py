@@ -40,8 +40,8 @@ from training.arguments import ModelArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
 from training.files import write_whole
 from training.model_parallel import ModelParallelArguments
-from training.run import run_settings, set_up_process, start_run
-from training.trainer import Trainer, last_evaluation
+from training.run import run_settings, run_to_end, set_up_process
+from training.trainer import Trainer
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
 
@@ -126,11 +126,8 @@ def main(argv=None) -> dict[str, float]:
     if not args.do_train:
         return evaluate(trainer, data_args.perplexity_file)
     sources = {"model_name_or_path": model_args.model_name_or_path}
-    checkpoint = start_run(args, run_settings(args, data_args, {"documents": train.digest}, model.config, sources))
-    trainer.train(checkpoint)
-    if not trainer.stop.signalled:
-        trainer.save_model()
-    return last_evaluation(trainer.state)
+    settings = run_settings(args, data_args, {"documents": train.digest}, model.config, sources)
+    return run_to_end(trainer, settings, save=trainer.save_model)
 
 
 def check_arguments(model_args, data_args, args) -> None:

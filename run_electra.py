@@ -22,6 +22,7 @@ from pathlib import Path
 from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
+from common.files import give_usual_rights
 from data.collators import MaskCollator
 from data.electra_examples import ElectraRows
 from data.masking import MASK_STYLES, TokenMasking, WholeWordMasking
@@ -41,8 +42,8 @@ from training.electra_arguments import (
 )
 from training.electra_objective import ReplacedTokenDetection
 from training.layer_decay import factors_of_part
-from training.run import run_settings, set_up_process, settle_seed, start_run
-from training.trainer import Trainer, last_evaluation
+from training.run import run_settings, run_to_end, set_up_process, settle_seed
+from training.trainer import Trainer
 
 MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
 
@@ -69,7 +70,8 @@ def main(argv=None) -> dict[str, float]:
     settle_steps(args, train.lengths)
 
     def export(folder):
-        export_networks(model, tokenizer, Path(folder))
+        if args.should_save:
+            export_networks(model, tokenizer, Path(folder))
 
     trainer = Trainer(
         model=model,
@@ -93,11 +95,8 @@ def main(argv=None) -> dict[str, float]:
     sources = {name: getattr(model_args, name) for name in ("model_name_or_path", "generator_name_or_path")}
     if args.layer_decay is not None:
         sources |= {"layer_decay": [args.layer_decay, args.layer_decay_offset]}
-    checkpoint = start_run(args, run_settings(args, data_args, train.corpus.manifest, model.config, sources))
-    trainer.train(checkpoint)
-    if not trainer.stop.signalled and args.should_save:
-        export(args.output_dir)
-    return last_evaluation(trainer.state)
+    settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources)
+    return run_to_end(trainer, settings, save=export)
 
 
 def check_arguments(model_args, data_args, args) -> None:
@@ -224,6 +223,7 @@ def export_networks(model, tokenizer, folder: Path) -> None:
     model.export(str(folder))
     for name, _ in model.named_children():
         tokenizer.save_pretrained(str(folder / name))
+        give_usual_rights((folder / name).glob("*.safetensors"))
 
 
 if __name__ == "__main__":

@@ -131,12 +131,23 @@ class Prepared:
 def run_job(folder: Path, use_cpu: bool = False) -> dict:
     """Train, evaluate and predict as the folder's job.json says; returns result.json, of a finished job at once."""
     job = JobRecord.read(folder)
-    if (result := finetuning.read_result(folder)) is not None:
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # else the first process decides for all, once they know it
+    if alone and (result := finetuning.read_result(folder)) is not None:
         logger.info("%s is finished", folder)
         return result
     started = time.perf_counter()
     made = read_job(job, use_cpu)
     set_up_process(made.args)
+    with finetuning.held(folder, made.args) as result:
+        if result is not None:
+            logger.info("%s is finished", folder)
+            return result
+        return finish_job(made, started)
+
+
+def finish_job(made: Prepared, started: float) -> dict:
+    """What is left to do of a job whose folder is held; returns what result.json then holds."""
+    job, folder = made.job, made.job.folder
     set_seed(job.seed)
     name = str(Path(job.init_from, BEST)) if job.init_from else made.settings.model
     found = make_task_model(made.task, made.settings, name, made.plan.training, task_heads)

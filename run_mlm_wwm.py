@@ -37,8 +37,8 @@ from training.arguments import (
     settle_steps,
 )
 from training.objectives import MaskedLanguageModelling
-from training.run import run_settings, set_up_process, start_run
-from training.trainer import Trainer, last_evaluation
+from training.run import run_settings, run_to_end, set_up_process
+from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -94,11 +94,8 @@ def main(argv=None) -> dict[str, float]:
         print(json.dumps(metrics))
         return metrics
     sources = {"model_name_or_path": model_args.model_name_or_path}
-    checkpoint = start_run(args, run_settings(args, data_args, train.corpus.manifest, model.config, sources))
-    trainer.train(checkpoint)
-    if not trainer.stop.signalled:
-        trainer.save_model()
-    return last_evaluation(trainer.state)
+    settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources)
+    return run_to_end(trainer, settings, save=trainer.save_model)
 
 
 def check_arguments(model_args, data_args, args) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import run_clm
 from tests.processes import run_together
-from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, weights
+from tests.runs import as_before_checksums, assert_close_runs, assert_same_run, curve, killed_in, weights
 from training.pretrained import ArgumentError, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -113,9 +113,13 @@ def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, changes):
 
 def test_a_checkpoint_without_its_memory_is_refused(flags, tmp_path):
     run_clm.main(flags(max_steps=4))
-    (tmp_path / "run" / "checkpoint-4" / "memory_0.safetensors").unlink()
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    (checkpoint / "memory_0.safetensors").unlink()
+    with pytest.raises(ArgumentError, match=r"--resume_from_checkpoint .* lacks memory_0.safetensors"):
+        run_clm.main(flags(max_steps=8, resume_from_checkpoint=checkpoint))
+    as_before_checksums(checkpoint)
     with pytest.raises(ArgumentError, match="--resume_from_checkpoint must hold the memory"):
-        run_clm.main(flags(max_steps=8, resume_from_checkpoint=tmp_path / "run" / "checkpoint-4"))
+        run_clm.main(flags(max_steps=8, resume_from_checkpoint=checkpoint))
 
 
 # Published checkpoints

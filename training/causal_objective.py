@@ -7,6 +7,7 @@ Letters: B rows of a micro-batch, T tokens of a segment, K = mem_len + T keys.
 
 import inspect
 from collections import deque
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
@@ -119,17 +120,25 @@ class CausalLanguageModelling:
         layers = [torch.cat(states) for states in zip(*self._training_memory, strict=True)]
         return {f"layer.{number}": state for number, state in enumerate(layers)} | {"streams": self._streams()}
 
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Take up what `state` gave, of the same streams. ArgumentError for others."""
+    def restore(self, parts: Sequence[dict[str, torch.Tensor]], device: torch.device) -> None:
+        """Take up what `state` gave on all processes, however its streams are dealt out now. ArgumentError without."""
         if not self._mem_len:
             return
-        if "streams" not in state or not torch.equal(state["streams"].cpu(), self._streams()):
+        found = torch.cat([part["streams"] for part in parts]).tolist() if parts else []
+        rows = {stream: row for row, stream in enumerate(found)}
+        mine = self._streams().tolist()
+        if not rows.keys() >= set(mine):
             raise ArgumentError(
                 "--resume_from_checkpoint must hold the memory of this process's streams, got that of others or none; "
-                "go on with as many processes and the same --per_device_train_batch_size"
+                "name another one, or continue from its weights with --model_name_or_path"
             )
-        layers = [state[f"layer.{number}"].chunk(self._batches.accumulation) for number in range(len(state) - 1)]
-        self._training_memory = deque(zip(*layers, strict=True))
+        wanted = [rows[stream] for stream in mine]
+        layers = [
+            torch.cat([part[f"layer.{number}"] for part in parts])[wanted].to(device)
+            for number in range(len(parts[0]) - 1)
+        ]
+        shares = [layer.chunk(self._batches.accumulation) for layer in layers]
+        self._training_memory = deque(zip(*shares, strict=True))
 
     def _streams(self) -> torch.Tensor:
         rows = self._batches

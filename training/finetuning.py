@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,10 +25,12 @@ import transformers
 
 from training.arguments import RunArguments
 from training.checkpoints import all_checkpoints, newest_checkpoint, publish, remove_partial
-from training.files import PARTIAL, write_whole
+from training.files import CHECKSUMS, PARTIAL, broken_seal, read_json, write_whole
 from training.finetune_arguments import SCHEDULE_NAMES, JobArguments
 from training.grid import JOB_FILE
+from training.lock import LOCK, locked
 from training.pretrained import ArgumentError
+from training.run import first_decides
 from training.schedules import SCHEDULES
 from training.sweep import RESULT_FILE
 
@@ -50,7 +53,7 @@ class JobRecord:
     def read(cls, folder: Path) -> "JobRecord":
         """ArgumentError unless the folder has a job.json."""
         try:
-            record = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+            record = read_json(folder / JOB_FILE)
             return cls(folder, record["task"], record["settings"], record["seed"], record.get("init_from"))
         except (OSError, ValueError, KeyError) as error:
             raise ArgumentError(
@@ -65,9 +68,15 @@ class JobRecord:
 
 
 def read_result(folder: Path) -> dict | None:
-    """result.json of a finished job, None of any other."""
+    """result.json of a finished job, None of any other. ArgumentError for a damaged one."""
     file = folder / RESULT_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    try:
+        return read_json(file, "task", "metrics") if file.is_file() else None
+    except ValueError as error:
+        raise ArgumentError(
+            f"{file} must be the result of a finished job, got a damaged file ({error}); move {folder} away, and the "
+            f"same command runs the job again"
+        ) from error
 
 
 def log_to_console() -> None:
@@ -83,7 +92,9 @@ def move_jobs_aside(folders: Sequence[Path]) -> None:
             number = 1
             while (aside := folder.with_name(f"old-{folder.name}-{number}")).exists():
                 number += 1
-            folder.rename(aside)
+            with locked(folder, f"--output_dir with {folder.name}"):
+                folder.rename(aside)
+            (aside / LOCK).unlink()
             logger.warning("moved %s to %s", folder, aside)
 
 
@@ -171,12 +182,26 @@ def class_weights(setting: str | None, labels: np.ndarray, count: int) -> torch.
     return weights
 
 
+@contextmanager
+def held(folder: Path, args) -> Iterator[dict | None]:
+    """Lock a job's folder, on the first process, and clear what a killed one left; gives result.json if there is one.
+
+    ArgumentError on all processes where another one works in the folder.
+    """
+    with ExitStack() as stack:
+
+        def take() -> dict | None:
+            stack.enter_context(locked(folder, f"--job {folder}"))
+            remove_partial(folder)
+            return read_result(folder)
+
+        yield first_decides(args, take)
+
+
 def train(trainer, folder: Path) -> bool:
     """Train to the end, from the newest checkpoint if any; False after a signal, which leaves another one."""
-    if trainer.args.should_save:
-        remove_partial(folder)
-    trainer.accelerator.wait_for_everyone()
-    checkpoint = newest_checkpoint(folder, trainer.args)
+    way_out = f"move {folder} away, and the same command starts this job over"
+    checkpoint = first_decides(trainer.args, lambda: newest_checkpoint(folder, trainer.args, way_out))
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     trainer.train(checkpoint)
@@ -200,15 +225,24 @@ def keep_selected(trainer, folder: Path, best: bool) -> None:
         keep_model(trainer, folder)
         return
     trainer.accelerator.wait_for_everyone()
-    found = type(trainer.model).from_pretrained(folder / BEST, dtype=torch.float32)
+    place = trainer.peers.fetch(folder / BEST)
+    if (fault := broken_seal(place)) is not None:
+        raise ArgumentError(
+            f"{folder / BEST} must hold the best weights as they were written, got a folder that {fault}; "
+            f"move {folder} away, and the same command starts this job over"
+        )
+    found = type(trainer.model).from_pretrained(place, dtype=torch.float32)
     trainer.model.load_state_dict(found.state_dict())
+    trainer.peers.clear()
 
 
 def finish(folder: Path, result: dict, keep_best: bool) -> None:
     """Remove what only an unfinished job needs, then write result.json, last of all and whole."""
     for checkpoint in all_checkpoints(folder):
         shutil.rmtree(checkpoint)
-    if not keep_best:
+    if keep_best:
+        (folder / BEST / CHECKSUMS).unlink(missing_ok=True)
+    else:
         shutil.rmtree(folder / BEST, ignore_errors=True)
     write_whole(folder / RESULT_FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 

@@ -57,13 +57,27 @@ class ConsoleAndFile(TrainerCallback):
         logger.info("step %s/%s  %s", f"{state.global_step:,}", f"{state.max_steps:,}", "  ".join(parts))
 
 
+def read_log(path: Path) -> list[dict]:
+    """The records of a JSON-lines log, without a line that a kill cut short; damaged ones are left out and counted."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        records.append(record)
+    if len(records) < len(lines):
+        logger.warning("%s: left out %d damaged lines", path, len(lines) - len(records))
+    return records
+
+
 def rewind(path: Path, step: int) -> None:
-    """Drop the records of a JSON-lines log that lie beyond a step, and a line that a kill cut short."""
-    if not path.is_file():
-        return
-    lines = path.read_bytes().split(b"\n")[:-1]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    write_whole(path, b"".join(line + b"\n" for line in kept).decode())
+    """Drop the records of a JSON-lines log that lie beyond a step, and what a kill or a disk has damaged."""
+    if path.is_file():
+        kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
+        write_whole(path, "".join(kept))
 
 
 class TensorBoard(TensorBoardCallback):

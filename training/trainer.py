@@ -11,12 +11,15 @@ It differs from transformers' Trainer in this:
 
 import copy
 import json
+import logging
 import math
 import shutil
+import tempfile
 import time
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from accelerate.utils import gather_object, send_to_device
@@ -26,18 +29,34 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from common.errors import Stopped
-from training.checkpoints import COMPLETE, PROGRESS, SaveAfter, all_checkpoints, publish, rotate
-from training.files import PARTIAL
+from common.files import give_usual_rights
+from training.checkpoints import (
+    COMPLETE,
+    PROGRESS,
+    STATE,
+    SaveAfter,
+    all_checkpoints,
+    copy_random_state,
+    process_of,
+    publish,
+    random_state_name,
+    random_states,
+    rotate,
+)
+from training.files import PARTIAL, read_json
 from training.finiteness import NotFinite, Watch, all_finite, drop_gradients_unless_finite, rows_named, state_tensors
 from training.layer_decay import split_by_rate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
 from training.model_parallel import ask_for, take_share
 from training.optimizers import AdamWithoutBiasCorrection, make_muon
+from training.peers import Peers
 from training.pretrained import ArgumentError
 from training.run import LOG_FILE, keep_freed_memory
 from training.schedules import FollowGlobalStep, RateAndMomentum, check_schedule, make_schedule
 from training.stopping import StopEarly, obey_parent_only
 from training.window import Window, summary
+
+logger = logging.getLogger(__name__)
 
 
 def _set_up_worker(number: int) -> None:
@@ -275,18 +294,20 @@ class Trainer(transformers.Trainer):
     # Training
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """Train to the end of the sampler; resume_from_checkpoint is a complete checkpoint folder or None."""
+        """Train to the end of the sampler; resume_from_checkpoint is a folder of the first process, or None."""
+        self.peers = Peers(self.args)
+        checkpoint = None
         if resume_from_checkpoint is not None:
-            progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
-            self._restore(progress)
-            self._restore_memory(Path(resume_from_checkpoint))
+            checkpoint = self.peers.fetch(Path(resume_from_checkpoint))
+            self._restore(read_json(checkpoint / PROGRESS))
+            self._restore_memory(checkpoint)
             self.args.eval_on_start = False  # the log has that record
         self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.args.mixed_precision, torch.float32)
         self._peak = measured_peak(self.args.device, dtype) * self.args.world_size
-        checkpoint = resume_from_checkpoint and str(resume_from_checkpoint)
         with self.stop.listening():
-            outcome = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            outcome = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+        self.peers.clear()
         self._look()
         self._stop_unless_finite(weights=True)
         if self.stop.reason == "SIGINT":
@@ -295,21 +316,44 @@ class Trainer(transformers.Trainer):
 
     def _restore(self, progress: dict):
         """Take up the place in the data and what was summed since the last log."""
+        rows = progress["places"] / max(progress["step"], 1)
+        if progress["step"] and rows != self.train_batches.step_size:
+            raise ArgumentError(
+                f"batch size x accumulation x processes must stay the {rows:g} rows a step with which the checkpoint "
+                f"was made, got {self.train_batches.step_size}; change the batch size"
+            )
         self.train_batches.start = progress["places"]
         self._start = (progress["step"], progress["places"])
         self._window_step, self._tokens_seen = progress["window_step"], progress["tokens_seen"]
         self._window.restore(progress["sums"], share=float(self.args.data_process == 0))
         self.stop.seconds_before = progress["seconds"]
 
-    def _memory_file(self, folder: Path) -> Path:
-        return folder / f"memory_{self.args.data_process}.safetensors"
-
     def _restore_memory(self, folder: Path) -> None:
-        """What an objective carries from step to step, if it does."""
+        """What an objective carries from step to step, if it does: of all processes, whose rows may be dealt anew."""
         if hasattr(self.objective, "restore"):
-            file = self._memory_file(folder)
-            memory = load_file(file) if file.is_file() else {}
-            self.objective.restore(send_to_device(memory, self.args.device))
+            parts = [load_file(file) for file in sorted(folder.glob("memory_*.safetensors"), key=process_of)]
+            self.objective.restore(parts, self.args.device)
+
+    def _load_rng_state(self, checkpoint):
+        """As transformers does from as many processes; otherwise a process takes up the state of its number, if any.
+
+        The random numbers of one that had none are a function of seed, step and process.
+        """
+        if checkpoint is not None:
+            saved, number = random_states(Path(checkpoint)), self.args.process_index
+            wanted = [random_state_name(number, self.args.world_size) for number in range(self.args.world_size)]
+            if [file.name for file in saved] == wanted:
+                super()._load_rng_state(checkpoint)
+            else:
+                drawn = np.random.SeedSequence([self.args.seed, self.state.global_step, number]).generate_state(1)
+                set_seed(int(drawn[0]))
+                logger.info("going on with %d processes instead of %d", self.args.world_size, len(saved))
+                for file in saved:
+                    if process_of(file) == number:
+                        with tempfile.TemporaryDirectory() as folder:
+                            copy_random_state(file, Path(folder) / wanted[number], alone=self.args.world_size == 1)
+                            super()._load_rng_state(folder)
+        self.peers.clear()  # the last that is read of it
 
     def _run_example(self, model, length: int) -> None:
         device = next(model.parameters()).device  # DeepSpeed and FSDP move the model only when training starts
@@ -319,6 +363,9 @@ class Trainer(transformers.Trainer):
     def _init_training_state(self, max_steps, *arguments):
         found = super()._init_training_state(max_steps, *arguments)
         self.state.compute_steps(self.args, max_steps)  # this call's intervals, not those of the checkpoint
+        best = Path(self.args.output_dir, f"{COMPLETE}{self.state.best_global_step}")
+        if self.keep_best is None and best.is_dir():
+            self.state.best_model_checkpoint = str(best)  # wherever the folder has been moved to
         self._clock = time.perf_counter()
         return found
 
@@ -445,25 +492,34 @@ class Trainer(transformers.Trainer):
         self.save_model(str(partial), _internal_call=True)
         self._save_optimizer_and_scheduler(str(partial))
         self._save_scaler(str(partial))
-        self._save_rng_state(str(partial))
-        if memory:
-            save_file(memory, self._memory_file(partial))
+        with self.peers.delivery(partial) as folder:
+            self._save_rng_state(str(folder))
+            if memory:
+                save_file(memory, folder / f"memory_{self.args.data_process}.safetensors")
         if self.args.should_save:
-            self.state.save_to_json(str(partial / "trainer_state.json"))
+            self.state.save_to_json(str(partial / STATE))
             if self.export is not None and self.state.global_step in self.kept_steps:
                 self.export(partial)
             (partial / PROGRESS).write_text(json.dumps(self._progress(totals)), encoding="utf-8")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             publish(partial, final)
-            rotate(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, self.kept_steps)
+            best, step = self.state.best_model_checkpoint, self.state.global_step
+            rotate(output_dir, self.args.save_total_limit, best, self.kept_steps, newest=step)
         self.accelerator.wait_for_everyone()
         self._clock += time.perf_counter() - started
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """As transformers', with the rights of other new files."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            give_usual_rights(Path(output_dir or self.args.output_dir).glob("*.safetensors"))
 
     def _progress(self, totals: dict[str, float]) -> dict:
         """What transformers does not save: see _restore. JSON keeps every bit of a float64."""
         return {
             "step": self.state.global_step,
+            "processes": self.args.world_size,
             "places": self._places(),
             "window_step": self._window_step,
             "tokens_seen": self._tokens_seen,
@@ -485,8 +541,3 @@ class Trainer(transformers.Trainer):
                 f"--resume_from_checkpoint must name a checkpoint of this model, got one with missing tensors "
                 f"{sorted(missing)[:3]} and unexpected ones {load_result.unexpected_keys[:3]}; start over with none"
             )
-
-
-def last_evaluation(state) -> dict[str, float]:
-    """The numbers of the last evaluation of a run, {} if there was none. state: transformers' TrainerState."""
-    return next((logs for logs in reversed(state.log_history) if "eval_loss" in logs), {})

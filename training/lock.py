@@ -1,0 +1,97 @@
+"""One process at a time trains in a folder: a lock file, which says who holds it.
+
+The lock is the kernel's, so that it ends with its process however that ends, and a record lock, which loader workers
+do not inherit: those of a killed run hold nothing up. Where a file system has no locks, what the file says counts.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.claims import machine, process_start
+from training.pretrained import ArgumentError
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, flag: str) -> Iterator[None]:
+    """Hold an existing folder, which nothing else of this process may hold; the lock file is gone afterwards.
+
+    ArgumentError, which names `flag` and the holder, when another process holds it.
+    """
+    path = folder / LOCK
+    handle = _take(path, flag)
+    try:
+        record = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        record |= {"machine": machine(), "process_start": process_start(os.getpid())}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(record).encode(), 0)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # removed with its folder, or not removable any more
+            if _is_file_of(handle, path):
+                path.unlink()
+        os.close(handle)
+
+
+def _take(path: Path, flag: str) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle, path, flag)
+            if _is_file_of(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the holder before removed the file meanwhile
+
+
+def _lock(handle: int, path: Path, flag: str) -> None:
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN, *_WITHOUT_LOCKS):
+            raise
+        locks = error.errno not in _WITHOUT_LOCKS
+    holder = _read(handle)
+    here = holder.get("machine") == machine()
+    if locks or (here and process_start(holder["pid"]) == holder["process_start"] is not None):
+        raise ArgumentError(
+            f"{flag} must be free, got {path.parent}, in which process {holder.get('pid', 'unknown')} on "
+            f"{holder.get('host', 'an unknown machine')} has trained since {holder.get('since', 'just now')}; "
+            f"wait for it to end or name another folder"
+        )
+    if holder and not here:
+        logger.warning(
+            "%s is on a file system without locks: see to it that process %s on %s, there since %s, has ended",
+            *(path.parent, holder.get("pid"), holder.get("host"), holder.get("since")),
+        )
+
+
+def _read(handle: int) -> dict:
+    """What the holder has written; {} where it is writing it just now."""
+    try:
+        found = json.loads(os.pread(handle, 1 << 16, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_file_of(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
