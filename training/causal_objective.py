@@ -7,7 +7,6 @@ Letters: B rows of a micro-batch, T tokens of a segment, K = mem_len + T keys.
 
 import inspect
 from collections import deque
-from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
@@ -120,11 +119,11 @@ class CausalLanguageModelling:
         layers = [torch.cat(states) for states in zip(*self._training_memory, strict=True)]
         return {f"layer.{number}": state for number, state in enumerate(layers)} | {"streams": self._streams()}
 
-    def restore(self, parts: Sequence[dict[str, torch.Tensor]], device: torch.device) -> None:
+    def restore(self, *parts: dict[str, torch.Tensor], device: torch.device | None = None) -> None:
         """Take up what `state` gave on all processes, however its streams are dealt out now. ArgumentError without."""
         if not self._mem_len:
             return
-        found = torch.cat([part["streams"] for part in parts]).tolist() if parts else []
+        found = [stream for part in parts if part for stream in part["streams"].tolist()]
         rows = {stream: row for row, stream in enumerate(found)}
         mine = self._streams().tolist()
         if not rows.keys() >= set(mine):

@@ -332,7 +332,7 @@ class Trainer(transformers.Trainer):
         """What an objective carries from step to step, if it does: of all processes, whose rows may be dealt anew."""
         if hasattr(self.objective, "restore"):
             parts = [load_file(file) for file in sorted(folder.glob("memory_*.safetensors"), key=process_of)]
-            self.objective.restore(parts, self.args.device)
+            self.objective.restore(*parts, device=self.args.device)
 
     def _load_rng_state(self, checkpoint):
         """As transformers does from as many processes; otherwise a process takes up the state of its number, if any.

@@ -63,7 +63,7 @@ def test_documents_of_a_row_are_apart_in_a_stock_model(attention):
     assert (loss(slice(0, 16), places, mask=False) - alone).abs() > 1e-2
 
 
-def test_memory_goes_to_other_micro_batches_of_one_process_and_to_no_other_streams(xl_model):
+def test_memory_goes_to_other_micro_batches_and_processes_and_to_no_other_streams(xl_model):
     model = xl_model(attention_window=8, mem_len=4)
 
     def objective(*shape):
@@ -77,7 +77,19 @@ def test_memory_goes_to_other_micro_batches_of_one_process_and_to_no_other_strea
     parts = objective(2, 2)
     parts.restore(whole.state())
     assert all(torch.equal(a, b) for a, b in zip(parts.state().values(), whole.state().values(), strict=True))
-    for other, state in ((objective(2, 1, 2, 1), whole.state()), (objective(4), {})):
+    halves = [objective(2, 1, 2, process) for process in range(2)]
+    for process, half in enumerate(halves):
+        half.restore(whole.state())
+        for name, tensor in half.state().items():
+            assert torch.equal(tensor, whole.state()[name][2 * process : 2 * process + 2])
+    again = objective(1, 4)
+    again.restore(*(half.state() for half in halves))
+    assert all(torch.equal(a, b) for a, b in zip(again.state().values(), whole.state().values(), strict=True))
+    for other, state in (
+        (objective(4, 1, 2, 1), whole.state()),
+        (objective(4), halves[0].state()),
+        (objective(4), {}),
+    ):
         with pytest.raises(ArgumentError, match="--resume_from_checkpoint must hold the memory"):
             other.restore(state)
 
