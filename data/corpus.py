@@ -1,15 +1,21 @@
 """A prepared corpus: a folder of Arrow shards of token ids with word marks, and a manifest that says how it was made.
 
 Each shard is one Arrow IPC stream with one record batch, so that every column is a single array in the memory map.
-The record of a shard (its counts) lies in the metadata of its schema: shard and record appear in one rename.
+The record of a shard (its counts) lies in the metadata of its schema: shard and record appear in one rename. Behind
+the stream stands the CRC-32 of all of it, which readers of Arrow do not look at; corpora made before have none.
 
 Letters: T tokens of a row, [CLS] and [SEP] included; R rows of the corpus; V entries of the vocabulary.
 """
 
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +27,24 @@ from data.tokenization import tokenizer_hash
 
 FORMAT = 1  # raised whenever the same input and settings give other bytes
 MANIFEST = "manifest.json"
+CHECKSUMS = "crc32"  # under the key `checksums` of a manifest whose shards all end with one
 _RECORD_KEY = b"shard_record"
+_CHECKSUM = "manifest_crc32"  # of all other keys of the manifest but `complete`
+_SEAL = b"crc:"  # before the four bytes of a shard's checksum, little-endian
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # how every Arrow stream ends
+_MOST = 1 << 24  # entries of a vocabulary and tokens of a row: what is more comes from a damaged manifest
+_THREADS = 8  # that read shards to check them
+_FORM = {
+    "complete": bool,
+    "tokenizer": {"name": str, "hash": str, "size": int},
+    "inputs": [{"file": str, "bytes": int, "sha256": str}],
+    "settings": {},
+    "shards": [{"file": str, "bytes": int}],
+}  # of the keys of a manifest; more of them may be there
 
 
 class CorpusError(UserError):
-    """A corpus folder cannot be used as asked; the message starts with the flag that named it."""
+    """A corpus folder cannot be used as asked; the message starts with the flag that named it, or the file in it."""
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
@@ -41,14 +60,66 @@ def write_arrow(path: Path, columns: dict[str, pa.Array], record: dict) -> None:
     """Write one shard whole or not at all: the columns as one record batch, the record in the schema's metadata."""
     schema = pa.schema([(name, column.type) for name, column in columns.items()])
     schema = schema.with_metadata({_RECORD_KEY: json.dumps(record, sort_keys=True).encode()})
-    with atomic_output(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
-        out.write_batch(pa.record_batch(list(columns.values()), schema=schema))
+    with atomic_output(path, parents=False) as partial:
+        with pa.OSFile(os.fsencode(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
+            out.write_batch(pa.record_batch(list(columns.values()), schema=schema))
+        with partial.open("r+b") as file:
+            file.write(_SEAL + _checksum(file, partial.stat().st_size))
 
 
-def read_record(path: Path) -> dict:
-    """Read the record of a shard without its columns."""
-    with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as stream:
-        return json.loads(stream.schema.metadata[_RECORD_KEY])
+def _checksum(file, size: int) -> bytes:
+    """CRC-32 of the next `size` bytes, or of fewer where the file ends."""
+    crc, buffer = 0, memoryview(bytearray(1 << 20))
+    while size > 0 and (count := file.readinto(buffer[:size])):
+        crc, size = zlib.crc32(buffer[:count], crc), size - count
+    return crc.to_bytes(4, "little")
+
+
+@contextmanager
+def _whole_shard(path: Path) -> Iterator[None]:
+    """CorpusError naming the file for what Arrow, or we, find wrong with it; what the system says of it goes on."""
+    try:
+        yield
+    except Exception as error:  # of the kinds that Arrow raises there is no end
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())[:200] or "no columns"
+        raise CorpusError(
+            f"{path} must be a whole shard of a corpus, got a damaged one ({reason}); copy it again, or remove it and "
+            "run the command that made the corpus again"
+        ) from error
+
+
+def read_arrow(path: Path) -> tuple[dict, pa.RecordBatch, int]:
+    """Map a file of `write_arrow` into memory: its record, its columns, its bytes. CorpusError when it is damaged.
+
+    The columns are checked as far as reading them must not lead outside of the file.
+    """
+    with _whole_shard(path), pa.memory_map(os.fsencode(path)) as source:  # the map outlives the open file
+        size = source.size()
+        tail = source.read_at(16, max(size - 16, 0))
+        if _END not in (tail[8:], tail[:8] if tail[8:12] == _SEAL else b""):
+            raise ValueError(f"no end of an Arrow stream behind {size} bytes")
+        stream = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(use_threads=False))
+        record = json.loads((stream.schema.metadata or {})[_RECORD_KEY])
+        batch = stream.read_next_batch()
+        batch.validate(full=True)
+        if not isinstance(record, dict) or any(column.null_count for column in batch.columns):
+            raise ValueError("a record or columns of another form")
+    return record, batch, size
+
+
+def check_seal(path: Path, required: bool) -> None:
+    """CorpusError when a file of `write_arrow` is not the one that was written, bit for bit.
+
+    required: whether one without a checksum, as they were before, counts as damaged.
+    """
+    with path.open("rb") as file, _whole_shard(path):
+        size = os.fstat(file.fileno()).st_size
+        found = _checksum(file, size - 8)
+        seal = file.read()
+        if seal != _SEAL + found and (required or seal != _END):
+            raise ValueError("another checksum than it was written with")
 
 
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
@@ -80,13 +151,36 @@ def write_shard(
     write_arrow(path, columns, record)
 
 
-def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Map a shard into memory: input_ids and continuation of all rows end to end, offsets [rows + 1], documents."""
-    with pa.memory_map(str(path)) as source:  # the map outlives the open file, so shards cost no descriptors
-        batch = pa.ipc.open_stream(source).read_next_batch()
-    ids, marks = batch.column("input_ids"), batch.column("continuation")
-    flat = (ids.values.to_numpy(), marks.values.to_numpy(), ids.offsets.to_numpy())
-    return *flat, batch.column("document").to_numpy()
+class Shard(NamedTuple):
+    """A shard in memory, mapped: read-only columns, all rows end to end; bytes of the file."""
+
+    record: dict
+    ids: np.ndarray  # uint16 or uint32 [sum of lengths]
+    marks: np.ndarray  # uint8, likewise
+    offsets: np.ndarray  # int32 [rows + 1]
+    documents: np.ndarray  # int64 [rows], not decreasing
+    bytes: int
+
+
+def read_shard(path: Path) -> Shard:
+    """Map a shard into memory. CorpusError when it is damaged, as far as a look at its rows' ends tells."""
+    record, batch, size = read_arrow(path)
+    kinds = {str(field.type) for field in batch.schema}
+    with _whole_shard(path):
+        if batch.schema.names != ["input_ids", "continuation", "document"] or not any(
+            kinds == {f"list<item: {ids}>", "list<item: uint8>", "int64"} for ids in ("uint16", "uint32")
+        ):
+            raise ValueError(f"columns {', '.join(map(str, batch.schema))}")
+        ids, marks, documents = batch.columns
+        offsets = ids.offsets.to_numpy()
+        if not np.array_equal(offsets, marks.offsets) or offsets[0] != 0 or offsets[-1] != len(ids.values):
+            raise ValueError("rows that end elsewhere than their tokens")
+        if ids.values.null_count or marks.values.null_count or len(ids.values) != len(marks.values):
+            raise ValueError("tokens without an id or a mark")
+        documents = documents.to_numpy()
+        if len(documents) and (documents[0] < 0 or np.diff(documents).min(initial=0) < 0):
+            raise ValueError("documents out of order")
+        return Shard(record, ids.values.to_numpy(), marks.values.to_numpy(), offsets, documents, size)
 
 
 def dataset_info(folder: Path, shards: list[str]) -> None:
@@ -113,24 +207,79 @@ def _feature(kind: pa.DataType) -> dict:
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
-    with atomic_output(folder / MANIFEST) as partial:
+    manifest = manifest | {_CHECKSUM: _manifest_checksum(manifest)}
+    with atomic_output(folder / MANIFEST, parents=False) as partial:
         partial.write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def _manifest_checksum(manifest: dict) -> int:
+    return zlib.crc32(json.dumps(manifest | {"complete": True}, sort_keys=True).encode())
+
+
 def read_manifest(folder: Path, flag: str) -> dict:
-    """Read a manifest. CorpusError naming `flag` when the folder holds none or one of another format."""
+    """Read a manifest. CorpusError naming `flag` when the folder holds none, a damaged one or another format's."""
     path = folder / MANIFEST
     if not path.is_file():
         raise CorpusError(
             f"{flag} must name a corpus folder, got {str(folder)!r}; make one with "
             "run_chinese_ref.py or data/create_data.py"
         )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("format") != FORMAT:
+    try:
+        manifest = json.loads(path.read_bytes())
+        fault = None if isinstance(manifest, dict) else f"a {type(manifest).__name__}"
+    except (ValueError, RecursionError) as error:
+        fault = str(error)
+    if fault is None and manifest.get("format") != FORMAT:
         raise CorpusError(
-            f"{flag} {folder} must have corpus format {FORMAT}, got {manifest.get('format')}; prepare the corpus again"
+            f"{flag} {path} must have corpus format {FORMAT}, got {manifest.get('format')!r:.60}; prepare the corpus "
+            "again"
+        )
+    if fault is None and _CHECKSUM in manifest:  # what was made before has none
+        fault = None if manifest.pop(_CHECKSUM) == _manifest_checksum(manifest) else "another one than was written"
+    fault = fault or _manifest_fault(manifest)
+    if fault is not None:
+        raise CorpusError(
+            f"{flag} {path} must be the manifest of a corpus, got a damaged one ({fault}); copy it again, or prepare "
+            "the corpus again in a new folder"
         )
     return manifest
+
+
+def _manifest_fault(manifest: dict) -> str | None:
+    """What is wrong in a manifest, None for nothing."""
+    needed = {"complete", "tokenizer", *(["shards"] if manifest.get("complete") else [])}
+    for key in needed - manifest.keys():
+        return f"without {key}"
+    for key in _FORM.keys() & manifest.keys():
+        if fault := _misfit(manifest[key], _FORM[key], key):
+            return fault
+    for number, shard in enumerate(manifest.get("shards", [])):
+        if shard["file"] != shard_name(number):
+            return f"shards[{number}].file is not {shard_name(number)}"
+    for place, value in (
+        ("tokenizer.size", manifest["tokenizer"]["size"]),
+        ("settings.max_seq_length", manifest.get("settings", {}).get("max_seq_length", 1)),
+    ):
+        if type(value) is not int or not 0 < value <= _MOST:
+            return f"{place} is {value!r:.60}"
+    return None
+
+
+def _misfit(value, form, place: str) -> str | None:
+    """Where a JSON value has another form: a type, or a container whose keys are needed or whose items are alike."""
+    if isinstance(form, type):
+        fits = type(value) is form and (form is not int or 0 <= value < 1 << 63)
+        return None if fits else f"{place} is {value!r:.60}"
+    if type(value) is not type(form):
+        return f"{place} is {value!r:.60}"
+    if isinstance(form, list):
+        found = (_misfit(item, form[0], f"{place}[{number}]") for number, item in enumerate(value))
+    else:
+        found = (
+            _misfit(value[key], form[key], f"{place}.{key}") if key in value else f"{place} without {key}"
+            for key in form
+        )
+    return next(filter(None, found), None)
 
 
 class Corpus:
@@ -150,9 +299,10 @@ class Corpus:
                 "run the command that makes it again"
             )
         self._open()
+        self._check()
 
     def _open(self) -> None:
-        self._ids, self._marks, self._offsets, documents = [], [], [], [np.zeros(0, np.int64)]
+        self._shards, self._files = [], []
         for shard in self.manifest["shards"]:
             path = self.folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
@@ -160,14 +310,39 @@ class Corpus:
                     f"{self._flag} {self.folder} must hold {shard['file']} with {shard['bytes']} bytes, got "
                     f"{path.stat().st_size if path.is_file() else 'no such file'}; copy the folder again"
                 )
-            ids, marks, offsets, owners = read_shard(path)
-            self._ids.append(ids)
-            self._marks.append(marks)
-            self._offsets.append(offsets)
-            documents.append(owners)
-        self.documents = np.concatenate(documents)
-        self.lengths = np.concatenate([np.zeros(0, np.int32), *map(np.diff, self._offsets)])
-        self._first_rows = np.cumsum([0] + [len(offsets) - 1 for offsets in self._offsets])
+            self._shards.append(read_shard(path))
+            self._files.append((os.fspath(path), path.stat()))
+        self.documents = np.concatenate([np.zeros(0, np.int64), *(shard.documents for shard in self._shards)])
+        self.lengths = np.concatenate([np.zeros(0, np.int32), *(np.diff(shard.offsets) for shard in self._shards)])
+        self._first_rows = np.cumsum([0] + [len(shard.documents) for shard in self._shards])
+
+    def _check(self) -> None:
+        """Read all of the shards once. CorpusError when one is not as it was written."""
+        paths = [self.folder / shard["file"] for shard in self.manifest["shards"]]
+        with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:  # crc32 lets others run
+            for _ in pool.map(check_seal, paths, [self.manifest.get("checksums") == CHECKSUMS] * len(paths)):
+                pass
+        if np.diff(self.documents).min(initial=0) < 0:
+            raise CorpusError(
+                f"{self._flag} {self.folder} must hold documents one after the other, got shards of several corpora; "
+                "copy the folder again"
+            )
+
+    def _still_whole(self, shard: int) -> None:
+        """CorpusError when a shard was cut short since it was opened; to read on would end the process.
+
+        One that was removed or replaced is still there for us.
+        """
+        path, before = self._files[shard]
+        try:
+            now = os.stat(path)
+        except OSError:
+            return
+        if os.path.samestat(now, before) and now.st_size != before.st_size:
+            raise CorpusError(
+                f"{self._flag} {self.folder} must stay as it is while it is read, got {os.path.basename(path)} with "
+                f"{now.st_size} bytes that had {before.st_size}; copy the folder again and run the same command again"
+            )
 
     def __getstate__(self) -> dict:
         return {"folder": self.folder, "_flag": self._flag, "manifest": self.manifest}
@@ -187,15 +362,20 @@ class Corpus:
         shards = np.searchsorted(self._first_rows, indices, side="right") - 1
         locals_ = indices - self._first_rows[shards]
         found = []
+        for shard in np.unique(shards).tolist():
+            self._still_whole(shard)
         for index, shard, local in zip(indices.tolist(), shards.tolist(), locals_.tolist(), strict=True):
-            span = slice(*self._offsets[shard][local : local + 2].tolist())
-            row = {"input_ids": self._ids[shard][span], "continuation": self._marks[shard][span]}
+            mapped = self._shards[shard]
+            span = slice(*mapped.offsets[local : local + 2].tolist())
+            row = {"input_ids": mapped.ids[span], "continuation": mapped.marks[span]}
             found.append({"sample": index, **row})
         return found
 
     def shards(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """By shard: number of its first row, ids and continuation of all its rows end to end, offsets [rows + 1]."""
-        yield from zip(self._first_rows.tolist(), self._ids, self._marks, self._offsets, strict=False)
+        for number, shard in enumerate(self._shards):
+            self._still_whole(number)
+            yield int(self._first_rows[number]), shard.ids, shard.marks, shard.offsets
 
     @property
     def is_grouped(self) -> bool:
@@ -208,13 +388,20 @@ class Corpus:
         return bool(self.manifest.get("settings", {}).get("keep_lines"))
 
     def check_tokenizer(self, backend: Tokenizer, flag: str = "--tokenizer_name") -> None:
-        """CorpusError naming `flag` unless the corpus was made with this tokenizer."""
+        """CorpusError naming `flag` unless the corpus was made with this tokenizer and holds ids of it alone."""
         made = self.manifest["tokenizer"]
         if tokenizer_hash(backend) != made["hash"]:
             raise CorpusError(
                 f"{flag} must be the tokenizer that made {self.folder} ({made['name']}, {made['size']} entries), got "
                 f"another one with {backend.get_vocab_size()} entries; name that one or prepare the corpus again"
             )
+        highest = max(backend.get_vocab().values(), default=-1)
+        for number, (_, ids, marks, _) in enumerate(self.shards()):
+            if ids.max(initial=0) > highest or marks.max(initial=0) > 1:
+                raise CorpusError(
+                    f"{self.folder / shard_name(number)} must hold ids up to {highest} and marks of 0 and 1, got "
+                    f"{ids.max()} and {marks.max()}; prepare the corpus again"
+                )
 
     def split_documents(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Split off a share of the documents, whole: (training rows, validation rows), int64, each sorted.
@@ -240,7 +427,8 @@ class Corpus:
 
     def token_counts(self) -> np.ndarray:
         """How often each id occurs, specials included: int64 [V]."""
-        counts = np.zeros(self.manifest["tokenizer"]["size"], np.int64)
-        for ids in self._ids:
+        highest = max((int(ids.max(initial=0)) for _, ids, _, _ in self.shards()), default=0)
+        counts = np.zeros(max(self.manifest["tokenizer"]["size"], highest + 1), np.int64)
+        for _, ids, _, _ in self.shards():
             counts += np.bincount(ids, minlength=len(counts))
         return counts

@@ -122,7 +122,7 @@ def prepare(folder: Path, source: Source, scanned, args, backend, tokenizer) -> 
             whole=bool(args.keep_lines) or not args.line_by_line,
             lines=bool(args.keep_lines),
         )
-        records = prepare_units(preparer, units, args.preprocessing_num_workers)
+        records = prepare_units(preparer, units, args.preprocessing_num_workers, flag="--preprocessing_num_workers")
         if not any(record["tokens"] for record in records):
             raise ArgumentError(
                 f"{flags[0]} must hold text for {folder}, got no token to write; check the input and "

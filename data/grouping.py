@@ -34,7 +34,7 @@ def group_rows(folder: Path, records: list[dict], length: int) -> list[dict]:
 def _rewrite(folder, records, ends, number, start, stop, record, length) -> None:
     """Make shard `number` hold the rows that begin in it, which are start:stop of the stream."""
     begin = ends[number] - record["stream"]
-    ids, marks, offsets, documents = read_shard(folder / shard_name(number))
+    _, ids, marks, offsets, documents, _ = read_shard(folder / shard_name(number))
     row_starts = np.arange(start, stop, length)
     row_documents = documents[np.searchsorted(offsets, row_starts - begin, side="right") - 1]
     parts = [(ids[start - begin :], marks[start - begin :])]
@@ -47,8 +47,8 @@ def _rewrite(folder, records, ends, number, start, stop, record, length) -> None
                 f"--output_dir {folder} must hold all shards, got one without {shard_name(number)} behind which rows "
                 "were cut already; remove the folder and run the same command again"
             )
-        ids, marks, _, _ = read_shard(folder / shard_name(later))
-        parts.append((ids[:room], marks[:room]))
+        shard = read_shard(folder / shard_name(later))
+        parts.append((shard.ids[:room], shard.marks[:room]))
     ids, marks = (np.concatenate(values) for values in zip(*parts, strict=True))
     marks[row_starts - start] = 0
     lengths = np.minimum(length, stop - row_starts)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, describe_fault
 
 _MARK = ".made-by-data-outputs"
 _NAME = re.compile(r"\.(.+)\.\w{8}\.partial", re.DOTALL)
@@ -90,6 +90,20 @@ def temporary_folder(path: Path, parents: bool = True) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def telling(state: str) -> Iterator[None]:
+    """UserError that ends in `state` for what files, memory and other processes do to the inside."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = describe_fault(error)
+        if what is None:
+            raise
+        raise UserError(f"{what}; {state}") from error
 
 
 def clear_left(parent: Path, name: str | None = None) -> None:

@@ -25,21 +25,24 @@ from typing import IO
 import numpy as np
 from tqdm import tqdm
 
+from common.errors import UserError
 from data.blocks import Blocks, join_rows, make_blocks
 from data.corpus import (
+    CHECKSUMS,
     FORMAT,
     MANIFEST,
     CorpusError,
+    check_seal,
     dataset_info,
     id_dtype,
     read_manifest,
-    read_record,
+    read_shard,
     shard_name,
     write_manifest,
     write_shard,
 )
 from data.jsonl import DataError
-from data.outputs import clear_left, is_temporary, resolve_output
+from data.outputs import clear_left, is_temporary, resolve_output, telling
 from data.reference import REFERENCE, ReferenceWriter
 from data.segmentation import Segmenter
 from data.sources import Source, Unit
@@ -55,7 +58,8 @@ _LOCK_SECONDS = 10.0
 def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
     """Hold the output folder for this run and its workers, and clear what a killed run left half written.
 
-    CorpusError naming `flag` when the folder holds other things, or another run does not release it.
+    CorpusError naming `flag` when the folder holds other things, or another run does not release it. What files and
+    memory do to the inside ends in a UserError that says that the finished shards stay.
     """
     folder = resolve_output(folder)
     if folder.exists() and not folder.is_dir():
@@ -75,7 +79,16 @@ def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
             time.sleep(0.05)
         for place in filter(Path.is_dir, (folder, folder / REFERENCE)):
             clear_left(place)
-        yield
+        try:
+            with telling(f"finished shards are kept in {folder}; mend that and run the same command again to go on"):
+                yield
+        except UserError as error:
+            if folder.is_dir():
+                raise
+            raise CorpusError(
+                f"{flag} must stay while it is written, got {str(folder)!r} removed; run the same command again to "
+                "begin anew"
+            ) from error
 
 
 def _try_lock(handle: IO) -> bool:
@@ -95,7 +108,8 @@ def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict, fla
     flags: those that name the input and the tokenizer; the keys of `settings` are flags too.
     CorpusError naming the flag when the folder was begun with other inputs, another tokenizer or other settings.
     """
-    fresh = {"format": FORMAT, "complete": False, "inputs": inputs, "tokenizer": tokenizer, "settings": settings}
+    fresh = {"format": FORMAT, "checksums": CHECKSUMS, "complete": False}
+    fresh |= {"inputs": inputs, "tokenizer": tokenizer, "settings": settings}
     if not (folder / MANIFEST).is_file():
         write_manifest(folder, fresh)
         return fresh
@@ -134,11 +148,27 @@ class Preparer:
     whole: bool = False  # a row for each text, whatever its length
     lines: bool = False  # a text is a line of a document, not all of it
 
-    def record_of(self, unit: Unit) -> dict | None:
-        """The record of a finished unit; None when its shard is missing, or skipped lines that must now fail."""
+    def record_of(self, unit: Unit, sealed: bool) -> dict | None:
+        """The record of a finished unit; None when its shard is missing, or skipped lines that must now fail.
+
+        A shard that is damaged counts as missing, with a line; all of it is read. sealed: whether all shards of the
+        corpus end with a checksum.
+        """
         path = self.folder / shard_name(unit.number)
-        record = read_record(path) if path.is_file() else None
-        return None if record and record["skipped_lines"] and not self.skip_errors else record
+        if not path.is_file():
+            return None
+        try:
+            shard = read_shard(path)
+            check_seal(path, sealed)
+            if self.reference:
+                self.reference.check(unit.number)
+            record = shard.record
+            if (record.get("unit"), record.get("blocks")) != (unit.number, len(shard.documents)):
+                raise CorpusError(f"{path} must have the record of its rows, got another one")
+        except CorpusError as error:
+            print(f"making unit {unit.number} again: {error}", file=sys.stderr)
+            return None
+        return None if record["skipped_lines"] and not self.skip_errors else record
 
     def __call__(self, unit: Unit) -> dict:
         """Write the shard of a unit and return its record. DataError with file:line."""
@@ -225,8 +255,13 @@ def _run_worker(unit: Unit) -> dict:
     return _prepare(unit)
 
 
-def prepare_all(prepare: Preparer, units: list[Unit], workers: int, report: Callable[[Unit, dict], None]) -> None:
-    """Prepare the units in `workers` processes; `report` each in order. The first error in that order is raised."""
+def prepare_all(
+    prepare: Preparer, units: list[Unit], workers: int, report: Callable[[Unit, dict], None], flag: str
+) -> None:
+    """Prepare the units in `workers` processes; `report` each in order. The first error in that order is raised.
+
+    CorpusError naming `flag`, of the number of workers, when one of them is killed.
+    """
     if min(workers, len(units)) < 2:
         for unit in units:
             report(unit, prepare(unit))
@@ -240,20 +275,23 @@ def prepare_all(prepare: Preparer, units: list[Unit], workers: int, report: Call
             report(unit, record)
     except BrokenProcessPool:
         raise CorpusError(
-            f"--workers must leave each process enough memory, got {workers} and one was killed; lower it and run "
-            "the same command again"
+            f"{flag} must leave each process enough memory, got {workers} and one was killed; lower it and run the "
+            "same command again, which goes on behind the finished shards"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
         gc.unfreeze()
 
 
-def prepare_units(preparer: Preparer, units: list[Unit], workers: int, log_interval: int = 100) -> list[dict]:
+def prepare_units(
+    preparer: Preparer, units: list[Unit], workers: int, log_interval: int = 100, flag: str = "--workers"
+) -> list[dict]:
     """Prepare the units that are not finished yet; return the records of all, in order.
 
-    log_interval: documents between updates of the progress bar, at least.
+    log_interval: documents between updates of the progress bar, at least; flag: that of the workers.
     """
-    records = {unit.number: record for unit in units if (record := preparer.record_of(unit))}
+    sealed = read_manifest(preparer.folder, "--output_dir").get("checksums") == CHECKSUMS
+    records = {unit.number: record for unit in units if (record := preparer.record_of(unit, sealed))}
     waiting = [unit for unit in units if unit.number not in records]
     if records:
         print(f"going on: {len(records)} of {len(units)} shards are finished", file=sys.stderr)
@@ -270,7 +308,7 @@ def prepare_units(preparer: Preparer, units: list[Unit], workers: int, log_inter
             bytes_done = documents = 0
 
     with bar:
-        prepare_all(preparer, waiting, workers, report)
+        prepare_all(preparer, waiting, workers, report, flag)
     return [records[unit.number] for unit in units]
 
 
@@ -280,6 +318,8 @@ def finish(folder: Path, manifest: dict, records: list[dict]) -> dict:
     shards = []
     for record in records:
         path = folder / shard_name(record["unit"])
+        if not path.is_file():
+            raise CorpusError(f"{path} must stay while the corpus is made, got it removed; run the same command again")
         shards.append({"file": path.name, "bytes": path.stat().st_size, **{name: record[name] for name in COUNTS}})
     dataset_info(folder, [shard["file"] for shard in shards])
     manifest = {**manifest, "complete": True, "counts": counts, "shards": shards}

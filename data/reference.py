@@ -15,7 +15,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from data.blocks import Blocks
-from data.corpus import dataset_info, list_array, shard_name, write_arrow
+from data.corpus import CorpusError, check_seal, dataset_info, list_array, read_arrow, shard_name, write_arrow
 from data.outputs import atomic_output
 
 REFERENCE = "reference"
@@ -26,6 +26,7 @@ class ReferenceWriter:
 
     def __init__(self, folder: Path, backend: Tokenizer):
         self.folder = folder / REFERENCE
+        self.folder.mkdir(exist_ok=True)
         vocabulary = backend.get_vocab()
         self._is_piece = np.zeros(max(vocabulary.values()) + 1, bool)
         self._is_piece[[token for word, token in vocabulary.items() if word.startswith("##")]] = True
@@ -47,6 +48,14 @@ class ReferenceWriter:
         columns = {"text": pa.array(texts, pa.string()), "chinese_ref": list_array(positions, counts)}
         write_arrow(self.folder / shard_name(number), columns, {})
 
+    def check(self, number: int) -> None:
+        """CorpusError when the shard of this unit is damaged or not there."""
+        path = self.folder / shard_name(number)
+        if not path.is_file():
+            raise CorpusError(f"{path} must be beside the shard of the corpus, got no such file")
+        read_arrow(path)
+        check_seal(path, required=False)
+
     def finish(self, count: int) -> None:
         """Write the two text files beside the corpus, and what datasets.load_from_disk needs, from `count` shards."""
         names = [shard_name(number) for number in range(count)]
@@ -58,7 +67,7 @@ class ReferenceWriter:
             text_partial.open("w", encoding="utf-8") as texts,
         ):
             for name in names:
-                batch = pa.ipc.open_stream(pa.memory_map(str(self.folder / name))).read_next_batch()
+                _, batch, _ = read_arrow(self.folder / name)
                 texts.writelines(f"{text}\n" for text in batch.column("text").to_pylist())
                 ids.writelines(f"{json.dumps(row)}\n" for row in batch.column("chinese_ref").to_pylist())
         dataset_info(self.folder, names)

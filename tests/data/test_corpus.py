@@ -13,7 +13,7 @@ from data.corpus import (
     CorpusError,
     dataset_info,
     id_dtype,
-    read_record,
+    read_shard,
     shard_name,
     write_manifest,
     write_shard,
@@ -76,7 +76,7 @@ def test_token_counts_cover_the_vocabulary(folder):
 
 
 def test_the_record_of_a_shard_is_read_without_the_manifest(folder):
-    assert [read_record(folder / shard_name(i))["blocks"] for i in range(3)] == [3, 0, 1]
+    assert [read_shard(folder / shard_name(i)).record["blocks"] for i in range(3)] == [3, 0, 1]
 
 
 def test_ids_take_two_bytes_while_they_fit():
