@@ -13,7 +13,6 @@ import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from common.errors import UserError
+from data.foreign import foreign_errors
 from data.outputs import atomic_output
 from data.tokenization import tokenizer_hash
 
@@ -75,19 +75,9 @@ def _checksum(file, size: int) -> bytes:
     return crc.to_bytes(4, "little")
 
 
-@contextmanager
-def _whole_shard(path: Path) -> Iterator[None]:
-    """CorpusError naming the file for what Arrow, or we, find wrong with it; what the system says of it goes on."""
-    try:
-        yield
-    except Exception as error:  # of the kinds that Arrow raises there is no end
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = " ".join(str(error).split())[:200] or "no columns"
-        raise CorpusError(
-            f"{path} must be a whole shard of a corpus, got a damaged one ({reason}); copy it again, or remove it and "
-            "run the command that made the corpus again"
-        ) from error
+def _whole_shard(path: Path):
+    cure = "copy it again, or remove it and run the command that made the corpus again"
+    return foreign_errors(path, "a whole shard of a corpus", cure, CorpusError)
 
 
 def read_arrow(path: Path) -> tuple[dict, pa.RecordBatch, int]:

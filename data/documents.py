@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from data.jsonl import DataError, parse_text
+from data.steady import Stamp, open_steady, stamp
 
 UNIT_BYTES = 8 << 20  # one unit of work: what a process reads before it writes
 _BLANK = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"  # what str.strip removes, as far as it is ASCII
@@ -18,21 +19,23 @@ _WIDE_BLANK = b"\xc2\xe1\xe2\xe3"  # first UTF-8 bytes of the rest, such as the 
 
 
 class Unit(NamedTuple):
-    """A byte range of one file. `base` is the number of bytes in all files before it."""
+    """A byte range of one file, whose stamp is of the time of cutting. `base`: number of bytes in all files before."""
 
     path: Path
     start: int
     end: int
     base: int
+    stamp: Stamp | None = None
 
 
 def split_units(files: list[Path]) -> list[Unit]:
     """Cut `files` into ranges of at most UNIT_BYTES, in order."""
     units, base = [], 0
     for path in files:
-        size = path.stat().st_size
-        units += [Unit(path, start, min(start + UNIT_BYTES, size), base) for start in range(0, size, UNIT_BYTES)]
-        base += size
+        now = stamp(path)
+        starts = range(0, now.size, UNIT_BYTES)
+        units += [Unit(path, start, min(start + UNIT_BYTES, now.size), base, now) for start in starts]
+        base += now.size
     return units
 
 
@@ -88,9 +91,10 @@ class Layout:
         """Yield (offset in the file, bytes) of every document of `unit`, in order.
 
         A document belongs to the unit in which the separator before it, or the line that it is, begins. So every
-        document of a file belongs to exactly one unit, and the last one is read beyond the end of its unit.
+        document of a file belongs to exactly one unit, and the last one is read beyond the end of its unit. DataError
+        when the file changes.
         """
-        with unit.path.open("rb") as file:
+        with open_steady(unit.path, unit.stamp) as file:
             offset = unit.start
             if offset:  # the line that reaches over the boundary is the previous unit's
                 file.seek(offset - 1)

@@ -1,14 +1,14 @@
 """Which source of documents a file, a folder or the name of a data set stands for.
 
-Lines of text and JSON lines are read as they lie, tables in text by data/tables.py; Parquet, saved data sets and the
-hub go through the datasets library, which keeps an Arrow copy in its cache and is imported only then. What is not
-read and which column is are printed.
+Lines of text and JSON lines are read as they lie, tables by data/tables.py; saved data sets and the hub go through
+the datasets library, which is imported only then. What is not read and which column is are printed.
 """
 
 import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import UserError
+from data.foreign import foreign_errors
 from data.jsonl import DataError, first_objects, input_files, refuse_foreign, refuse_json, say_left_out
 from data.sources import LineSource, Source, TableSource
-from data.tables import TABLES, read_column
+from data.tables import read_column
 
 KINDS = {
     ".txt": "text", ".text": "text", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
@@ -68,7 +69,8 @@ def open_dataset(name: str, config: str | None, column: str | None, cache_dir: s
     if (saved / "state.json").is_file():
         from datasets import load_from_disk
 
-        return _table(load_from_disk(str(saved)), name, column, "--dataset_name")
+        with foreign_errors(saved, "a data set that save_to_disk wrote", "copy it again or save it anew"):
+            return _table(load_from_disk(str(saved)), name, column, "--dataset_name")
     found = input_files(folder, "--dataset_name", "")
     files = [file for file in found if file.suffix.lower() in KINDS]
     say_left_out(
@@ -101,19 +103,8 @@ def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | No
             _refuse_numbers([found.get(key) for found in first_objects(files[0], 100) or []], key)
         return LineSource(files, root, key)
     name = files[0].name if len(files) == 1 else root.name
-    if kind in TABLES:
-        choose = partial(_choose, column=column, flag=flag)
-        return _source(*read_column(files, kind, choose, _cache(cache_dir)), name, column)
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    names = [str(file) for file in files]
-    try:
-        found = load_dataset(kind, data_files=names, split="train", cache_dir=cache_dir)
-    except DatasetGenerationError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise InputError(f"{flag} must be {kind} that can be read, got: {reason}; mend {', '.join(names)}") from error
-    return _table(found, name, column, flag)
+    choose = partial(_choose, column=column, flag=flag)
+    return _source(*read_column(files, kind, choose, _cache(cache_dir)), name, column)
 
 
 def _cache(cache_dir: str | None) -> Path:
@@ -183,17 +174,20 @@ def _table(found, name: str, column: str | None, flag: str) -> TableSource:
     values = found.data.column(chosen)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise InputError(f"--text_column must name a column of strings, got {chosen} of type {values.type}")
-    return _source(values, chosen, name, column)
+    values.validate(full=True)
+    return _source(values, chosen, name, column, [Path(file["filename"]) for file in found.cache_files])
 
 
-def _source(values: pa.ChunkedArray, chosen: str, name: str, column: str | None) -> TableSource:
+def _source(
+    values: pa.ChunkedArray, chosen: str, name: str, column: str | None, files: Sequence[Path] = ()
+) -> TableSource:
     """The texts of a column, of which those that are missing are counted."""
     if column is None:
         _refuse_numbers(values.slice(0, 100).to_pylist(), chosen)
     empty = values.null_count + (pc.sum(pc.equal(pc.binary_length(values), 0)).as_py() or 0)
     if empty:
         print(f"left out: {empty:,} of the {len(values):,} rows of {name} (no {chosen!r})", file=sys.stderr)
-    return TableSource(values, name)
+    return TableSource(values, name, files)
 
 
 def _refuse_numbers(values: list, chosen: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.errors import UserError
 from data.documents import Layout, split_units
 from data.jsonl import DataError, input_files, parse_text, refuse_foreign, refuse_json
+from data.steady import open_steady
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def read_documents(path: str | Path, flag: str, spliter: str | None) -> Iterator
     characters = largest = lines = 0
     for file in files:
         if file not in texts:
-            with file.open("rb") as handle:
+            with open_steady(file) as handle:
                 for number, line in enumerate(handle, start=1):
                     if line.strip():
                         where = f"{file}:{number}"

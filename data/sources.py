@@ -5,7 +5,7 @@ that a unit's shard does not depend on who makes it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.jsonl import DataError, parse_text
+from data.steady import Stamp, open_steady, refuse_change, stamp
 
 UNIT_BYTES = 1 << 20  # of a small input; a unit is the least that a killed run repeats, and what two workers share
 _MOST_UNIT_BYTES = 16 << 20  # of a large one; a worker holds the tokens of one unit
@@ -40,7 +41,7 @@ class Unit(NamedTuple):
 
 
 class Source(Protocol):
-    """Documents in units."""
+    """Documents in units. DataError when a file is not as it was when its units were cut."""
 
     def scan(self) -> tuple[list[dict], list[Unit]]:
         """Read all input once: (name, size and SHA-256 of each part; the units)."""
@@ -68,6 +69,7 @@ class LineSource:
 
     def __init__(self, files: list[Path], root: Path, key: str | None):
         self.files, self.root, self.key = files, root, key
+        self._stamps: dict[Path, Stamp] = {}  # when they were scanned
 
     def scan(self) -> tuple[list[dict], list[Unit]]:
         target = _target(sum(file.stat().st_size for file in self.files))
@@ -82,7 +84,8 @@ class LineSource:
 
         for path in self.files:
             digest, position, start, line, first_line = hashlib.sha256(), 0, 0, 1, 1
-            with path.open("rb") as handle:
+            with open_steady(path) as handle:
+                self._stamps[path] = stamp(handle)
                 while block := handle.read(1 << 20):
                     digest.update(block)
                     done = 0
@@ -108,11 +111,13 @@ class LineSource:
     def raw(self, unit: Unit) -> Iterator[tuple[int, bytes, str]]:
         number = unit.document
         for span in unit.spans:
-            with span.path.open("rb") as handle:
+            with open_steady(span.path, self._stamps.get(span.path)) as handle:
                 handle.seek(span.start)
                 remaining, line_number = span.end - span.start, span.line
                 while remaining > 0:
                     line = handle.readline(remaining)
+                    if not line:  # what follows tells that the file was cut short
+                        break
                     remaining -= len(line)
                     if not line.isspace():
                         yield number, line, f"{span.path}:{line_number}"
@@ -141,10 +146,12 @@ class TableSource:
     Args:
         column: string or large_string, which may lie in a memory map.
         name: what the manifest calls it.
+        files: those that the column is mapped from.
     """
 
-    def __init__(self, column: pa.ChunkedArray, name: str):
+    def __init__(self, column: pa.ChunkedArray, name: str, files: Iterable[Path] = ()):
         self._column, self._name = column, name
+        self._stamps = {file: stamp(file) for file in files}
 
     def scan(self) -> tuple[list[dict], list[Unit]]:
         digest, sizes = hashlib.sha256(), []
@@ -168,6 +175,8 @@ class TableSource:
 
     def raw(self, unit: Unit) -> Iterator[tuple[int, str, str]]:
         (span,) = unit.spans
+        for file, before in self._stamps.items():  # to read on in one that was cut short would end the process
+            refuse_change(file, before, stamp(file))
         for number, text in enumerate(self._column.slice(span.start, span.end - span.start).to_pylist(), span.start):
             if text and not text.isspace():
                 yield number, text, f"{self._name}:{number}"

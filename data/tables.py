@@ -1,4 +1,4 @@
-"""One column of the tables that text files hold, CSV, TSV and JSON arrays: every value as it is written.
+"""One column of tables, CSV, TSV, JSON arrays and Parquet: every value as it is written.
 
 Tab-separated values are never quoted: a line is a row, and a quotation mark one character of it. Comma-separated ones
 are as in RFC 4180. Blank lines are no rows. Nothing is a missing value but JSON's null.
@@ -13,10 +13,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from data.foreign import foreign_errors
 from data.jsonl import DataError
+from data.steady import open_steady, stamp
 
-TABLES = ("csv", "tsv", "json")
 _LONGEST = 1 << 28  # characters of a field
 _ROWS = 1000  # of a batch, as the datasets library cuts tables; the manifest's hash depends on it
 
@@ -26,27 +28,64 @@ def read_column(
 ) -> tuple[pa.ChunkedArray, str]:
     """Return the column that `choose` names among those of the first file, and its name; strings and nulls.
 
-    kind: one of TABLES; folder: where the file of the memory map is made, which is gone from there when this returns.
-    DataError with file:line on what is no such table.
+    kind: csv, tsv, json or parquet; folder: where the file of the memory map is made, which is gone from there when
+    this returns. DataError with file:line on what is no such table.
     """
-    csv.field_size_limit(_LONGEST)  # 131,072 characters are no long text
     folder.mkdir(parents=True, exist_ok=True)
     column, schema = None, pa.schema([("text", pa.string())])
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow") as handle:
         with pa.ipc.new_stream(handle, schema) as out:
             for file in files:
-                rows = _rows(file, kind)
-                _, names = next(rows, (1, []))
+                names, arrays = _parquet(file) if kind == "parquet" else _text(file, kind)
                 column = column or choose(names)
                 if names.count(column) != 1:
                     how = "once, got it twice" if column in names else f", got {', '.join(names) or 'none'}"
                     raise DataError(f"{file}:1: must have the column {column!r} {how}; mend the header")
-                values = (_value(file, line, fields, names, column) for line, fields in rows)
-                while batch := list(islice(values, _ROWS)):
-                    out.write_batch(pa.record_batch([pa.array(batch, pa.string())], schema=schema))
+                for batch in arrays(column):
+                    out.write_batch(pa.record_batch([batch], schema=schema))
         handle.flush()
         with pa.memory_map(os.fsencode(handle.name)) as source:  # the map outlives the open file
             return pa.ipc.open_stream(source).read_all().column(0), column
+
+
+def _text(file: Path, kind: str) -> tuple[list[str], Callable[[str], Iterator[pa.Array]]]:
+    """The names of the columns, and what makes of one of them its values, _ROWS at a time."""
+    csv.field_size_limit(_LONGEST)  # 131,072 characters are no long text
+    rows = _rows(file, kind)
+    _, names = next(rows, (1, []))
+
+    def arrays(column):
+        values = (_value(file, line, fields, names, column) for line, fields in rows)
+        while batch := list(islice(values, _ROWS)):
+            yield pa.array(batch, pa.string())
+
+    return names, arrays
+
+
+def _parquet(file: Path) -> tuple[list[str], Callable[[str], Iterator[pa.Array]]]:
+    """As `_text`. DataError for a column of no strings and for a damaged file."""
+    before, cure = stamp(file), "fetch it again or write it anew"
+    with foreign_errors(file, "Parquet", cure), pa.OSFile(os.fsencode(file)) as source:
+        names = pq.ParquetFile(source).schema_arrow.names
+
+    def arrays(column):
+        with open_steady(file, before), pa.OSFile(os.fsencode(file)) as source:
+            with foreign_errors(file, "Parquet", cure):
+                table = pq.ParquetFile(source)
+            for group in range(table.num_row_groups):
+                with foreign_errors(file, f"Parquet in its row group {group + 1}", cure):
+                    values = table.read_row_group(group, [column], use_threads=False).column(0)
+                    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+                    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                        raise DataError(
+                            f"--text_column must name a column of strings, got {column} of type {kind} in {file}"
+                        )
+                    values.validate(full=True)
+                    batches = [values.slice(first, _ROWS).cast(pa.string()) for first in range(0, len(values), _ROWS)]
+                for batch in batches:
+                    yield from batch.chunks
+
+    return names, arrays
 
 
 def _value(file: Path, line: int, fields: list | dict, names: list[str], column: str) -> str | None:
@@ -90,7 +129,7 @@ def _rows(file: Path, kind: str) -> Iterator[tuple[int, list[str] | dict]]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    with file.open("rb") as handle:
+    with open_steady(file) as handle:
         for number, line in enumerate(handle, 1):
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")

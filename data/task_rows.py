@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from data.foreign import foreign_errors
 from data.task_types import TaskError
 
 if TYPE_CHECKING:
@@ -93,13 +94,18 @@ def read_text(path: Path) -> str:
 def _open_table(path: Path) -> "Dataset":
     from datasets import Dataset, load_from_disk
 
-    if path.suffix == ".parquet":
-        return Dataset(pq.read_table(path))
-    if path.suffix == ".arrow":
-        return Dataset.from_file(str(path))
-    if not (path / "state.json").is_file():
-        raise TaskError(f"{path} must be a data set that save_to_disk wrote, got another folder; name a file")
-    return load_from_disk(str(path))
+    with foreign_errors(path, "a table that can be read", "fetch it again or write it anew", TaskError):
+        if path.suffix == ".parquet":
+            table = Dataset(pq.read_table(path))
+        elif path.suffix == ".arrow":
+            table = Dataset.from_file(str(path))
+        elif not (path / "state.json").is_file():
+            raise TaskError(f"{path} must be a data set that save_to_disk wrote, got another folder; name a file")
+        else:
+            table = load_from_disk(str(path))
+        for column in table.data.columns:
+            column.validate(full=True)
+    return table
 
 
 def _names(value: int | list | None, known: Sequence[str]) -> str | list | None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data.jsonl import parse_text
+from data.steady import open_steady
 
 Pair = tuple[str, str]
 _IDEOGRAPHS = re.compile("[\u4e00-\u9fff]+")
@@ -27,7 +28,7 @@ def read_texts(files: list[Path], key: str) -> Iterator[str]:
     size = sum(file.stat().st_size for file in files)
     with tqdm(total=size, desc="reading", unit="B", unit_scale=True, mininterval=1) as bar:
         for path in files:
-            with path.open("rb") as file:
+            with open_steady(path) as file:
                 for number, line in enumerate(file, 1):
                     bar.update(len(line))
                     if line.strip():
