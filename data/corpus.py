@@ -177,7 +177,7 @@ def dataset_info(folder: Path, shards: list[str]) -> None:
     """Write the two small files with which datasets.load_from_disk opens the shards as a Dataset."""
     features = {}
     if shards:
-        with pa.OSFile(str(folder / shards[0])) as source, pa.ipc.open_stream(source) as stream:
+        with pa.OSFile(os.fsencode(folder / shards[0])) as source, pa.ipc.open_stream(source) as stream:
             features = {field.name: _feature(field.type) for field in stream.schema}
     state = {
         "_data_files": [{"filename": name} for name in shards],

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from json import JSONEncoder
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common.errors import UserError
 from data.documents import Layout, Unit
 from data.external_sort import RECORD, Buckets, content_keys, position_keys, random_keys, sorted_indices
 from data.jsonl import DataError
@@ -174,7 +176,10 @@ def _in_order(pool: ProcessPoolExecutor, units: list[Unit], ahead: int) -> Itera
 
 
 def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> Counts:
-    """Distribute all units, in `workers` processes; the first error in the order of the units is raised."""
+    """Distribute all units, in `workers` processes; the first error in the order of the units is raised.
+
+    UserError naming --workers when a process is killed.
+    """
     counts, pool = Counts(), None
     if workers > 1 and len(units) > 1:
         context = multiprocessing.get_context("spawn")
@@ -185,6 +190,11 @@ def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> 
         for unit, result in zip(units, results, strict=True):
             counts.add(result)
             bar.update(unit.end - unit.start)
+    except BrokenProcessPool:
+        raise UserError(
+            f"--workers must leave each process enough memory, got {workers} and one was killed; lower it and run the "
+            "same command again"
+        ) from None
     finally:
         bar.close()
         if pool:

@@ -161,7 +161,7 @@ class Preparer:
             shard = read_shard(path)
             check_seal(path, sealed)
             if self.reference:
-                self.reference.check(unit.number)
+                self.reference.check(unit.number, sealed)
             record = shard.record
             if (record.get("unit"), record.get("blocks")) != (unit.number, len(shard.documents)):
                 raise CorpusError(f"{path} must have the record of its rows, got another one")

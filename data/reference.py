@@ -48,13 +48,13 @@ class ReferenceWriter:
         columns = {"text": pa.array(texts, pa.string()), "chinese_ref": list_array(positions, counts)}
         write_arrow(self.folder / shard_name(number), columns, {})
 
-    def check(self, number: int) -> None:
-        """CorpusError when the shard of this unit is damaged or not there."""
+    def check(self, number: int, sealed: bool) -> None:
+        """CorpusError when the shard of this unit is damaged or not there; sealed: as for check_seal."""
         path = self.folder / shard_name(number)
         if not path.is_file():
             raise CorpusError(f"{path} must be beside the shard of the corpus, got no such file")
         read_arrow(path)
-        check_seal(path, required=False)
+        check_seal(path, sealed)
 
     def finish(self, count: int) -> None:
         """Write the two text files beside the corpus, and what datasets.load_from_disk needs, from `count` shards."""

@@ -28,7 +28,11 @@ def open_steady(path: Path, before: Stamp | None = None) -> Iterator[BinaryIO]:
     with path.open("rb") as handle:
         opened = stamp(handle)
         refuse_change(path, before or opened, opened)
-        yield handle
+        try:
+            yield handle
+        except DataError:  # of a line that was cut in two, perhaps
+            refuse_change(path, opened, stamp(handle))
+            raise
         refuse_change(path, opened, stamp(handle))
 
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from common.errors import UserError
 from common.script import run_script
 from data.jsonl import input_files
-from data.outputs import atomic_folder
+from data.outputs import atomic_folder, telling
 from data.vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
 
 SPECIALS = {
@@ -87,8 +87,9 @@ def is_own(folder: Path) -> bool:
 
 def save(backend: Tokenizer, vocabulary: list[str], lowercase: bool, nfkc: bool, output: Path) -> None:
     """Write the folder `output` at once, in place of one that this script wrote before."""
-    with atomic_folder(output) as folder:
-        backend.save(str(folder / "tokenizer.json"))
+    state = f"{output} is as it was before; mend that and run the same command again"
+    with telling(state), atomic_folder(output) as folder:
+        (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")  # of any path
         settings = json.dumps(settings_of(lowercase, nfkc), indent=2)
         (folder / "tokenizer_config.json").write_text(f"{settings}\n", encoding="utf-8")
         lines = "".join(f"{token}\n" for token in vocabulary)

@@ -25,7 +25,7 @@ from data.documents import Layout, split_units
 from data.external_sort import BUCKET_BYTES, Buckets, position_keys
 from data.ingest import Counts, Job, read_all
 from data.jsonl import input_files, refuse_foreign, refuse_json
-from data.outputs import is_temporary, put_in_place, resolve_output, temporary_folder
+from data.outputs import is_temporary, put_in_place, resolve_output, telling, temporary_folder
 from data.overlap import Overlap
 
 
@@ -184,7 +184,8 @@ def main(argv: list[str] | None = None) -> None:
         file for path in (args.exclude or "").split(",") if path for file in input_files(path, "--exclude", "")
     ]
     refuse_foreign(excluded, "--exclude")
-    with temporary_folder(output) as folder:
+    unchanged = f"{output} is as it was before; mend that and run the same command again"
+    with telling(unchanged), temporary_folder(output) as folder:
         if excluded:
             Overlap.build(excluded).save(folder / "overlap")
         buckets = Buckets(folder / "buckets", 1 + total // BUCKET_BYTES)
