@@ -49,7 +49,7 @@ from training.layer_decay import layer_factors
 from training.results import summarise
 from training.run import set_up_process
 from training.sweep import describe, find_devices, run_jobs
-from training.task_model import make_task_model
+from training.task_model import make_task_model, output_names
 from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -76,9 +76,12 @@ def main(argv=None) -> list[dict]:
     else:
         command, devices = [sys.executable, os.path.abspath(__file__)], find_devices(args.gpus, use_cpu)
         failures = run_jobs(jobs, command, devices, args.jobs_per_gpu, args.max_retries)
-    results = list(filter(None, (finetuning.read_result(job.folder) for job in jobs)))
-    for result in results:
-        print(json.dumps({name: result[name] for name in ("task", "config", "seed", "metrics", "test")}))
+    finished = [(job, result) for job in jobs if (result := finetuning.read_result(job.folder)) is not None]
+    results = [result for _, result in finished]
+    for job, result in finished:
+        files = {split: str(job.folder / name) for split, name in result.get("predictions", {}).items()}
+        shown = {name: result[name] for name in ("task", "config", "seed", "metrics", "test")}
+        print(json.dumps(shown | {"predictions": files}, ensure_ascii=False))
     if results and int(os.environ.get("RANK", "0")) == 0:
         conclude(args, known=flags.kind is None)
     if failures:
@@ -149,8 +152,7 @@ def finish_job(made: Prepared, started: float) -> dict:
     """What is left to do of a job whose folder is held; returns what result.json then holds."""
     job, folder = made.job, made.job.folder
     set_seed(job.seed)
-    name = str(Path(job.init_from, BEST)) if job.init_from else made.settings.model
-    found = make_task_model(made.task, made.settings, name, made.plan.training, task_heads)
+    found = make_task_model(made.task, made.settings, start_of(job, made.settings), made.plan, task_heads)
     made.tokenizer, made.model, made.label_ids = found
     made.features = read_features(made)
     trainer = make_trainer(made)
@@ -168,11 +170,24 @@ def finish_job(made: Prepared, started: float) -> dict:
     return result
 
 
+def start_of(job: JobRecord, settings: JobArguments) -> str:
+    """The model that a job starts from."""
+    return str(Path(job.init_from, BEST)) if job.init_from else settings.model
+
+
 def read_job(job: JobRecord, use_cpu: bool) -> Prepared:
-    """Flags and records. ArgumentError and TaskError where they do not serve."""
+    """Flags and records. ArgumentError and TaskError where they do not serve.
+
+    A finetuned model is not trained under --do_predict alone; what it predicts are its own labels.
+    """
     flags = job.arguments()
-    task, splits = task_data.read_task(job.task, flags, flags.trains)
-    plan = task_data.Plan.of(task, splits, flags.trains, flags.do_predict)
+    outputs = output_names(flags, start_of(job, flags), task_data.kind_of(job.task, flags), task_heads)
+    only_predicts = flags.do_predict and not flags.do_train and outputs is not None and not job.init_from
+    trains = flags.trains and not only_predicts
+    if only_predicts and flags.trains:
+        logger.info("--do_predict alone: %s is finetuned and predicts as it is; --do_train trains it", flags.model)
+    task, splits = task_data.read_task(job.task, flags, trains, outputs=None if trains else outputs)
+    plan = task_data.Plan.of(task, splits, trains, flags.do_predict)
     settings = flags.settle(task.name, task.defaults)
     metric = settings.metric_for_best or task.metrics[0]
     if metric not in task.metrics:
@@ -239,8 +254,9 @@ def make_evaluator(made: Prepared, names: list[str]) -> Evaluator:
 
 
 def judge(made: Prepared, trainer: Trainer) -> dict:
-    """Judge all splits with the selected weights and write what was predicted; returns their metrics."""
+    """Judge all splits with the selected weights and write what was predicted; returns their metrics and the files."""
     result = {"primary": made.args.metric_for_best_model, "metrics": {}, "test": {}, "degenerate": False}
+    result |= {"columns": made.task.columns, "predictions": {}}
     for key, prefix, names in (("metrics", "eval", made.plan.scored), ("test", "test", made.plan.asked)):
         if names:
             evaluator = make_evaluator(made, names)
@@ -249,6 +265,8 @@ def judge(made: Prepared, trainer: Trainer) -> dict:
             if made.args.should_save:
                 path = made.job.folder / f"{prefix}_preds.jsonl"
                 task_data.write_verdicts(path, made.task, made.splits, evaluator.verdicts)
+                logger.info("%s: predictions of %s in %s", made.task.name, ", ".join(names), path)
+                result["predictions"][prefix] = path.name
     return result
 
 

@@ -22,7 +22,8 @@ from data.tasks import TASKS, Task
 logger = logging.getLogger(__name__)
 
 PREDICTIONS = "test_preds.jsonl"
-TRUNCATING = ("max_train_samples", "max_eval_samples", "overfit", "dry_run")  # settings that bar a job from a board
+# Settings that bar a job from a board.
+TRUNCATING = ("max_train_samples", "max_eval_samples", "max_predict_samples", "overfit", "dry_run")
 VERSIONS = ("1.0", "1.1")
 # File without .tsv: task and split.
 GLUE_FILES = {

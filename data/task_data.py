@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -25,14 +25,22 @@ logger = logging.getLogger(__name__)
 _DRY_ROWS = 64  # of each split under --dry_run
 
 
-def read_task(name: str, flags, training: bool) -> tuple[Task, dict[str, Split]]:
+def kind_of(name: str, flags) -> str:
+    """Of the task of that name, or of the user's own."""
+    return flags.kind or find_task(name).kind
+
+
+def read_task(name: str, flags, training: bool, outputs: Sequence[str] | None = None) -> tuple[Task, dict[str, Split]]:
     """The task of that name, or that the user's files make, and its splits cut as the debugging flags say.
 
-    training: whether the training split is wanted. TaskError as data/tasks.py.
+    training: whether the training split is wanted. outputs: names of those of a finetuned model that is not trained.
+    TaskError as data/tasks.py.
     """
     files = {"train": flags.train_file, "validation": flags.validation_file, "test": flags.test_file}
     if flags.kind is not None:
-        task, splits = adhoc_task(flags.kind, *files.values(), flags.text_columns, flags.label_column, name=name)
+        dataset = (flags.dataset_name, flags.dataset_config_name) if flags.dataset_name else None
+        options = {"name": name, "outputs": outputs, "dataset": dataset}
+        task, splits = adhoc_task(flags.kind, *files.values(), flags.text_columns, flags.label_column, **options)
     else:
         task = find_task(name)
         given = {split: file for split, file in files.items() if file}
@@ -43,6 +51,7 @@ def read_task(name: str, flags, training: bool) -> tuple[Task, dict[str, Split]]
         splits = {task.train_split: part, task.eval_splits[0]: part}
     for name, split in splits.items():
         most = flags.max_train_samples if name == task.train_split else flags.max_eval_samples
+        most = flags.max_predict_samples or most if name in task.test_splits else most
         splits[name] = _first(split, min(most or len(split.records), _DRY_ROWS if flags.dry_run else 2**62))
     return task, splits
 

@@ -10,8 +10,10 @@ A record is a plain dict; what is unknown is None, or [] of answers:
 Rows that cannot be used are left out and counted, except in a test set, which needs an answer for every row.
 """
 
+import itertools
 import math
 import re
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from typing import Any
 from data.tags import cluener_entities, to_tags
 from data.task_rows import Row
 from data.task_types import Task, TaskError
+from data.task_values import choice_number, is_missing, listed
 
 BLANK, OTHER = "#idiom#", "#other#"
 _TAG = re.compile(r"#idiom\d*#")
@@ -75,7 +78,7 @@ def make_records(rows: Iterable[Row], reading: Reading) -> list[dict]:
     return records
 
 
-def _column(row: Row, names: Sequence[str]) -> Any:
+def field_of(row: Row, names: Sequence[str]) -> Any:
     """The value of the first of these columns that the row has. TaskError without any."""
     values = row.values if isinstance(row.values, dict) else {}
     for name in names:
@@ -87,7 +90,7 @@ def _column(row: Row, names: Sequence[str]) -> Any:
 
 def _field(row: Row, names: Sequence[str], reading: Reading) -> Any:
     """A value without which there is no record."""
-    value = _column(row, names)
+    value = field_of(row, names)
     if value is None and reading.role != "test":
         raise SkippedRow("missing field")
     if value is None:
@@ -96,7 +99,7 @@ def _field(row: Row, names: Sequence[str], reading: Reading) -> Any:
 
 
 def _text(row: Row, names: Sequence[str], reading: Reading) -> str:
-    value = _column(row, names)
+    value = field_of(row, names)
     if value is None:
         if reading.role != "test":
             raise SkippedRow("missing field")
@@ -113,9 +116,23 @@ def _raw_label(row: Row, reading: Reading) -> Any:
     """What the row says of its label, None where a test row says nothing."""
     if reading.role == "test" and not any(name in row.values for name in reading.task.label):
         return None
-    value = _column(row, reading.task.label)
+    value = field_of(row, reading.task.label)
     if value is None and reading.role != "test":
         raise SkippedRow("missing field")
+    return value
+
+
+def one_value(row: Row, value: Any) -> Any:
+    """The value of a label. TaskError for a list, also one written as text, or an object."""
+    try:
+        several = isinstance(value, Mapping) or listed(value, numbers=True) is not None
+    except ValueError:  # begins as a list
+        several = True
+    if several:
+        raise TaskError(
+            f"{row.where}: label must be one value, got {str(value)[:60]}; rows of several labels (multi-label) are "
+            "not supported: keep one of them, or make a task of each label"
+        )
     return value
 
 
@@ -124,18 +141,24 @@ def _label(row: Row, reading: Reading) -> str | float | None:
     task, value = reading.task, _raw_label(row, reading)
     if value is None:
         return None
+    one_value(row, value)
     name = str(value).lower() if isinstance(value, bool) else str(value).strip()
     name = task.spellings.get(name, name)
     if name in task.labels:
         return name
-    unknown = reading.role == "test" and (name in ("", "-") or (name in ("-1", "-1.0") and task.hub is not None))
-    if unknown:  # how data sets write that they do not tell
+    if reading.role == "test" and _untold(name, value, task):
         return None
     if task.kind == "regression":
         return _number(name, row)
     if name == "-":  # annotators of NLI did not agree
         raise SkippedRow("label -")
     raise TaskError(f"{row.where}: label must be one of {_some(task.labels)}, got {value!r}; mend the row")
+
+
+def _untold(name: str, value: Any, task: Task) -> bool:
+    """Whether a test row says that its label is not told, as data sets write it."""
+    own = not task.groups and task.kind == "classification"
+    return is_missing(value) or name == "-" or (name in ("-1", "-1.0", "?") and (own or task.hub is not None))
 
 
 def _number(name: str, row: Row) -> float:
@@ -165,7 +188,7 @@ def _winograd(row: Row, reading: Reading) -> list[dict]:
     marks = []
     for span, before, after in (("span1", "_", "_"), ("span2", "[", "]")):
         place = row._replace(values=target)
-        start, noun = _column(place, (f"{span}_index",)), _column(place, (f"{span}_text",))
+        start, noun = field_of(place, (f"{span}_index",)), field_of(place, (f"{span}_text",))
         if start < 0 or not text.startswith(noun, start):
             got = f"{noun!r} at {start}, where {text[max(start, 0) :][: len(noun)]!r} stands"
             raise TaskError(f"{row.where}: {span}_text must stand at {span}_index, got {got}; mend the row")
@@ -185,25 +208,53 @@ def _keywords(row: Row, reading: Reading) -> list[dict]:
 
 
 def _choices(row: Row, reading: Reading) -> list[dict]:
-    """Choices in columns of their own (SWAG) or in a list; the label is a choice's index or text."""
+    """Choices in columns of their own (SWAG) or in a list; the label is a choice's index, letter or text."""
     task, values = reading.task, row.values
-    numbered = sorted((int(m[1]), key) for key in values if isinstance(key, str) and (m := _NUMBERED.fullmatch(key)))
-    choices = [values[key] for _, key in numbered] or _column(row, _CHOICES)
-    if None in choices:
+    choices, letters = _choice_columns(row)
+    if isinstance(choices, list) and None in choices:
         if reading.role != "test":
             raise SkippedRow("missing field")
         reading.notes["missing field"] += 1
-        choices = [choice or "" for choice in choices]
+        choices = ["" if choice is None else choice for choice in choices]
+    choices = _choice_texts(row, choices)
     record = {
         "id": row.id, "group": row.id, "context": _text(row, task.text_a, reading),
-        "question": _text(row, task.text_b, reading) if task.text_b else None, "choices": list(choices),
+        "question": _text(row, task.text_b, reading) if task.text_b else None, "choices": choices,
     }  # fmt: skip
     label = _raw_label(row, reading)
-    if reading.role == "test" and str(label) in ("None", "", "-1"):
+    if reading.role == "test" and (is_missing(label) or str(label) == "-1"):
         return [record | {"label": None}]
-    if label in choices:
-        return [record | {"label": choices.index(label)}]
-    return [record | {"label": _index(label, len(choices), row)}]
+    if label in letters:
+        return [record | {"label": letters.index(label)}]
+    column = next((name for name in task.label if name in values), "")
+    first = "text" if column.startswith("answer") else "index" if column.startswith("label") else None
+    try:
+        return [record | {"label": choice_number(label, choices, first)}]
+    except ValueError as error:
+        raise TaskError(f"{row.where}: {column} {error}; mend the row") from None
+
+
+def _choice_columns(row: Row) -> tuple[Any, list]:
+    """The choices of a row, and what names them beside their number, if anything does."""
+    values = row.values
+    numbered = sorted((int(m[1]), key) for key in values if isinstance(key, str) and (m := _NUMBERED.fullmatch(key)))
+    if numbered:
+        return [values[key] for _, key in numbered], []
+    lettered = list(itertools.takewhile(lambda key: key in values, string.ascii_uppercase))
+    if len(lettered) > 1:
+        return [values[key] for key in lettered], lettered
+    found = field_of(row, _CHOICES)
+    if isinstance(found, Mapping):  # {"text": [...], "label": ["A", ...]}
+        return found["text"], list(found.get("label") or ())
+    as_list = listed(found)
+    return found if as_list is None else as_list, []
+
+
+def _choice_texts(row: Row, found: Any) -> list[str]:
+    """Choices as texts; numbers become texts. TaskError unless they are a list of either."""
+    if isinstance(found, list) and found and all(isinstance(one, str | int | float) for one in found):
+        return [str(one) for one in found]
+    raise TaskError(f"{row.where}: choices must be a list of texts, got {str(found)[:60]!r}; mend the row")
 
 
 def _index(label: Any, count: int, row: Row) -> int:
@@ -223,7 +274,8 @@ def _dialogue(row: Row, reading: Reading) -> list[dict]:
     records = []
     for values in questions:
         number = reading.made + len(records) + sum(reading.skipped.values())
-        question, choices = (_column(row._replace(values=values), (key,)) for key in ("question", "choice"))
+        question, choices = (field_of(row._replace(values=values), (key,)) for key in ("question", "choice"))
+        choices = _choice_texts(row, choices)
         answer = values.get("answer") or None  # test sets of the hub have ""
         label = choices.index(answer) if answer in choices else None
         if label is None and reading.role != "test":
@@ -233,7 +285,7 @@ def _dialogue(row: Row, reading: Reading) -> list[dict]:
         else:
             records.append({
                 "id": values.get("id", number) if reading.role == "test" else number, "group": reading.groups - 1,
-                "context": "\n".join(context), "question": question, "choices": list(choices), "label": label,
+                "context": "\n".join(context), "question": question, "choices": choices, "label": label,
             })  # fmt: skip
     return records
 
@@ -242,6 +294,7 @@ def _cloze(row: Row, reading: Reading) -> list[dict]:
     """ChID: one record a blank, of a list of passages that share their candidates."""
     contents, candidates = (_field(row, (key,), reading) for key in ("content", "candidates"))
     contents = [contents] if isinstance(contents, str) else contents
+    candidates = _choice_texts(row, candidates)
     blanks = [(content, match) for content in contents for match in _TAG.finditer(content)]
     if not blanks:
         raise SkippedRow("no blank")
@@ -251,7 +304,7 @@ def _cloze(row: Row, reading: Reading) -> list[dict]:
         left, right = (_TAG.sub(OTHER, part) for part in (content[: match.start()], content[match.end() :]))
         records.append({
             "id": row.id if match[0] == BLANK else match[0], "tag": match[0], "group": reading.groups,
-            "context": left + BLANK + right, "question": None, "choices": list(candidates),
+            "context": left + BLANK + right, "question": None, "choices": candidates,
             "label": None if label is None else _index(label, len(candidates), row),
         })  # fmt: skip
     reading.groups += 1
@@ -318,15 +371,27 @@ def _locate(context: str, text: str, start: int) -> int:
 
 
 def _tagged(row: Row, reading: Reading) -> list[dict]:
-    """Characters or words with a tag each, as lists or separated by spaces; or a text with its entities (CLUENER)."""
-    source, given = _column(row, reading.task.text_a), _raw_label(row, reading)
+    """Characters or words with a tag each, as lists or separated by spaces; or a text with its entities (CLUENER).
+
+    Lists may be written as text, by Python, JSON or numpy.
+    """
+    source, given = field_of(row, reading.task.text_a), _raw_label(row, reading)
     if source is None:
         if reading.role != "test":
             raise SkippedRow("missing field")
         reading.notes["missing field"] += 1
         source = ""
-    whole = isinstance(source, str) and (not isinstance(given, str) if given is not None else "text" in row.values)
-    chars = list(source) if whole or isinstance(source, list) else _split(source)
+    given = None if reading.role == "test" and is_missing(given) else given
+    tags = listed(given, numbers=True)
+    given = given if tags is None else tags
+    units = None if isinstance(given, Mapping) else listed(source)
+    whole = isinstance(source, str) and units is None
+    whole &= not isinstance(given, str) if given is not None else "text" in row.values
+    if whole and tags is not None and len(tags) != len(source):
+        whole = len(tags) != len(_split(source))
+    chars = list(source) if whole else _split(source) if units is None else units
+    if not all(isinstance(char, str) for char in chars):
+        raise TaskError(f"{row.where}: words must be texts, got {str(chars)[:60]}; mend the row")
     if not chars:
         reading.notes["empty text"] += 1
     text = source if whole else "".join(chars) if all(len(char) == 1 for char in chars) else " ".join(chars)
@@ -344,9 +409,7 @@ def _tags(row: Row, chars: Sequence[str], text: str, given: Any, reading: Readin
         return _entity_tags(row, text, given, reading)
     tags = _split(given) if isinstance(given, str) else [str(tag) for tag in given]
     if len(tags) != len(chars):
-        raise TaskError(
-            f"{row.where}: must have a tag for each of {len(chars)} characters, got {len(tags)}; mend the row"
-        )
+        raise TaskError(f"{row.where}: must have a tag for each of {len(chars)} words, got {len(tags)}; mend the row")
     for tag in tags:
         if tag not in reading.task.labels:
             raise TaskError(f"{row.where}: tag must be one of {_some(reading.task.labels)}, got {tag!r}; mend the row")

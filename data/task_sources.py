@@ -23,17 +23,22 @@ _PAIR_IDS = ("#1 ID", "#2 ID")  # by which MRPC's file of dev ids names rows
 
 @dataclass
 class Opened:
-    """One split before it is read: its files, or a table; `keep` picks the rows that belong to it."""
+    """One split before it is read: its files, or a table; `keep` picks the rows that belong to it.
+
+    flag: names the source in errors. strict: see data.task_rows.read_rows.
+    """
 
     name: str
     paths: tuple[Path, ...] = ()
     table: "Dataset | None" = None
     keep: Callable[[Row], bool] | None = None
+    flag: str = "--dataset_name"
+    strict: bool = False
 
     def parts(self, header: tuple[str, ...]) -> Iterator[tuple[Path | None, Iterable[Row]]]:
         """Yield (file, rows) of every file, or (None, rows) of the table."""
         for path in self.paths or (None,):
-            rows = table_rows(self.table, self.name) if path is None else read_rows(path, header)
+            rows = table_rows(self.table, self.name) if path is None else read_rows(path, header, self.strict)
             yield path, rows if self.keep is None else filter(self.keep, rows)
 
 
@@ -150,7 +155,10 @@ def _open_task(
     if files:
         usual = {"validation": task.eval_splits[:1], "test": task.test_splits[:1]}
         names = {split: next(iter(usual.get(split, ())), split) for split in files}
-        return {names[split]: Opened(str(path), (Path(path),)) for split, path in files.items()}
+        return {
+            names[split]: Opened(str(path), (Path(path),), strict=Path(path).suffix == ".csv")
+            for split, path in files.items()
+        }
     folder = find_folder(task, data_dir) if data_dir is not None and source != "hub" else None
     if folder is not None:
         return _open_folder(task, folder, training)
@@ -221,22 +229,49 @@ def _divide(task: Task, folder: Path, opened: dict[str, Opened], training: bool)
 def _cloze_answers(path: Path) -> dict[str, int] | None:
     """ChID's answers lie beside the passages, in a file of their own."""
     answers = path.with_name(f"{path.stem}_answer{path.suffix}")
-    return next(iter(read_rows(answers))).values if answers.is_file() else None
+    if not answers.is_file():
+        return None
+    found = next((row.values for row in read_rows(answers)), None)
+    if not isinstance(found, dict):
+        raise TaskError(f"{answers} must be an object of blanks and their answers, got {str(found)[:60]!r}; mend it")
+    return found
+
+
+def open_dataset(name: str, config: str | None) -> dict[str, Opened]:
+    """The training, validation and test splits of a folder that datasets has saved, or of what it can load by name."""
+    from datasets import load_from_disk
+
+    if (Path(name) / "dataset_dict.json").is_file():
+        found = load_from_disk(name)
+    else:
+        found = _load(
+            name, config, f"--dataset_name {name} must be a data set", "name its files with --train_file and the like"
+        )
+    usual = {"train": "train", "validation": "validation", "dev": "validation", "val": "validation", "test": "test"}
+    opened = {usual[split]: Opened(f"{name} {split}", table=table) for split, table in found.items() if split in usual}
+    if not opened:
+        got = ", ".join(found) or "none"
+        raise TaskError(f"--dataset_name {name} must have the split train, validation or test, got {got}; rename it")
+    if left := sorted(found.keys() - usual.keys()):
+        logger.warning("%s: splits that are not read: %s", name, ", ".join(left))
+    return dict(sorted(opened.items(), key=lambda item: list(usual.values()).index(item[0])))
+
+
+def _load(name: str, config: str | None, what: str, instead: str) -> Mapping[str, "Dataset"]:
+    """datasets.load_dataset. TaskError that says what was wanted and what to do instead."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, config)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TaskError(f"{what}, got: {reason}; {instead}") from error
 
 
 def _open_hub(task: Task) -> dict[str, Opened]:
-    from datasets import load_dataset
-
     repository, config = task.hub
-    try:
-        found = load_dataset(repository, config)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise TaskError(
-            f"--source hub must reach {repository} {config} for {task.name}, got: {reason}; copy its files into "
-            "--data_dir"
-        ) from error
-    return _tables(task, found, f"{repository} {config}")
+    what = f"--source hub must reach {repository} {config} for {task.name}"
+    return _tables(task, _load(repository, config, what, "copy its files into --data_dir"), f"{repository} {config}")
 
 
 def _tables(task: Task, found: Mapping[str, "Dataset"], name: str) -> dict[str, Opened]:

@@ -11,6 +11,9 @@ KINDS = ("classification", "regression", "multiple_choice", "question_answering"
 class TaskError(UserError):
     """A task or its data cannot be used as asked; one line that names the flag or begins with file:line."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # which what a file holds may break
+
 
 @dataclass(frozen=True)
 class Task:
@@ -39,6 +42,7 @@ class Task:
     header: columns of a training or validation file that has no header.
     folders: names of the task's folder below --data_dir, compared without regard to case.
     hub: repository and configuration for datasets.load_dataset.
+    columns: of the user's own files, which are the texts and the label, and which are not read.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Task:
     header: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     hub: tuple[str, str | None] | None = None
+    columns: Mapping = field(default_factory=dict)
 
 
 @dataclass

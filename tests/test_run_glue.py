@@ -303,6 +303,80 @@ def test_labels_go_by_name(classify, trained, tmp_path):
     assert named["metrics"] == pytest.approx(result["metrics"])
 
 
+# Predicting
+
+
+@pytest.fixture
+def finetuned(encoder, tmp_path):
+    """(kind, labels) -> folder of a tiny BERT with a head of that kind, as another script would leave it."""
+
+    def make(kind, labels=()):
+        folder = tmp_path / f"finetuned-{kind}"
+        config = BertConfig.from_pretrained(encoder("bert"))
+        models.task_heads.new_task_model(config, kind, labels).save_pretrained(folder)
+        load_tokenizer(str(encoder("bert")), "--model").save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "kind, labels",
+    [
+        ("classification", ("bad", "good", "fair")),
+        ("classification", ("LABEL_0", "LABEL_1")),
+        ("regression", ()),
+        ("multiple_choice", ()),
+        ("question_answering", ()),
+        ("tagging", ("O", "B-N", "I-N")),
+    ],
+)
+def test_a_finetuned_model_predicts_rows_without_labels(finetuned, tmp_path, capsys, kind, labels):
+    file = tmp_path / "unlabelled.jsonl"
+    unlabelled = [{k: v for k, v in row.items() if k not in ("label", "tags", "answers")} for row in rows(kind, 3)]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in unlabelled), encoding="utf-8")
+    flags = {"kind": kind, "model": finetuned(kind, labels), "test_file": file, "do_predict": True, "device": "cpu"}
+    (result,) = run_glue.main(command(**flags, output_dir=tmp_path / "out"))
+    path = folder_of(tmp_path / "out") / result["predictions"]["test"]
+    assert str(path) in capsys.readouterr().out and result["steps"] == 0 and not result["metrics"]
+    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    found = [line["prediction"] for line in lines]
+    assert len(found) == 3 and not any("label" in line for line in lines)
+    if labels:
+        assert {name for one in found for name in (one if kind == "tagging" else [one])} <= set(labels)
+    expected = {"regression": float, "multiple_choice": int, "tagging": list}.get(kind, str)
+    assert all(isinstance(one, expected) for one in found)
+    text = {"multiple_choice": "context", "question_answering": "question", "tagging": "chars"}.get(kind, "sentence")
+    assert result["columns"]["texts"][0] == text and result["columns"]["label"] is None
+
+
+def test_a_finetuned_model_is_trained_only_when_asked(finetuned, encoder, tmp_path):
+    folder = tmp_path / "glue" / "SST-2"
+    folder.mkdir(parents=True)
+    for name in ("train", "dev", "test"):
+        lines = (f"{text(number)}\t{number % 2}\n" for number in range(8))
+        (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines), encoding="utf-8")
+    flags = {"task_name": "sst2", "data_dir": folder.parent, "device": "cpu", "epochs": 1}
+    flags |= {"model": finetuned("classification", ("negative", "positive"))}
+    for name, more, steps in (
+        ("predict", {"do_predict": True}, 0),
+        ("evaluate", {"do_eval": True}, 0),
+        ("train", {"do_predict": True, "do_train": True}, 1),
+        ("bare", {"do_predict": True, "model": encoder("bert")}, 1),
+    ):
+        (result,) = run_glue.main(command(**flags | more, output_dir=tmp_path / name))
+        assert result["steps"] == steps, name
+        assert ("test" in result["predictions"]) == ("do_predict" in more)
+    with pytest.raises(ArgumentError, match=r"must have the labels negative, positive, got a, b; .* add --do_train"):
+        wrong = {"model": finetuned("classification", ("a", "b")), "output_dir": tmp_path / "wrong"}
+        run_glue.main(command(**flags | wrong, do_predict=True))
+    own = {"kind": "classification", "test_file": folder / "test.tsv", "model": encoder("bert"), "device": "cpu"}
+    with pytest.raises(
+        ArgumentError, match=r"--model .* must have a head for a task of classification .*to predict only"
+    ):
+        run_glue.main(command(**own, do_predict=True, output_dir=tmp_path / "headless"))
+
+
 # Starting from another task
 
 
@@ -345,7 +419,7 @@ def test_mnli_is_a_start_for_other_tasks(encoder, tmp_path):
         run_glue.write_job(job)
         made = run_glue.read_job(run_glue.JobRecord.read(job.folder), True)
         found = run_glue.make_task_model(
-            made.task, made.settings, str(jobs[0].folder / "best"), made.plan.training, run_glue.task_heads
+            made.task, made.settings, str(jobs[0].folder / "best"), made.plan, run_glue.task_heads
         )
         state, config = found[1].state_dict(), found[1].config
         assert all(torch.equal(state[name], value) for name, value in before.items() if name.startswith("bert."))

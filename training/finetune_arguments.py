@@ -61,8 +61,16 @@ class JobArguments:
     train_file: str | None = HfArg(default=None, help="Training file of a task of your own.")
     validation_file: str | None = HfArg(default=None, help="Validation file of a task of your own.")
     test_file: str | None = HfArg(default=None, help="Test file of a task of your own.")
-    text_columns: str | None = HfArg(default=None, help="Its text column or two of them: a,b.")
-    label_column: str | None = HfArg(default=None, help="Its label column.")
+    dataset_name: str | None = HfArg(
+        default=None, help="Data set of the hub, or folder of one, in place of these files."
+    )
+    dataset_config_name: str | None = HfArg(default=None, help="Its configuration.")
+    text_columns: str | None = HfArg(
+        default=None,
+        aliases=["--text_column_names", "--text_column_name", "--text_column"],
+        help="Its text column or two of them: a,b.",
+    )
+    label_column: str | None = HfArg(default=None, aliases=["--label_column_name"], help="Its label column.")
     kind: str | None = HfArg(
         default=None, help="Its kind: classification, regression, multiple_choice, question_answering, tagging."
     )
@@ -126,6 +134,7 @@ class JobArguments:
 
     max_train_samples: int | None = HfArg(default=None, help="Train on the first so many records: no submission.")
     max_eval_samples: int | None = HfArg(default=None, help="Evaluate the first so many records: no submission.")
+    max_predict_samples: int | None = HfArg(default=None, help="The same of test records alone: no submission.")
     overfit: int | None = HfArg(default=None, help="Train and evaluate on the first so many training records.")
     dry_run: bool = HfArg(default=False, help="Two updates and a few rows of evaluation, to see that all works.")
 
@@ -149,8 +158,8 @@ class JobArguments:
     def _check_numbers(self) -> None:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "grad_accum": 1, "max_length": 4, "logging_steps": 1,
                     "eval_steps": 1, "save_steps": 1, "patience": 1, "overfit": 1, "max_train_samples": 1,
-                    "max_eval_samples": 1, "fgm_eps": 0, "rdrop": 0, "clip": 0, "doc_stride": 0,
-                    "nan_steps": 1}  # fmt: skip
+                    "max_eval_samples": 1, "max_predict_samples": 1, "fgm_eps": 0, "rdrop": 0, "clip": 0,
+                    "doc_stride": 0, "nan_steps": 1}  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= least:

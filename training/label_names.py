@@ -24,7 +24,7 @@ def label_numbers(labels: tuple[str, ...], id2label: dict[int, str], order: str 
             )
     else:
         flag, found = f"--model {name}", [id2label[number] for number in range(len(id2label))]
-        if all(_NAMELESS.fullmatch(label.lower()) for label in found):
+        if all(_NAMELESS.fullmatch(label.lower()) for label in found) and set(found) != set(labels):
             raise ArgumentError(
                 f"{flag} must name its labels, got {found[0]} to {found[-1]}, which say nothing; give their names in "
                 f"the order of its outputs with --label_order {','.join(labels)}"
@@ -32,6 +32,7 @@ def label_numbers(labels: tuple[str, ...], id2label: dict[int, str], order: str 
     numbers = {label.lower(): number for number, label in enumerate(found)}
     if numbers.keys() != {label.lower() for label in labels} or len(numbers) < len(found):
         raise ArgumentError(
-            f"{flag} must have the labels {', '.join(labels)}, got {', '.join(found)}; name a model of this task"
+            f"{flag} must have the labels {', '.join(labels)}, got {', '.join(found)}; name a model of this task, "
+            "or add --do_train to give it another head"
         )
     return {label: numbers[label.lower()] for label in labels}

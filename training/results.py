@@ -19,7 +19,8 @@ from training.summary_tables import as_csv, as_markdown, as_tex
 from training.sweep import RESULT_FILE
 
 EVAL_FILE = "eval_preds.jsonl"
-SHORTENING = ("max_train_samples", "max_eval_samples", "overfit", "dry_run")  # flags of smoke runs
+# Flags of smoke runs.
+SHORTENING = ("max_train_samples", "max_eval_samples", "max_predict_samples", "overfit", "dry_run")
 
 
 def summarise(

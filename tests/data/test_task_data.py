@@ -20,6 +20,7 @@ def record(number, label="yes", **more):
 def flags(**values):
     plain = dict.fromkeys(("train_file", "validation_file", "test_file", "kind", "text_columns", "label_column"))
     plain |= dict.fromkeys(("overfit", "max_train_samples", "max_eval_samples", "dry_run", "data_dir"))
+    plain |= dict.fromkeys(("max_predict_samples", "dataset_name", "dataset_config_name"))
     return SimpleNamespace(**plain | {"csl_joiner": " ", "source": "local"} | values)
 
 
@@ -72,6 +73,7 @@ def test_debugging_flags_cut_the_splits(tmp_path):
 
     assert sizes() == {"train": 100, "validation": 100}
     assert sizes(max_train_samples=7, max_eval_samples=5) == {"train": 7, "validation": 5}
+    assert sizes(test_file=file, max_eval_samples=5, max_predict_samples=3)["test"] == 3
     assert sizes(dry_run=True) == {"train": 64, "validation": 64}
     assert sizes(overfit=9) == {"train": 9, "validation": 9}
 
