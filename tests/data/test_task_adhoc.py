@@ -284,7 +284,8 @@ def test_labels_of_a_finetuned_model_are_those_of_the_task(task_of):
     task, splits = task_of("classification", None, None, "text\na\nb\n", outputs=("bad", "good"))
     assert task.labels == ("bad", "good") and [record["label"] for record in splits["test"].records] == [None, None]
     task, splits = task_of("classification", None, f"{ONE}a,GOOD\n", outputs=("bad", "good"))
-    assert splits["validation"].records[0]["label"] == "good", "one class of them is enough to be judged"
+    assert task.labels == ("bad", "GOOD"), "case is that of the files"
+    assert splits["validation"].records[0]["label"] == "GOOD", "one class of them is enough to be judged"
     with pytest.raises(TaskError, match=r"dev\.csv:2: label must be one of bad, good, got 'fair'"):
         task_of("classification", None, f"{ONE}a,fair\n", outputs=("bad", "good"))
     nameless = ("LABEL_0", "LABEL_1")
