@@ -155,9 +155,10 @@ def finish_job(made: Prepared, started: float) -> dict:
     found = make_task_model(made.task, made.settings, start_of(job, made.settings), made.plan, task_heads)
     made.tokenizer, made.model, made.label_ids = found
     made.features = read_features(made)
+    checkpoint = finetuning.find_checkpoint(folder, made.args)
     trainer = make_trainer(made)
     if made.plan.training:
-        if not finetuning.train(trainer, folder):
+        if not finetuning.train(trainer, checkpoint):
             raise SystemExit("stopped; the same command goes on from here")
         finetuning.keep_selected(trainer, folder, bool(made.plan.scored) and made.settings.select == "best")
     result = finetuning.describe_run(job, made.settings, trainer) | {

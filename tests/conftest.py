@@ -14,6 +14,7 @@ from data.corpus import FORMAT, shard_name, write_manifest, write_shard
 from data.tokenization import tokenizer_hash
 from models.convert import transformer_xl
 from models.tokenization_cog import cog_tokenizer
+from tests.small_runs import SmallRuns
 from training.pretrained import load_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -224,3 +225,9 @@ def published_txl(small_cog_file, tmp_path_factory):
     convert_checkpoint.main(["--reverse", str(base / "hf"), str(base / "txl")])
     shutil.copy(small_cog_file, base / "txl" / "cog-pretrain.model")
     return base / "txl"
+
+
+@pytest.fixture(scope="session")
+def small_runs(bert_folder, write_corpus, tmp_path_factory):
+    """The smallest runs of each training script."""
+    return SmallRuns(tmp_path_factory.mktemp("small_runs"), bert_folder(), write_corpus)

@@ -17,20 +17,26 @@ def search_path(*folders: Path) -> str:
     return os.pathsep.join((*map(str, folders), str(Path(sys.executable).parent), os.environ["PATH"]))
 
 
-def run_together(script: Path, words: Sequence, logs: Path, processes: int = 2, limit: float = 240) -> str:
+def run_together(
+    script: Path, words: Sequence, logs: Path, processes: int = 2, limit: float = 240, machines: Sequence[Path] = ()
+) -> str:
     """Run a script on several CPU processes, as torchrun starts them; returns the first one's standard output.
 
-    words: the command line; logs: folder for a file per process and stream; limit: seconds until they are killed.
+    words: the command line; logs: folder for a file per process and stream; limit: seconds until they are killed;
+    machines: for each process the folder that it runs in, as a machine of its own.
     AssertionError with the standard errors unless all end well.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    place |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "CUDA_VISIBLE_DEVICES": ""}
+    local = 1 if machines else processes
+    place |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(local), "CUDA_VISIBLE_DEVICES": ""}
     words = [str(word) for word in words]
-    members = [
-        _SERVER.Process(target=_become, args=(rank, place, str(logs), str(script), words)) for rank in range(processes)
-    ]
+    members = []
+    for rank in range(processes):
+        own = place | {"RANK": str(rank), "LOCAL_RANK": str(rank % local)}
+        folder = str(machines[rank]) if machines else None
+        members.append(_SERVER.Process(target=_become, args=(rank, own, folder, str(logs), str(script), words)))
     for member in members:
         member.start()
     for member in members:
@@ -42,11 +48,13 @@ def run_together(script: Path, words: Sequence, logs: Path, processes: int = 2, 
     return outputs[0][0]
 
 
-def _become(rank: int, place: dict, logs: str, script: str, words: list[str]) -> None:
+def _become(rank: int, place: dict, folder: str | None, logs: str, script: str, words: list[str]) -> None:
     """In the new process: be this script, whose files are logs/out-RANK and logs/err-RANK."""
     for number, stream in ((1, "out"), (2, "err")):
         with open(f"{logs}/{stream}-{rank}", "wb") as file:
             os.dup2(file.fileno(), number)
-    os.environ |= place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= place
+    if folder is not None:
+        os.chdir(folder)
     sys.argv = [script, *words]
     runpy.run_path(script, run_name="__main__")

@@ -10,14 +10,15 @@ from safetensors.torch import load_file
 from training.trainer import Trainer
 
 
-def read_log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+def read_log(folder, name="log.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def curve(folder):
+def curve(folder, name="log.jsonl"):
     """The log without what depends on the clock."""
     timed = ("tokens_per_second", "mfu")
-    return [{name: value for name, value in record.items() if name not in timed} for record in read_log(folder)]
+    records = read_log(folder, name)
+    return [{key: value for key, value in record.items() if key not in timed} for record in records]
 
 
 def weights(folder):

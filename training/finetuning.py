@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from training.arguments import RunArguments
-from training.checkpoints import all_checkpoints, newest_checkpoint, publish, remove_partial
+from training.checkpoints import PROGRESS, all_checkpoints, newest_checkpoint, publish, remove_partial
 from training.files import CHECKSUMS, PARTIAL, broken_seal, read_json, write_whole
 from training.finetune_arguments import SCHEDULE_NAMES, JobArguments
 from training.grid import JOB_FILE
@@ -198,12 +198,37 @@ def held(folder: Path, args) -> Iterator[dict | None]:
         yield first_decides(args, take)
 
 
-def train(trainer, folder: Path) -> bool:
-    """Train to the end, from the newest checkpoint if any; False after a signal, which leaves another one."""
+def find_checkpoint(folder: Path, args) -> Path | None:
+    """The newest usable checkpoint, to the rows a step of which the arguments are fitted; None of a fresh job.
+
+    ArgumentError where none of several is usable, or processes cannot share so many rows.
+    """
     way_out = f"move {folder} away, and the same command starts this job over"
-    checkpoint = first_decides(trainer.args, lambda: newest_checkpoint(folder, trainer.args, way_out))
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
+
+    def decide() -> tuple:
+        checkpoint = newest_checkpoint(folder, args, way_out)
+        progress = checkpoint and read_json(checkpoint / PROGRESS)
+        return checkpoint, progress and progress["places"] // max(progress["step"], 1)
+
+    checkpoint, rows = first_decides(args, decide)
+    if checkpoint is None:
+        return None
+    logger.info("going on from %s", checkpoint)
+    share, left = divmod(rows, args.data_processes)
+    if left:
+        raise ArgumentError(
+            f"--job {folder} was begun with {rows} rows a step, which {args.data_processes} processes cannot share; "
+            f"start another number of them"
+        )
+    if share != args.per_device_train_batch_size * args.gradient_accumulation_steps:
+        fitting = max(part for part in range(1, args.per_device_train_batch_size + 1) if share % part == 0)
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = fitting, share // fitting
+        logger.info("%d rows a step as before: %d x %d a process", rows, fitting, share // fitting)
+    return checkpoint
+
+
+def train(trainer, checkpoint: Path | None) -> bool:
+    """Train to the end; False after a signal, which leaves another checkpoint."""
     trainer.train(checkpoint)
     return not trainer.stop.signalled
 
