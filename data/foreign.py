@@ -1,5 +1,6 @@
 """What other libraries raise about a damaged file, as an error of ours that names it."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +9,23 @@ from common.errors import UserError
 from data.jsonl import DataError
 
 _LONGEST = 200  # characters of what the library says
+_OF_SYSTEM = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 
 
 @contextmanager
 def foreign_errors(file: Path, what: str, cure: str, error: type[UserError] = DataError) -> Iterator[None]:
     """Raise `error` for whatever the inside, which reads one file or folder, does not take.
 
-    what: that it must be; cure: what to do. Our own errors, and what the system says of the file, go on as they are.
+    what: that it must be; cure: what to do. Our own errors, and those of a disk or of rights, go on as they are.
     """
     try:
         yield
@@ -23,7 +34,7 @@ def foreign_errors(file: Path, what: str, cure: str, error: type[UserError] = Da
     except Exception as fault:  # of the kinds that these libraries raise there is no end
         cause = fault
         while cause is not None:  # datasets hides a full disk behind an error of its own
-            if isinstance(cause, OSError) and cause.errno is not None:
+            if isinstance(cause, OSError) and cause.errno in _OF_SYSTEM:
                 raise cause from None
             cause = cause.__cause__
         reason = " ".join(str(fault.__cause__ or fault).split())[:_LONGEST] or type(fault).__name__

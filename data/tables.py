@@ -170,8 +170,8 @@ def _items(file: Path) -> Iterator[tuple[int, list[str] | dict]]:
         raise DataError(f"{file}: must be UTF-8, got {error}; convert the file") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: must be JSON, got {error.msg}; mend it") from None
-    except RecursionError:
-        raise DataError(f"{file}: must be an array of objects, got one nested too deep; convert it") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+        raise DataError(f"{file}: must be an array of objects, got {error}; convert it") from None
     items = [found] if isinstance(found, dict) else found
     if not isinstance(items, list) or not items:
         raise DataError(f"{file}: must be an array of objects, got {str(found)[:60]}; convert it")

@@ -3,9 +3,15 @@
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+import run_chinese_ref
+from data import trans_to_json
 from data.corpus import Corpus, shard_name
+from data.inputs import open_dataset, open_files
+from data.task_rows import read_rows
 from data.tokenization import load_backend
 from tests.fuzzing import LONG, SHORT, damaged_files, storm
 
@@ -59,3 +65,64 @@ def test_shards(corpus, tmp_path, count, sealed):
 
     counts = storm(read, file, inputs, naming=str(folder))
     assert counts["taken"] <= (0 if sealed else count / 2)
+
+
+TEXTS = ["研究生命起源", None, 'a "quoted" text, and\nlines', "", "北京大学 \\u4e00", "x" * 300]
+
+
+@pytest.mark.parametrize("count", AMOUNTS)
+@pytest.mark.parametrize("script", ["run_chinese_ref", "trans_to_json"])
+def test_json_lines(bert_folder, tmp_path, count, script):
+    file, out = tmp_path / "in.jsonl", tmp_path / "out"
+    lines = (json.dumps({"id": number, "text": text or "空"}) for number, text in enumerate(TEXTS))
+    original = "".join(f"{line}\n" for line in lines).encode()
+    flags = ["--json_field=text", f"--output_path={out}", "--no-merge", "--min_doc_length=0"]
+    if script == "run_chinese_ref":
+        flags = [f"--model_name={bert_folder()}", f"--output_dir={out}", "--segmenter=basic", "--workers=1"]
+    main = {"run_chinese_ref": run_chinese_ref, "trans_to_json": trans_to_json}[script].main
+
+    def read():
+        shutil.rmtree(out, ignore_errors=True)
+        main([f"--input_path={file}", *flags])
+
+    counts = storm(read, file, damaged_files(original, count))
+    assert counts["taken"] and counts["refused"]
+
+
+def read_texts(source):
+    _, units = source.scan()
+    return [source.text(content, where) for unit in units for _, content, where in source.raw(unit)]
+
+
+@pytest.mark.parametrize("count", AMOUNTS)
+@pytest.mark.parametrize("reader", ["corpus", "tasks"])
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_parquet(tmp_path, count, reader, compression):
+    file, table = tmp_path / "in.parquet", pa.table({"id": range(60), "text": TEXTS * 10})
+    pa.parquet.write_table(table, file, row_group_size=25, compression=compression)
+
+    def read():
+        if reader == "tasks":
+            return list(read_rows(file))
+        return read_texts(open_files([file], "text", str(tmp_path / "cache")))
+
+    assert len(read()) == (60 if reader == "tasks" else 40)
+    counts = storm(read, file, damaged_files(file.read_bytes(), count))
+    assert counts["refused"] > count / 3
+
+
+@pytest.mark.parametrize("count", AMOUNTS)
+@pytest.mark.parametrize("reader", ["corpus", "tasks"])
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "state.json", "dataset_info.json"])
+def test_saved_data_sets(tmp_path, count, reader, name):
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_dict({"id": list(range(60)), "text": TEXTS * 10}).save_to_disk(folder)
+
+    def read():
+        if reader == "tasks":
+            return list(read_rows(folder))
+        return read_texts(open_dataset(str(folder), None, "text", None))
+
+    assert len(read()) == (60 if reader == "tasks" else 40)
+    storm(read, folder / name, damaged_files((folder / name).read_bytes(), count), naming="saved")
