@@ -9,16 +9,7 @@ from common.errors import UserError
 from data.jsonl import DataError
 
 _LONGEST = 200  # characters of what the library says
-_OF_SYSTEM = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-}
+_OF_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
 
 
 @contextmanager
