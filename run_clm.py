@@ -111,6 +111,8 @@ def main(argv=None) -> dict[str, float]:
     windows = Windows(held_out, length, data_args.stride or length) if held_out else None
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     objective = CausalLanguageModelling(model, length, batches, mem_len, data_args.document_mask)
+    overrides = None if model_args.model_name_or_path else model_args.config_overrides or ""
+    objective.check(model, packed=args.do_train, overrides=overrides)
     trainer = Trainer(
         model=model,
         args=args,

@@ -33,6 +33,7 @@ from models.electra_config import SIZES, ElectraOptions, electra_configs, genera
 from models.stock import check_isolation, longest_row
 from training.architecture import check_fits, check_length, finish_config, load_model, make_config, set_unigram_bias
 from training.arguments import check_data_flags, parse_arguments, settle_steps
+from training.derivation import check_first_pass
 from training.electra_arguments import (
     ElectraDataArguments,
     ElectraModelArguments,
@@ -73,14 +74,17 @@ def main(argv=None) -> dict[str, float]:
         if args.should_save:
             export_networks(model, tokenizer, Path(folder))
 
+    collator = make_collator(data_args, tokenizer, args.seed, multiple)
+    objective = ReplacedTokenDetection(model, int(train.lengths.max()), data_args.mlm_probability)
+    check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
-        objective=ReplacedTokenDetection(model, int(train.lengths.max()), data_args.mlm_probability),
+        objective=objective,
         train_dataset=CorpusRows(train),
         train_batches=make_train_batches(args, train, plain, multiple) if args.do_train else None,
-        data_collator=make_collator(data_args, tokenizer, args.seed, multiple),
+        data_collator=collator,
         eval_dataset=CorpusRows(held_out) if held_out else None,
         eval_batches=make_eval_batches(args, held_out) if held_out else None,
         eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),

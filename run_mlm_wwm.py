@@ -36,6 +36,7 @@ from training.arguments import (
     parse_arguments,
     settle_steps,
 )
+from training.derivation import check_first_pass
 from training.objectives import MaskedLanguageModelling
 from training.run import run_settings, run_to_end, set_up_process
 from training.trainer import Trainer
@@ -77,14 +78,17 @@ def main(argv=None) -> dict[str, float]:
         set_unigram_bias(model, train.corpus.token_counts())
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
+    collator = make_collator(data_args, tokenizer, args.seed, multiple)
+    objective = MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability)
+    check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
-        objective=MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability),
+        objective=objective,
         train_dataset=CorpusRows(train),
         train_batches=make_train_batches(args, train, plain, multiple) if args.do_train else None,
-        data_collator=make_collator(data_args, tokenizer, args.seed, multiple),
+        data_collator=collator,
         eval_dataset=CorpusRows(held_out) if held_out else None,
         eval_batches=make_eval_batches(args, held_out) if held_out else None,
         eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),

@@ -105,7 +105,11 @@ def generator_config(discriminator: PreTrainedConfig, divisor: int) -> PreTraine
         for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
             fields[name] = max(1, fields[name] // divisor)
     else:
-        fields["num_hidden_layers"] = max(1, fields["num_hidden_layers"] // divisor)
+        layers = fields["num_hidden_layers"]
+        fields["num_hidden_layers"] = max(1, layers // divisor)
+        for name, value in fields.items():  # what a layer is, one by one
+            if isinstance(value, list) and len(value) == layers:
+                fields[name] = value[: fields["num_hidden_layers"]]
     return type(discriminator)(**fields)
 
 

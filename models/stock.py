@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from .layers import gather_positions
 
+_MIXING = ("sliding_window", "local_attention", "attention_window", "trigram_input")  # in a config: tokens mix
+
 
 def adapt(model: PreTrainedModel) -> PreTrainedModel:
     """Let a transformers encoder, with or without a head, take what this repository's models take; returns it.
@@ -74,15 +76,33 @@ def check_isolation(model: PreTrainedModel) -> None:
     if takes is None:
         parameters = inspect.signature(type(model).forward).parameters
         # Windows would be lost with a mask of ours, and MobileBERT's first layer reads the neighbours of a token.
-        mixes = any(
-            getattr(model.config, name, None) for name in ("sliding_window", "local_attention", "trigram_input")
-        )
+        mixes = any(getattr(model.config, name, None) for name in _MIXING)
         takes = model.config._attn_implementation == "sdpa" and "position_ids" in parameters and not mixes
+        takes = takes and _keeps_apart(model)
     if not takes:
         raise ValueError(
             f"isolated needs a model that takes a mask of pairs of tokens, and {type(model).__name__} does not; use "
             "concat or none, or gau_alpha, flash_quad, roberta, bert or electra"
         )
+
+
+@torch.no_grad()
+def _keeps_apart(model: PreTrainedModel) -> bool:
+    """Whether a row of two documents has the logits of each alone."""
+    training, ids = model.training, torch.randint(4, model.config.vocab_size, (1, 12), generator=torch.Generator())
+    places = torch.arange(12).unsqueeze(0)
+    documents, places = places < 5, torch.where(places < 5, places, places - 5)
+    pairs = documents.unsqueeze(2) == documents.unsqueeze(1)
+    try:
+        model.eval()
+        packed = model(input_ids=ids, attention_mask=pairs, position_ids=places)[0]
+        alone = [model(input_ids=part, attention_mask=torch.ones_like(part))[0] for part in (ids[:, :5], ids[:, 5:])]
+        difference = (packed - torch.cat(alone, dim=1)).abs().max()
+        return bool(difference <= 1e-4 * packed.abs().max())
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # a mask that it does not know
+        return False
+    finally:
+        model.train(training)
 
 
 def longest_row(model: PreTrainedModel) -> int | None:

@@ -1,7 +1,6 @@
 """The model of a run: loaded to continue from, or new from its type, a config and changes to it."""
 
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from common.errors import library_errors
+from training.derivation import parse_overrides, told, whole_number, with_changes
 from training.pretrained import ArgumentError, check_numbers, load_config, read_object, resolve_pretrained
 
 # What transformers looks for in a folder, in this order.
@@ -29,9 +29,9 @@ def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
     if model_args.model_name_or_path:
         flag, name = "--model_name_or_path", model_args.model_name_or_path
         return load_model(auto_class, load_config(name, flag, trust), name, flag, tokenizer, trust)
-    config, flags = make_config(model_args, tokenizer), "--config_overrides and --config_name"
-    check_fits(auto_class, config, flags, trust)
-    with library_errors(ArgumentError, f"{flags} must give a model that can be built", f"see {type(config).__name__}"):
+    config = make_config(model_args, tokenizer)
+    check_fits(auto_class, config, "--config_overrides and --config_name", trust)
+    with told(config, model_args.config_overrides or ""):
         return auto_class.from_config(config, trust_remote_code=trust)
 
 
@@ -186,26 +186,18 @@ def make_config(model_args, tokenizer):
 
 def finish_config(config, overrides: str | None, flag: str, tokenizer):
     """A new model's config with the tokenizer's entries and `overrides`, key=value,key=value as typed after `flag`."""
-    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    changes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if hasattr(config, "linear_divisor"):
-        config.linear_divisor = "valid"  # padding changes nothing then; published weights alone need another
+        changes["linear_divisor"] = "valid"  # padding changes nothing then; published weights alone need another
     owner = f"{flag} {overrides or ''}".rstrip()
     with library_errors(ArgumentError, f"{owner} must give a config", f"see {type(config).__name__}"):
-        if overrides:
-            pairs = [pair.partition("=")[::2] for pair in overrides.split(",")]
-            numbers = {key: int(value) for key, value in pairs if re.fullmatch(r"-?\d{1,4000}", value)}
-            check_numbers(numbers, owner)
-            config.update_from_string(overrides)
-            names = {key for key, _ in pairs}
-            follows = getattr(type(config), "intermediate_size", 0) is None  # by default, from hidden_size
-            if follows and "hidden_size" in names and "intermediate_size" not in names:
-                config.intermediate_size = None
-        heads, width = getattr(config, "num_attention_heads", 1), getattr(config, "hidden_size", 0)
-        if not hasattr(config, "head_dim") and isinstance(heads, int) and (heads < 1 or width % heads):
-            raise ArgumentError(
-                f"{owner}: hidden_size must be a multiple of num_attention_heads, got {width}, {heads}"
-            )
-        return type(config).from_dict(config.to_dict())  # checks the fields once more
+        changes |= parse_overrides(config, overrides or "")
+        check_numbers(changes, owner)
+        made = with_changes(config, changes)
+    heads, width = whole_number(made, "num_attention_heads"), whole_number(made, "hidden_size")
+    if heads and width % heads and not whole_number(made, "head_dim"):
+        raise ArgumentError(f"{owner}: hidden_size must be a multiple of num_attention_heads, got {width}, {heads}")
+    return made
 
 
 def check_length(most: int | None, longest: int) -> None:

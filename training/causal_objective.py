@@ -11,9 +11,17 @@ from types import MappingProxyType
 
 import torch
 from torch.nn import functional as F
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from training.objectives import IGNORED
+from training.derivation import told
+from training.objectives import IGNORED, trying
 from training.pretrained import ArgumentError
+
+ROUNDING = 1e-4  # of logits that are the same: fp32 gives up to 4e-6, a window or a document not seen above 5e-3
+
+
+MASKINGS = ("pairs", "positions", "layer_types")  # how a stock model may be told which documents a row holds
+LAYER_TYPES = {"full_attention", "sliding_attention"}  # of which a mask can be made
 
 
 class CausalLanguageModelling:
@@ -37,6 +45,7 @@ class CausalLanguageModelling:
         self.example_lengths = (max(length // 2, 1), max(length, 2))
         self.documents: list | None = None
         self._mem_len, self._document_mask = mem_len, document_mask
+        self._masking = "pairs"  # one of MASKINGS
         self._parameters = inspect.signature(model.forward).parameters
         self._config = model.config
         self._takes_pair_masks = getattr(model, "takes_pair_masks", False)
@@ -71,6 +80,64 @@ class CausalLanguageModelling:
             self.documents.append((inputs["documents"], losses.sum(1), (labels != IGNORED).sum(1)))
         return {"clm": losses.sum()}, {}
 
+    def check(self, model, packed: bool, overrides: str | None = None) -> None:
+        """Try a stock model before its run; ArgumentError when it cannot do what the run asks of it.
+
+        overrides: of its config, to be named where the model cannot run. It must be causal and, where rows of several
+        documents are packed, keep them apart: its logits of two in a row must be those of each alone. A mask of pairs
+        does that, unless the model has windows, which such a mask replaces; then transformers' own way does, positions
+        that begin anew and no mask at all, or a mask for each type of layer. Models of this repository do by their
+        tests.
+        """
+        if hasattr(model, "takes_pair_masks") or is_deepspeed_zero3_enabled():
+            return
+        length = _telling_length(model.config, max(self.example_lengths))
+        first, generator = min(5, length // 2), torch.Generator().manual_seed(0)
+        ids = torch.randint(model.config.get_text_config().vocab_size, (1, length), generator=generator)
+        places = torch.arange(length).unsqueeze(0)
+        row = {"input_ids": ids, "position_ids": places}
+        pair = row | {"position_ids": torch.where(places < first, places, places - first)}
+        whole = row | {"attention_mask": torch.ones_like(ids), "documents": None}
+
+        def logits(inputs, part=slice(None)):
+            inputs = {name: tensor if tensor is None else tensor[:, part] for name, tensor in inputs.items()}
+            return model(**self._arguments(inputs, None)).logits.float()
+
+        with trying(model), told(model.config, overrides):
+            parts = [logits(whole, slice(0, first)), logits(whole, slice(first, None))]
+            if _apart(logits(whole)[:, :first], parts[0]):
+                raise ArgumentError(
+                    f"{type(model).__name__} must be causal, and its tokens see those that follow them; give "
+                    "is_decoder=true in --config_overrides, or train it with run_mlm_wwm.py"
+                )
+            if packed and not self._document_mask:
+                logits(row)
+            elif packed:
+                self._settle_masking(model, lambda: logits(pair), torch.cat(parts, dim=1))
+
+    def _settle_masking(self, model, packed, expected: torch.Tensor) -> None:
+        """Take the first way that gives the logits of each document alone. ArgumentError when none does."""
+        reasons = []
+        usable = {"positions": "position_ids" in self._parameters}
+        usable |= {"layer_types": set(getattr(self._config, "layer_types", None) or ["none"]) <= LAYER_TYPES}
+        for self._masking in MASKINGS:
+            if not usable.get(self._masking, True):
+                continue
+            try:
+                difference = _apart(packed(), expected)
+            except Exception as error:  # whatever a family's forward makes of a mask that it does not know
+                reasons.append(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            else:
+                if not difference:
+                    return
+                reasons.append(
+                    f"its logits differ from those of each document alone by {difference:.1e} of the largest"
+                )
+        raise ArgumentError(
+            f"--document_mask true needs a model that can keep documents of a row apart, and {type(model).__name__} "
+            f"does not ({reasons[0]}); give --document_mask false"
+        )
+
     def _recall(self, inputs: dict, training: bool):
         """The memory of these rows; None at the start of the training, and of the documents."""
         if training:
@@ -89,14 +156,17 @@ class CausalLanguageModelling:
             if not self._mem_len:
                 found["attention_mask"] = inputs["attention_mask"]
         elif self._document_mask:
-            found["attention_mask"] = self._pairs(positions)
+            if self._masking == "pairs":
+                found["attention_mask"] = self._pairs(positions)
+            elif self._masking == "layer_types":
+                found["attention_mask"] = {kind: self._pairs(positions, kind) for kind in self._config.layer_types}
             if "position_ids" in self._parameters:
                 # In the row: a model that counts positions sees nothing of what was before.
                 row = torch.arange(positions.shape[1], device=positions.device)
                 found["position_ids"] = torch.minimum(positions, row)
         return found
 
-    def _pairs(self, positions: torch.Tensor) -> torch.Tensor:
+    def _pairs(self, positions: torch.Tensor, layer_type: str = "full_attention") -> torch.Tensor:
         """The keys that tokens at these places [B, T] of their documents may see: [B, T, K], or with a head dimension.
 
         A token sees no farther back than its document goes. Padding, place 0, sees itself.
@@ -105,6 +175,8 @@ class CausalLanguageModelling:
         queries = torch.arange(length, device=positions.device).unsqueeze(1)
         distance = queries + self._mem_len - torch.arange(self._mem_len + length, device=positions.device)
         visible = (distance >= 0) & (distance <= positions.unsqueeze(2))
+        if layer_type == "sliding_attention":
+            visible &= distance < self._config.sliding_window
         if self._takes_pair_masks:
             return visible
         visible = visible.unsqueeze(1)
@@ -143,3 +215,19 @@ class CausalLanguageModelling:
         rows = self._batches
         first = (torch.arange(rows.accumulation) * rows.processes + rows.process) * rows.micro_batch
         return (first.unsqueeze(1) + torch.arange(rows.micro_batch)).flatten()
+
+
+def _telling_length(config, longest: int) -> int:
+    """Tokens of a row in which each window of the model that rows can be longer than shows."""
+    windows = (
+        value
+        for name, value in config.get_text_config().to_dict().items()
+        if any(word in name for word in ("window", "chunk", "local")) and type(value) is int and 0 < value < longest
+    )
+    return min(longest, max([64, *(window + 16 for window in windows)]))
+
+
+def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference of logits as a share of the largest, 0 for what is rounding."""
+    share = ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
+    return 0.0 if share < ROUNDING else share

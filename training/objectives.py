@@ -15,11 +15,24 @@ restore(that).
 """
 
 import inspect
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
 
 IGNORED = -100
+
+
+@contextmanager
+def trying(model: torch.nn.Module):
+    """For a trial on the CPU: no gradients, no dropout; the model's mode and the random numbers stay as they were."""
+    training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()
+            yield
+    finally:
+        model.train(training)
 
 
 def separate_documents(inputs: dict) -> dict:

@@ -1,16 +1,17 @@
 """The causal objective: the original's losses over its streams; documents apart in stock models; what it refuses."""
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from data.sampling import TrainBatches
 from data.streams import CausalCollator, StreamBatches
-from training.causal_objective import CausalLanguageModelling
+from training.causal_objective import CausalLanguageModelling, _telling_length
 from training.pretrained import ArgumentError
 from training.trainer import Trainer
 
@@ -61,6 +62,85 @@ def test_documents_of_a_row_are_apart_in_a_stock_model(attention):
     alone = loss(slice(0, 5), torch.arange(5)[None]) + loss(slice(5, 16), torch.arange(11)[None])
     torch.testing.assert_close(loss(slice(0, 16), places), alone, rtol=1e-5, atol=1e-5)
     assert (loss(slice(0, 16), places, mask=False) - alone).abs() > 1e-2
+
+
+def stock(kind, **fields):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+    shape |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape | fields)).train()
+
+
+SMALL = {"intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16}
+LOCAL = SMALL | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+WINDOWS = {
+    "mistral": SMALL | {"sliding_window": 4},
+    "gemma2": LOCAL,
+    "gemma3_text": LOCAL,
+    "cohere2": LOCAL,
+    "qwen2": LOCAL | {"use_sliding_window": True},
+    "phi3": SMALL | {"sliding_window": 4},
+    "starcoder2": SMALL | {"sliding_window": 4},
+    "gpt_oss": LOCAL | {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "modernbert-decoder": {"intermediate_size": 32, "local_attention": 4, "global_attn_every_n_layers": 2},
+    "llama4_text": SMALL
+    | {"layer_types": ["chunked_attention", "full_attention"], "attention_chunk_size": 4, "intermediate_size_mlp": 32}
+    | {"num_local_experts": 1, "no_rope_layers": [1, 0]},
+    "gpt_neo": {"num_layers": 2, "num_heads": 2, "window_size": 4, "attention_types": [[["global", "local"], 1]]},
+    "llama": SMALL,
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2},
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_a_row_of_documents_has_the_loss_of_each_document_alone(kind):
+    model = stock(kind, **WINDOWS[kind])
+    objective = CausalLanguageModelling(model, 24)
+    state = torch.get_rng_state()
+    objective.check(model, packed=True)
+    assert model.training and torch.equal(torch.get_rng_state(), state)
+    ids = torch.randint(3, 50, (2, 24), generator=torch.Generator().manual_seed(1))
+    labels = ids.roll(-1, 1)
+    cuts = [(0, 7, 16, 24), (0, 13, 24)]
+    places = torch.stack([torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(cut)]) for cut in cuts])
+    with torch.no_grad():
+        found = objective(model.eval(), {"input_ids": ids, "labels": labels, "position_ids": places})[0]["clm"]
+        alone = sum(
+            torch.nn.functional.cross_entropy(model(row[None, a:b]).logits[0], label[a:b], reduction="sum")
+            for row, label, cut in zip(ids, labels, cuts, strict=True)
+            for a, b in itertools.pairwise(cut)
+        )
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (
+            "bloom",
+            {"n_layer": 1, "n_head": 2},
+            "BloomForCausalLM does not .*too many values.*--document_mask",
+        ),
+        ("mamba", {}, "MambaForCausalLM does not .*; give --document_mask false"),
+        ("openai-gpt", {"n_layer": 1, "n_head": 2}, "OpenAIGPTLMHeadModel does not .*; give --document_mask false"),
+        ("rwkv", {"attention_hidden_size": 32}, "RwkvForCausalLM does not .*; give --document_mask false"),
+        ("bert", {}, "BertLMHeadModel must be causal, .*is_decoder=true"),
+    ],
+)
+def test_models_that_cannot_keep_documents_apart_are_told_before_training(kind, fields, message):
+    model = stock(kind, **fields)
+    with pytest.raises(ArgumentError, match=message):
+        CausalLanguageModelling(model, 24).check(model, packed=True)
+    if kind != "bert":
+        CausalLanguageModelling(model, 24, document_mask=False).check(model, packed=True)
+        CausalLanguageModelling(model, 24).check(model, packed=False)
+
+
+def test_the_trial_row_is_longer_than_every_window_that_rows_can_fill():
+    config = GPT2Config()
+    assert _telling_length(config, 1024) == 64
+    config.sliding_window = 100
+    assert (_telling_length(config, 1024), _telling_length(config, 110), _telling_length(config, 50)) == (116, 110, 50)
 
 
 def test_memory_goes_to_other_micro_batches_and_processes_and_to_no_other_streams(xl_model):
