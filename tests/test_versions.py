@@ -1,8 +1,11 @@
-"""Saved folders of Transformer-XL, whose code travels along, load where this repository is not, in any version."""
+"""What versions this repository asks for; folders of Transformer-XL, whose code travels along, load in any of them."""
 
+import ast
+import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +55,69 @@ for folder in folders:
         save_file({"logits": logits.contiguous()}, folder + "/logits.safetensors")
 print(transformers.__version__)
 """
+
+REQUIREMENT = re.compile(r"([\w-]+)>=([\d.]+),<([\d.]+)(?:\s+# (.+))?")
+FOLDERS = ("benchmarks", "common", "data", "examples", "models", "tests", "training")
+OPTIONAL = {"bert4torch", "deepspeed", "flash_pytorch", "peft"}  # looked for first, or opponents of benchmarks
+
+
+def requirements(file: str) -> dict[str, re.Match]:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    found = [REQUIREMENT.fullmatch(line) for line in lines if not line.startswith(("#", "-r "))]
+    assert all(found), f"{file}: each line is NAME>=LOWEST,<HIGHEST  # what needs it"
+    return {match[1]: match for match in found}
+
+
+def ordered(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that the file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+            names.add(ast.literal_eval(node.args[0]))
+    return names
+
+
+def test_the_lock_is_within_the_ranges_and_of_no_machine():
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("#")]
+    pins = [re.fullmatch(r'([\w-]+)==([\w.]+)(?: ; platform_system == "Linux")?', line) for line in lines]
+    assert all(pins), "each line is NAME==VERSION, without +local, address or hash; bash scripts/lock.sh writes it"
+    pinned = {match[1]: match[2] for match in pins}
+    assert len(pinned) == len(lines)
+    wanted = requirements("requirements.txt") | requirements("requirements-dev.txt")
+    for name, match in wanted.items():
+        version = pinned[name.replace("_", "-")]
+        assert ordered(match[2]) <= ordered(version) < ordered(match[3]), f"{name}: bash scripts/lock.sh"
+
+
+def test_requirements_name_every_import_and_its_users():
+    files = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+    imported = {path: imports(path) for path in files}
+    ours = {path.stem for path in ROOT.glob("*.py")} | {*FOLDERS}
+    roots = {name.split(".")[0] for names in imported.values() for name in names}
+    packages = {
+        module: {name.lower().replace("_", "-") for name in names}
+        for module, names in importlib.metadata.packages_distributions().items()
+    }
+    wanted = requirements("requirements.txt") | requirements("requirements-dev.txt")
+    wanted = {name.replace("_", "-"): match for name, match in wanted.items()}
+    for root in roots - ours - OPTIONAL - sys.stdlib_module_names:
+        assert packages.get(root, set()) & wanted.keys(), f"{root} is imported and not in requirements*.txt"
+    for name, match in wanted.items():
+        modules = {module for module, names in packages.items() if name in names}
+        for pattern in re.findall(r"[\w/*]+\.py", match[4] or ""):
+            users = list(ROOT.glob(pattern))
+            assert users, f"{name}: there is no {pattern}"
+            used = {part for path in users for module in imported[path] for part in module.split(".")}
+            assert used & modules or name == "ruff", f"{name}: {pattern} does not import it"
 
 
 def run(python: str, code: str, *words, where: Path) -> str:
