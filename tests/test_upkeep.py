@@ -86,7 +86,7 @@ _help_texts: dict[Path, str] = {}
 
 
 def assert_flags_exist(script: Path, flags: list[str]) -> None:
-    if script.suffix != ".py" or script.parts[-2] == "benchmarks":
+    if script.suffix != ".py" or script.parts[-2] in ("benchmarks", "tests"):
         return
     known = _help_texts.setdefault(script, help_text(script))
     for flag in flags:
