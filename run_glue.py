@@ -41,7 +41,7 @@ from training import finetuning
 from training.adversary import FastGradient
 from training.arguments import RunArguments, parse_arguments, settle_steps
 from training.evaluation import EvalRows, Evaluator
-from training.finetune_arguments import JobArguments, SweepArguments, flag_names
+from training.finetune_arguments import JobArguments, SweepArguments, flag_names, to_own_flags
 from training.finetune_objectives import make_objective
 from training.finetuning import BEST, TRAIN_LOG, JobRecord
 from training.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, write_job
@@ -60,7 +60,7 @@ def main(argv=None) -> list[dict]:
 
     SystemExit, which names what failed, when a job did.
     """
-    flags, args = parse_arguments([JobArguments, SweepArguments], argv)
+    flags, args = parse_arguments([JobArguments, SweepArguments], argv, to_own_flags)
     finetuning.log_to_console()
     use_cpu = args.device == "cpu"
     if args.job:
@@ -190,6 +190,11 @@ def read_job(job: JobRecord, use_cpu: bool) -> Prepared:
     task, splits = task_data.read_task(job.task, flags, trains, outputs=None if trains else outputs)
     plan = task_data.Plan.of(task, splits, trains, flags.do_predict)
     settings = flags.settle(task.name, task.defaults)
+    if plan.training and not plan.scored:
+        for flag in ("patience", "metric_for_best"):
+            if getattr(settings, flag) is not None:
+                raise ArgumentError(f"--{flag} needs validation rows with labels, got none; add them or leave it out")
+        logger.info("%s has no validation rows with labels: the last weights are kept", task.name)
     metric = settings.metric_for_best or task.metrics[0]
     if metric not in task.metrics:
         raise ArgumentError(f"--metric_for_best must be one of {', '.join(task.metrics)}, got {metric}; choose one")
@@ -244,7 +249,8 @@ def collator(made: Prepared) -> TaskCollator:
 
 
 def make_evaluator(made: Prepared, names: list[str]) -> Evaluator:
-    args, options = made.args, {"chid_decode": made.settings.chid_decode}
+    args, settings = made.args, made.settings
+    options = {"chid_decode": settings.chid_decode, "n_best": settings.n_best, "max_answer": settings.max_answer}
     judges = {}
     for name in names:
         features = made.features[name]

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -450,6 +451,23 @@ def test_the_command_line_of_old_works_with_local_data(encoder, tmp_path):
     assert [record["step"] for record in records if "loss" in record] == list(range(1, 16))
     assert [record["step"] for record in records if "primary" in record] == [6, 12, 15]
     assert result["splits"]["train"]["expected"] == 67349
+
+
+def test_a_command_line_of_transformers_works(encoder, data, tmp_path):
+    lines = [json.loads(line) for line in data("classification", 12).read_text(encoding="utf-8").split("\n")[:-1]]
+    split = datasets.Dataset.from_list(lines)
+    datasets.DatasetDict({"train": split, "validation": split, "test": split}).save_to_disk(tmp_path / "set")
+    argv = f"""--model_name_or_path {encoder("bert")} --dataset_name {tmp_path}/set --do_regression false --do_train
+        --do_eval --do_predict --fp16 --per_device_train_batch_size 4 --per_device_eval_batch_size 2 --eval_strategy no
+        --save_strategy no --load_best_model_at_end --metric_for_best_model eval_macro_f1 --label_smoothing_factor 0.1
+        --max_predict_samples 3 --max_seq_length 32 --num_train_epochs 1 --overwrite_output_dir --report_to none
+        --output_dir {tmp_path}/out --use_cpu"""
+    (result,) = run_glue.main(argv.split())
+    assert (result["primary"], result["steps"], result["best_step"]) == ("macro_f1", 3, 3)
+    assert result["splits"]["test"]["records"] == 3 and result["splits"]["validation"]["records"] == 12
+    assert result["columns"] == {"texts": ["sentence"], "label": "label", "not_read": []}
+    run_glue.main(argv.split())
+    assert len(list(tmp_path.glob("out/*/*/old-seed*"))) == 1, "run anew, and the earlier one kept"
 
 
 def test_electra_is_finetuned_as_its_authors_did(encoder, data, tmp_path):

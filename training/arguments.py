@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -237,8 +238,10 @@ def check_data_flags(data_args: CorpusArguments, args: RunArguments) -> None:
     args.do_eval = bool(held_out)
 
 
-def parse_arguments(classes: list[type], argv: list[str] | None = None) -> tuple:
+def parse_arguments(classes: list[type], argv: list[str] | None = None, rewrite: Callable | None = None) -> tuple:
     """Read flags, or one JSON or YAML file of flags, into one instance of each dataclass.
+
+    rewrite: words of a command line -> the words to parse.
 
     Raises:
         ArgumentError: one line that names the flag.
@@ -246,6 +249,7 @@ def parse_arguments(classes: list[type], argv: list[str] | None = None) -> tuple
     argv = sys.argv[1:] if argv is None else list(argv)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = _flags_of_file(argv[0])
+    argv = argv if rewrite is None else rewrite(argv)
     parser = _Parser(classes, allow_abbrev=False)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(

@@ -4,12 +4,13 @@ A flag of a job that is left out takes the value of --recipe, then the task's ow
 of flags are those of HF's, PaddleNLP's and UER's drivers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from transformers.hf_argparser import HfArg
 
 from training.pretrained import ArgumentError
+from training.replaced_flags import rewrite_flags
 from training.schedules import SCHEDULES
 
 DEFAULTS = {
@@ -88,15 +89,25 @@ class JobArguments:
         default=None, help="Train on every pair in both orders.", metadata={"nargs": "?", "const": True}
     )
     batch_size: int | None = HfArg(
-        default=None, aliases=["--per_device_train_batch_size"], help="Rows of a micro-batch on one device."
+        default=None,
+        aliases=["--per_device_train_batch_size", "--per_gpu_train_batch_size", "--train_batch_size"],
+        help="Rows of a micro-batch on one device.",
     )
-    eval_batch_size: int | None = HfArg(default=None, help="Rows of a batch of evaluation; default: --batch_size.")
+    eval_batch_size: int | None = HfArg(
+        default=None,
+        aliases=["--per_device_eval_batch_size", "--per_gpu_eval_batch_size"],
+        help="Rows of a batch of evaluation; default: --batch_size.",
+    )
     grad_accum: int = HfArg(default=1, aliases=["--gradient_accumulation_steps"], help="Micro-batches of an update.")
     lr: float | None = HfArg(default=None, aliases=["--learning_rate"], help="Peak learning rate.")
     epochs: float | None = HfArg(default=None, aliases=["--num_train_epochs"], help="Passes over the training rows.")
-    max_steps: int = HfArg(default=-1, help="Updates; overrides --epochs.")
-    warmup_ratio: float | None = HfArg(default=None, help="Share of the updates over which the rate rises.")
-    warmup_steps: int | None = HfArg(default=None, help="The same in updates; overrides --warmup_ratio.")
+    max_steps: int = HfArg(default=-1, aliases=["--max_train_steps"], help="Updates; overrides --epochs.")
+    warmup_ratio: float | None = HfArg(
+        default=None, aliases=["--warmup_proportion"], help="Share of the updates over which the rate rises."
+    )
+    warmup_steps: int | None = HfArg(
+        default=None, aliases=["--num_warmup_steps"], help="The same in updates; overrides --warmup_ratio."
+    )
     weight_decay: float | None = HfArg(default=None, help="Of all but biases and norms.")
     schedule: str | None = HfArg(
         default=None,
@@ -116,7 +127,9 @@ class JobArguments:
     lwlrd_offset: int | None = HfArg(default=None, help="Depth of the head above the last layer: 1 or 2 (ELECTRA).")
     fgm_eps: float = HfArg(default=0.0, help="Length of FGM's move of the word embeddings; 1 is usual.")
     rdrop: float = HfArg(default=0.0, help="Weight of R-Drop's divergence; 1 to 5 is usual.")
-    label_smoothing: float = HfArg(default=0.0, help="Share of a target spread over all labels, in [0, 1).")
+    label_smoothing: float = HfArg(
+        default=0.0, aliases=["--label_smoothing_factor"], help="Share of a target spread over all labels, in [0, 1)."
+    )
     class_weights: str | None = HfArg(default=None, help="balanced, or a number for each label: 1,2.5.")
 
     logging_steps: int = HfArg(default=20, help="Updates between training records.")
@@ -126,10 +139,24 @@ class JobArguments:
     save_steps: int | None = HfArg(
         default=None, help="Updates between checkpoints; default: --eval_steps, or an epoch."
     )
-    patience: int | None = HfArg(default=None, help="Evaluations without a better one after which training stops.")
+    eval_strategy: str | None = HfArg(
+        default=None,
+        aliases=["--evaluation_strategy"],
+        help="steps, epoch or no (at the end only); default: epoch without --eval_steps.",
+    )
+    save_strategy: str | None = HfArg(default=None, help="steps or epoch; default: epoch without --save_steps.")
+    patience: int | None = HfArg(
+        default=None,
+        aliases=["--early_stopping_patience"],
+        help="Evaluations without a better one after which training stops.",
+    )
     select: str = HfArg(default="best", help="Weights to keep: best on validation (ties: the earlier) or last.")
-    metric_for_best: str | None = HfArg(default=None, help="Metric to select by; default: the task's first.")
+    metric_for_best: str | None = HfArg(
+        default=None, aliases=["--metric_for_best_model"], help="Metric to select by; default: the task's first."
+    )
     keep_model: bool = HfArg(default=True, help="Keep the selected weights in best/.")
+    n_best: int = HfArg(default=20, aliases=["--n_best_size"], help="Starts and ends of answers that are considered.")
+    max_answer: int = HfArg(default=50, aliases=["--max_answer_length"], help="Most tokens of an answer.")
     chid_decode: str = HfArg(default="optimal", help="How ChID's idioms are given out: argmax, greedy or optimal.")
 
     max_train_samples: int | None = HfArg(default=None, help="Train on the first so many records: no submission.")
@@ -143,6 +170,7 @@ class JobArguments:
             "head": (None, "auto", "linear"), "token_types": ("auto", "yes", "no"), "recipe": (None, *RECIPES),
             "long_rows": ("window", "truncate"), "schedule": (None, *SCHEDULE_NAMES, *SCHEDULES),
             "optimizer": (None, *OPTIMIZERS), "dtype": ("fp32", "fp16", "bf16"), "select": ("best", "last"),
+            "eval_strategy": (None, "no", "steps", "epoch"), "save_strategy": (None, "steps", "epoch"),
             "lwlrd_offset": (None, 1, 2), "pooling": (None, "first", "mean", "max"),
             "chid_decode": ("argmax", "greedy", "optimal"), "source": ("auto", "local", "hub"),
             "on_nan": ("stop", "skip"),
@@ -159,7 +187,7 @@ class JobArguments:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "grad_accum": 1, "max_length": 4, "logging_steps": 1,
                     "eval_steps": 1, "save_steps": 1, "patience": 1, "overfit": 1, "max_train_samples": 1,
                     "max_eval_samples": 1, "max_predict_samples": 1, "fgm_eps": 0, "rdrop": 0, "clip": 0,
-                    "doc_stride": 0, "nan_steps": 1}  # fmt: skip
+                    "doc_stride": 0, "nan_steps": 1, "n_best": 1, "max_answer": 1}  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
@@ -221,7 +249,7 @@ class SweepArguments:
     baseline: str | None = HfArg(default=None, help="Configuration to compare the others with in the summary.")
     submission_dir: str | None = HfArg(default=None, help="Folder for glue.zip and CLUE's zips; needs --do_predict.")
     team: str = HfArg(default="team", help="Name in CLUE's submission file.")
-    clue_version: str = HfArg(default="both", help="CLUE board: 1.0, 1.1 or both.")
+    clue_version: str = HfArg(default="both", aliases=["--version"], help="CLUE board: 1.0, 1.1 or both.")
     wnli_majority: bool = HfArg(default=False, help="Submit WNLI's majority class instead of predictions.")
     job: str | None = HfArg(default=None, help="Run the one job of this folder's job.json and nothing else.")
 
@@ -232,10 +260,17 @@ class SweepArguments:
                 raise ArgumentError(f"--{name} must be one of {listed}, got {getattr(self, name)}; correct it")
 
 
-def flag_names() -> dict[str, str]:
+def flag_names(arguments: type = JobArguments) -> dict[str, str]:
     """Whatever may be typed for a flag of a job, old names included -> the flag."""
     names = {}
-    for field in fields(JobArguments):
+    for field in fields(arguments):
         aliases = field.metadata.get("aliases") or []
         names |= {name.removeprefix("--"): field.name for name in (field.name, *aliases)}
     return names
+
+
+def to_own_flags(argv: Sequence[str]) -> list[str]:
+    """A command line of the scripts that run_glue.py replaces, in flags of these two classes."""
+    names = flag_names() | flag_names(SweepArguments)
+    switches = {f"no_{field.name}" for one in (JobArguments, SweepArguments) for field in fields(one)}
+    return rewrite_flags(argv, {*names, *switches, "help"})

@@ -108,6 +108,8 @@ def run_arguments(job: JobArguments, folder: Path, seed: int, metric: str | None
     """Arguments of the Trainer for settled flags. metric: what selects the best step; None without validation."""
     own = job.schedule in SCHEDULES
     every, saves = job.eval_steps or job.save_steps, job.save_steps or job.eval_steps
+    evaluates = job.eval_strategy or ("steps" if every else "epoch")
+    keeps = job.save_strategy or ("steps" if saves else "epoch")
     beta1, beta2 = _numbers("--betas", job.betas, 2)
     warmup = job.warmup_steps if job.warmup_steps is not None else job.warmup_ratio
     try:
@@ -140,9 +142,9 @@ def run_arguments(job: JobArguments, folder: Path, seed: int, metric: str | None
             on_nan=job.on_nan,
             nan_steps=job.nan_steps,
             logging_steps=job.logging_steps,
-            eval_strategy="no" if metric is None else "steps" if every else "epoch",
+            eval_strategy="no" if metric is None else evaluates,
             eval_steps=every,
-            save_strategy="steps" if saves else "epoch",
+            save_strategy=keeps,
             save_steps=saves or 500,
             save_total_limit=1,
             metric_for_best_model=metric,
