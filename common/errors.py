@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+UNWRITTEN = "a file could not be written to its end"  # by a library that does not say why
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors, tokenizers) end such a message
 _WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 _LONGEST = 600  # characters of a foreign message
@@ -53,7 +54,7 @@ def describe_fault(error: BaseException) -> str | None:
         cause = "a file that it read was cut short" if "Bus error" in text else "most often for want of memory"
         return f"a process of --dataloader_num_workers was killed, {cause} ({text.split('. ')[0]})"
     if "PytorchStreamWriter" in text or "inline_container" in text or text.startswith("unexpected pos"):
-        return "a file could not be written to its end"
+        return UNWRITTEN
     if any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
         return f"another process of this run has ended, see its message ({text})"
     return None

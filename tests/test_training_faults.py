@@ -1,11 +1,13 @@
 """Training runs that numbers, signals, disks and processes fail: one line, the last good state, and it goes on."""
 
 import itertools
+import re
 
 import pytest
 import torch
 
 import run_mlm_wwm
+from common.errors import UserError
 from common.script import NOT_FINITE, one_line_errors
 from tests.runs import killed_in, read_log, weights
 from training.finiteness import NotFinite, Watch
@@ -35,6 +37,63 @@ def flags(prepared, tmp_path):
     return make
 
 
+def checkpoints(folder):
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+
+
+# Before anything is written
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: You need to install `bitsandbytes`"),
+        ({"optim": "galore_adamw", "optim_target_modules": "all-linear"}, "--optim galore_adamw: You need to install"),
+        ({"optim": "grokadamw"}, "--optim grokadamw: Please install grokadamw"),
+        ({"optim": "sgd", "optim_args": "foo=1"}, "--optim_args foo=1 has no effect on --optim sgd"),
+        ({"optim_args": "foo"}, "--optim adamw_torch_fused"),
+        ({"lr_scheduler_kwargs": '{"foo": 1}'}, "--lr_scheduler_kwargs {'foo': 1}: "),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "--lr_scheduler_type warmup_stable_decay: .*num_decay_steps"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"power": "x"}'}, "--lr_scheduler_kwargs "),
+        ({"report_to": "wandb"}, "--report_to wandb: WandbCallback requires wandb"),
+        ({"report_to": "nonsense"}, "--report_to nonsense: nonsense is not supported"),
+        ({"push_to_hub": True}, "--push_to_hub: the hub does not answer"),
+        ({"eval_on_start": True}, "--eval_on_start needs held-out data"),
+        ({"metric_for_best_model": "loss"}, "--metric_for_best_model needs held-out data"),
+        (
+            {"metric_for_best_model": "nonsense", "validation_split": 0.2},
+            "one of loss, mlm_accuracy, perplexity, got n",
+        ),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_what_cannot_train_is_told_before_a_folder_is_touched(flags, tmp_path, monkeypatch, changes, line):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=re.escape(line).replace(r"\.\*", ".*")) as caught:
+        run_mlm_wwm.main(flags(**changes))
+    assert "\n" not in str(caught.value) and not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.parametrize("metric", ["eval_loss", "mlm_accuracy"])
+def test_the_best_model_is_loaded_at_the_end_wherever_it_was(flags, tmp_path, metric):
+    """Learning rates so high that it gets worse; a checkpoint of the best step lies between those of --save_steps."""
+    changes = {"load_best_model_at_end": True, "metric_for_best_model": metric, "validation_split": 0.2}
+    changes |= {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_steps": 6,
+        "save_total_limit": 1,
+        "learning_rate": 0.3,
+    }
+    run_mlm_wwm.main(flags(lr_scheduler_type="constant", **changes))
+    records = [record for record in read_log(tmp_path / "run") if "primary" in record]
+    best = (max if metric == "mlm_accuracy" else min)(records, key=lambda record: record["primary"])
+    assert best["step"] not in (6, 12)
+    kept, model = weights(tmp_path / f"run/checkpoint-{best['step']}"), weights(tmp_path / "run")
+    assert all(torch.equal(kept[name], model[name]) for name in model)
+    assert checkpoints(tmp_path / "run") == [best["step"], 12]
+
+
 # Numbers that are none
 
 
@@ -56,10 +115,6 @@ def spoiled(monkeypatch):
         monkeypatch.setattr(MaskedLanguageModelling, "__call__", spoiling)
 
     return spoil
-
-
-def checkpoints(folder):
-    return sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
 
 
 def test_a_run_without_numbers_ends_with_a_code_of_its_own_and_keeps_what_is_finite(flags, tmp_path, spoiled):
@@ -96,7 +151,7 @@ def test_the_rows_of_the_first_such_step_are_named(flags, monkeypatch, spoiled, 
 @pytest.mark.parametrize("changes", [{"save_steps": 2, "logging_steps": 100}, {"save_strategy": "no"}], ids=str)
 def test_nothing_that_is_not_finite_is_written_however_few_the_steps(flags, tmp_path, changes):
     with pytest.raises(NotFinite, match="no checkpoint is the last finite state"):
-        run_mlm_wwm.main(flags(learning_rate=1e39, max_grad_norm=0, max_steps=3, **changes))
+        run_mlm_wwm.main(flags(learning_rate=9e37, max_grad_norm=0, max_steps=3, **changes))
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 

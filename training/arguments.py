@@ -15,12 +15,12 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from common.errors import UserError
+from common.secrecy import shown_command
+from training.flag_checks import check_raw, check_settled
 from training.pretrained import ArgumentError
 from training.schedules import SCHEDULES
 
 logger = logging.getLogger(__name__)
-
-_FULL_EVAL = ("fp16_full_eval", "bf16_full_eval")
 
 
 @dataclass
@@ -100,6 +100,7 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_raw(self)
         self.eval_strategy = self.evaluation_strategy or self.eval_strategy
         device = torch.accelerator.current_accelerator(check_available=True)
         # Sums are kept in float64, which Apple's MPS lacks.
@@ -118,7 +119,19 @@ class RunArguments(TrainingArguments):
             self.fp16, self.bf16 = False, True
         self.remove_unused_columns = False  # the collator reads columns that no model takes
         output_dir = self.output_dir
-        super().__post_init__()
+        if self.metric_for_best_model is not None:
+            self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
+            if self.greater_is_better is None:
+                self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "perplexity"))
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if "process group" not in str(error):
+                raise
+            raise UserError(
+                f"--ddp_backend {self.ddp_backend} needs several processes; start with torchrun --nproc_per_node N, "
+                "or leave it out"
+            ) from error
         self.output_dir = output_dir and self.output_dir  # transformers puts a folder of its own choice for none
         self._check()
         if self.device.type == "cuda" and self.n_gpu > 1:
@@ -126,6 +139,10 @@ class RunArguments(TrainingArguments):
                 "using 1 of %d GPUs; for all of them start with torchrun --nproc_per_node %d", *[self.n_gpu] * 2
             )
             self._n_gpu = 1
+
+    def __getstate__(self) -> dict:
+        """For training_args.bin, where nothing secret may lie."""
+        return vars(self) | {"hub_token": None}
 
     @property
     def data_processes(self) -> int:
@@ -144,13 +161,7 @@ class RunArguments(TrainingArguments):
 
     def _check(self):
         """ValueError for values that transformers accepts and that cannot train."""
-        at_least_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        for name in (*at_least_1, "nan_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_train_minutes", "muon_learning_rate"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise UserError(f"--{name} must be positive, got {getattr(self, name)}")
+        check_settled(self)
         if self.schedule_by_time and self.max_train_minutes is None:
             raise UserError("--schedule_by_time needs --max_train_minutes; add it")
         if self.schedule_by_time and self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
@@ -167,9 +178,6 @@ class RunArguments(TrainingArguments):
             )
         if self.optimizer == "muon" and not self.adam_bias_correction:
             raise UserError("--optimizer muon needs --adam_bias_correction true; add it")
-        for name in ("auto_find_batch_size", "save_only_model", "label_smoothing_factor", *_FULL_EVAL):
-            if getattr(self, name):
-                raise UserError(f"--{name} {getattr(self, name)} is not supported here; leave it out")
         if self.train_sampling_strategy not in ("random", "group_by_length"):
             raise UserError(
                 f"--train_sampling_strategy must be random or group_by_length, got {self.train_sampling_strategy}"
@@ -235,6 +243,9 @@ def check_data_flags(data_args: CorpusArguments, args: RunArguments) -> None:
     held_out = data_args.validation_dir or data_args.validation_split is not None
     if not held_out and (args.do_eval or args.eval_strategy != "no"):
         raise ArgumentError("--do_eval and --eval_strategy need held-out data; add --validation_split 0.01")
+    if not held_out and (args.eval_on_start or args.metric_for_best_model):
+        flag = "--eval_on_start" if args.eval_on_start else "--metric_for_best_model"
+        raise ArgumentError(f"{flag} needs held-out data; add --validation_split 0.01")
     args.do_eval = bool(held_out)
 
 
@@ -258,7 +269,7 @@ def parse_arguments(classes: list[type], argv: list[str] | None = None, rewrite:
     except (ValueError, ImportError) as error:
         raise ArgumentError(" ".join(str(error).split())) from error
     if unknown:
-        raise ArgumentError(f"unknown flags {' '.join(unknown)}; --help lists all flags")
+        raise ArgumentError(f"unknown flags {' '.join(shown_command(unknown))}; --help lists all flags")
     return tuple(parsed)
 
 

@@ -173,6 +173,10 @@ class ElectraRunArguments(RunArguments):
 
     def __post_init__(self):
         recipe = RECIPES[self.size]
+        if self.lr_scheduler_type != "linear" and self.schedule == "original_linear":
+            self.schedule = None  # our default gives way
+        if self.adafactor or self.optim not in ("adamw_torch", "adamw_torch_fused"):
+            self.adam_bias_correction = True
         self.seed = 0 if self.seed in ("None", "False", "") else int(self.seed)
         self.learning_rate = recipe.learning_rate if self.learning_rate is None else self.learning_rate
         if self.warmup_steps is None:

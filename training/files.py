@@ -2,11 +2,14 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import xxhash
+
+from common.errors import describe_fault
 
 PARTIAL = "incomplete-"  # how the name of anything half-written begins
 CHECKSUMS = "complete.json"  # sizes and checksums of all other files of a folder, written last
@@ -18,6 +21,18 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     partial.write_text(text, encoding="utf-8", newline="")
     os.replace(partial, path)
+
+
+def why_not_written(folder: Path) -> str | None:
+    """What the system says to a file of some size in a folder, None if it can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{folder}: {describe_fault(error)}"
+    return None
 
 
 def read_json(path: Path, *keys: str) -> dict:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import transformers
 
+from common.secrecy import shown_command
 from training.arguments import RunArguments
 from training.checkpoints import PROGRESS, all_checkpoints, newest_checkpoint, publish, remove_partial
 from training.files import CHECKSUMS, PARTIAL, broken_seal, read_json, write_whole
@@ -143,7 +144,7 @@ def run_arguments(job: JobArguments, folder: Path, seed: int, metric: str | None
             nan_steps=job.nan_steps,
             logging_steps=job.logging_steps,
             eval_strategy="no" if metric is None else evaluates,
-            eval_steps=every,
+            eval_steps=every if metric else None,
             save_strategy=keeps,
             save_steps=saves or 500,
             save_total_limit=1,
@@ -289,7 +290,7 @@ def surroundings(device: torch.device) -> dict:
             "transformers": transformers.__version__,
         },
         "commit": _commit(),
-        "command": sys.argv,
+        "command": shown_command(sys.argv),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 

@@ -24,6 +24,7 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils.logging import disable_progress_bar
 
 from common.errors import UserError
+from common.secrecy import shown_command
 from training.arguments import course_settings
 from training.checkpoints import all_checkpoints, named_checkpoint, newest_checkpoint, remove_partial, step_of
 from training.files import PARTIAL, read_json, to_disk, write_whole
@@ -294,7 +295,7 @@ def _write_settings(output_dir: Path, settings: dict, processes: int) -> None:
         "transformers": transformers.__version__,
     }
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    record = {"command": sys.argv, "started": started, "processes": processes, "versions": versions}
+    record = {"command": shown_command(sys.argv), "started": started, "processes": processes, "versions": versions}
     record["settings"] = settings
     _write_record(output_dir, record)
 

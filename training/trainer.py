@@ -10,12 +10,15 @@ It differs from transformers' Trainer in this:
 """
 
 import copy
+import errno
 import json
 import logging
 import math
+import os
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +31,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from common.errors import Stopped
+from common.errors import UNWRITTEN, Stopped, UserError, describe_fault
 from common.files import give_usual_rights
 from training.checkpoints import (
     COMPLETE,
@@ -41,10 +44,12 @@ from training.checkpoints import (
     publish,
     random_state_name,
     random_states,
+    remove_partial,
     rotate,
 )
-from training.files import PARTIAL, read_json
+from training.files import PARTIAL, read_json, why_not_written
 from training.finiteness import NotFinite, Watch, all_finite, drop_gradients_unless_finite, rows_named, state_tensors
+from training.flag_checks import check_optimizer, check_scheduler, flags_blamed
 from training.layer_decay import split_by_rate
 from training.logs import ConsoleAndFile, TensorBoard, measured_peak, training_flops
 from training.model_parallel import ask_for, take_share
@@ -107,11 +112,15 @@ class Trainer(transformers.Trainer):
             if args.schedule is not None:
                 warmup = args.get_warmup_steps(args.max_steps)
                 check_schedule(args.schedule, args.max_steps, warmup, args.steps_before)
+        self.kept = args.save_total_limit
+        if args.metric_for_best_model is not None:
+            args.save_total_limit = None  # else transformers deletes the newest checkpoint at the end
         tensorboard = "tensorboard" in args.report_to
         args.report_to = [name for name in args.report_to if name != "tensorboard"]
         if args.model_parallel_size > 1:
             ask_for(kwargs["model"], args)
-        super().__init__(**kwargs)
+        with flags_blamed(args):
+            super().__init__(**kwargs)
         if args.data_process:  # other dropout than the first's, on other rows
             set_seed(args.seed + args.data_process)
         self.objective, self.train_batches = objective, train_batches
@@ -136,6 +145,32 @@ class Trainer(transformers.Trainer):
         self._clock, self._peak = time.perf_counter(), 0.0
         scaled = self.accelerator.scaler is not None
         self._watch = Watch(args.nan_steps, args.on_nan == "skip", scaled, self._sum)
+        self._check_metric()
+        if train_batches is not None and not args.deepspeed and not args.fsdp:
+            self._rehearse()
+
+    def _check_metric(self) -> None:
+        """ArgumentError where --metric_for_best_model is no number of the evaluation."""
+        wanted, objective = self.args.metric_for_best_model, self.objective
+        if wanted is None or self.evaluator is not None:
+            return
+        known = ["loss", *objective.metrics, *objective.histograms]
+        known += [f"{term}_loss" for term in objective.weights] if len(objective.weights) > 1 else []
+        known += ["perplexity"] if objective.perplexity_of is not None else []
+        if wanted not in known:
+            raise ArgumentError(f"--metric_for_best_model must be one of {', '.join(known)}, got {wanted}; choose one")
+
+    def _rehearse(self) -> None:
+        """Make optimiser and schedule once, before a folder is touched: ArgumentError where they cannot be made."""
+        args = self.args
+        if args.optimizer == "adamw":
+            check_optimizer(args, self.model, self.get_optimizer_cls_and_kwargs)
+        with flags_blamed(args, "--optim"):
+            optimizer = self.create_optimizer()
+        with flags_blamed(args, "--lr_scheduler_kwargs" if args.lr_scheduler_kwargs else "--lr_scheduler_type"):
+            check_scheduler(self.create_scheduler(args.max_steps, optimizer), args.max_steps)
+        self.optimizer = self.lr_scheduler = None
+        self._created_lr_scheduler = False
 
     def _sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, "sum")
@@ -155,6 +190,7 @@ class Trainer(transformers.Trainer):
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
             worker_init_fn=_set_up_worker,
             generator=torch.Generator(),  # its own, so that making an iterator leaves the model's random numbers alone
         )
@@ -305,7 +341,7 @@ class Trainer(transformers.Trainer):
         self._row_flops = training_flops(self.model, self._run_example, self.objective.example_lengths)
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.args.mixed_precision, torch.float32)
         self._peak = measured_peak(self.args.device, dtype) * self.args.world_size
-        with self.stop.listening():
+        with self.stop.listening(), self._last_state_named():
             outcome = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         self.peers.clear()
         self._look()
@@ -313,6 +349,30 @@ class Trainer(transformers.Trainer):
         if self.stop.reason == "SIGINT":
             raise Stopped(self.stop.outcome)
         return outcome
+
+    @contextmanager
+    def _last_state_named(self):
+        """What disk, memory or another process did to the training, with the state from which it goes on."""
+        try:
+            yield
+        except (NotFinite, ArgumentError):
+            raise
+        except Exception as error:
+            output_dir = Path(self.args.output_dir)
+            what = describe_fault(error)
+            if what is None:
+                raise
+            if what == UNWRITTEN:
+                what = why_not_written(output_dir) or what
+            if "too little memory" in what:
+                what += "; lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
+            if self.args.should_save and output_dir.is_dir():
+                with suppress(OSError):
+                    remove_partial(output_dir)  # it may be what has filled the disk
+            kept = all_checkpoints(output_dir)
+            last = f"{kept[-1]} is the last good state, and the same command goes on from there"
+            last = last if kept else f"there is no checkpoint in {output_dir}, and the same command starts over"
+            raise UserError(f"{what}; {last}") from error
 
     def _restore(self, progress: dict):
         """Take up the place in the data and what was summed since the last log."""
@@ -462,6 +522,8 @@ class Trainer(transformers.Trainer):
     def _determine_best_metric(self, metrics, trial) -> bool:
         """Keeps what is better than all before; the earlier of two equal ones stays the best."""
         best = super()._determine_best_metric(metrics, trial)
+        if best and self.args.load_best_model_at_end:
+            self.control.should_save = True  # else there would be no checkpoint to load it from
         if best and self.keep_best is not None:
             started = time.perf_counter()
             self._stop_unless_finite(weights=True)
@@ -479,6 +541,8 @@ class Trainer(transformers.Trainer):
         self._look()
         started = time.perf_counter()
         output_dir = Path(self.args.output_dir)
+        if self.args.should_save and not output_dir.is_dir():  # to make a new one would hide that all else is gone
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output_dir))
         final = output_dir / f"{COMPLETE}{self.state.global_step}"
         partial = output_dir / f"{PARTIAL}{final.name}"
         if self.state.best_global_step == self.state.global_step and self.keep_best is None:
@@ -505,7 +569,7 @@ class Trainer(transformers.Trainer):
         if self.args.should_save:
             publish(partial, final)
             best, step = self.state.best_model_checkpoint, self.state.global_step
-            rotate(output_dir, self.args.save_total_limit, best, self.kept_steps, newest=step)
+            rotate(output_dir, self.kept, best, self.kept_steps, newest=step)
         self.accelerator.wait_for_everyone()
         self._clock += time.perf_counter() - started
 
