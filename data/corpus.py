@@ -1,8 +1,8 @@
 """A prepared corpus: a folder of Arrow shards of token ids with word marks, and a manifest that says how it was made.
 
 Each shard is one Arrow IPC stream with one record batch, so that every column is a single array in the memory map.
-The record of a shard (its counts) lies in the metadata of its schema: shard and record appear in one rename. Behind
-the stream stands the CRC-32 of all of it, which readers of Arrow do not look at; corpora made before have none.
+The record of a shard (its counts) lies in the metadata of its schema: shard and record appear in one rename. The
+manifest has the CRC-32 of every shard; while a corpus is made, a journal in the folder of the shards has them.
 
 Letters: T tokens of a row, [CLS] and [SEP] included; R rows of the corpus; V entries of the vocabulary.
 """
@@ -27,10 +27,9 @@ from data.tokenization import tokenizer_hash
 
 FORMAT = 1  # raised whenever the same input and settings give other bytes
 MANIFEST = "manifest.json"
-CHECKSUMS = "crc32"  # under the key `checksums` of a manifest whose shards all end with one
 _RECORD_KEY = b"shard_record"
-_CHECKSUM = "manifest_crc32"  # of all other keys of the manifest but `complete`
-_SEAL = b"crc:"  # before the four bytes of a shard's checksum, little-endian
+_CHECKSUMS = "crc32"  # key of a manifest: of all but itself and `complete`, and of files
+_JOURNAL = ".checksums"  # lines of a name and the CRC-32 that the file has, or had when it was written before
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # how every Arrow stream ends
 _MOST = 1 << 24  # entries of a vocabulary and tokens of a row: what is more comes from a damaged manifest
 _THREADS = 8  # that read shards to check them
@@ -63,16 +62,36 @@ def write_arrow(path: Path, columns: dict[str, pa.Array], record: dict) -> None:
     with atomic_output(path, parents=False) as partial:
         with pa.OSFile(os.fsencode(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
             out.write_batch(pa.record_batch(list(columns.values()), schema=schema))
-        with partial.open("r+b") as file:
-            file.write(_SEAL + _checksum(file, partial.stat().st_size))
+        with (path.parent / _JOURNAL).open("ab") as journal:
+            journal.write(f"{path.name} {checksum(partial)}\n".encode())
 
 
-def _checksum(file, size: int) -> bytes:
-    """CRC-32 of the next `size` bytes, or of fewer where the file ends."""
+def checksum(path: Path) -> int:
+    """CRC-32 of a file."""
     crc, buffer = 0, memoryview(bytearray(1 << 20))
-    while size > 0 and (count := file.readinto(buffer[:size])):
-        crc, size = zlib.crc32(buffer[:count], crc), size - count
-    return crc.to_bytes(4, "little")
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            crc = zlib.crc32(buffer[:count], crc)
+    return crc
+
+
+def known_checksums(folder: Path) -> dict[Path, set[int]]:
+    """By file, what its checksum may be, of the manifest and the journals; files that they do not name are absent."""
+    known: dict[Path, set[int]] = {}
+    for name, crc in _load_manifest(folder, "--output_dir")[1].items():
+        known.setdefault(folder / name, set()).add(crc)
+    for journal in (folder / _JOURNAL, *folder.glob(f"*/{_JOURNAL}")):
+        for line in journal.read_bytes().split(b"\n") if journal.is_file() else ():
+            name, _, crc = line.decode(errors="replace").partition(" ")
+            if crc.isdecimal():
+                known.setdefault(journal.parent / name, set()).add(int(crc))
+    return known
+
+
+def drop_journals(folder: Path) -> None:
+    """Remove the journals of a corpus whose manifest has the checksums."""
+    for journal in (folder / _JOURNAL, *folder.glob(f"*/{_JOURNAL}")):
+        journal.unlink(missing_ok=True)
 
 
 def _whole_shard(path: Path):
@@ -87,8 +106,7 @@ def read_arrow(path: Path) -> tuple[dict, pa.RecordBatch, int]:
     """
     with _whole_shard(path), pa.memory_map(os.fsencode(path)) as source:  # the map outlives the open file
         size = source.size()
-        tail = source.read_at(16, max(size - 16, 0))
-        if _END not in (tail[8:], tail[:8] if tail[8:12] == _SEAL else b""):
+        if source.read_at(8, max(size - 8, 0)) != _END:
             raise ValueError(f"no end of an Arrow stream behind {size} bytes")
         stream = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(use_threads=False))
         record = json.loads((stream.schema.metadata or {})[_RECORD_KEY])
@@ -99,17 +117,13 @@ def read_arrow(path: Path) -> tuple[dict, pa.RecordBatch, int]:
     return record, batch, size
 
 
-def check_seal(path: Path, required: bool) -> None:
-    """CorpusError when a file of `write_arrow` is not the one that was written, bit for bit.
-
-    required: whether one without a checksum, as they were before, counts as damaged.
-    """
-    with path.open("rb") as file, _whole_shard(path):
-        size = os.fstat(file.fileno()).st_size
-        found = _checksum(file, size - 8)
-        seal = file.read()
-        if seal != _SEAL + found and (required or seal != _END):
+def check_sum(path: Path, known: set[int] | None) -> int:
+    """Return the checksum of a file. CorpusError when it is none of those that are known, if any are."""
+    with _whole_shard(path):
+        found = checksum(path)
+        if known is not None and found not in known:
             raise ValueError("another checksum than it was written with")
+    return found
 
 
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
@@ -196,18 +210,25 @@ def _feature(kind: pa.DataType) -> dict:
     return {"dtype": str(kind), "_type": "Value"}
 
 
-def write_manifest(folder: Path, manifest: dict) -> None:
-    manifest = manifest | {_CHECKSUM: _manifest_checksum(manifest)}
+def write_manifest(folder: Path, manifest: dict, checksums: dict[str, int] | None = None) -> None:
+    """checksums: of files in the folder, by their names there."""
+    checksums = checksums or {}
+    manifest = manifest | {_CHECKSUMS: {"manifest": _manifest_checksum(manifest, checksums), "files": checksums}}
     with atomic_output(folder / MANIFEST, parents=False) as partial:
         partial.write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _manifest_checksum(manifest: dict) -> int:
-    return zlib.crc32(json.dumps(manifest | {"complete": True}, sort_keys=True).encode())
+def _manifest_checksum(manifest: dict, checksums: dict[str, int]) -> int:
+    return zlib.crc32(json.dumps([manifest | {"complete": True}, checksums], sort_keys=True).encode())
 
 
 def read_manifest(folder: Path, flag: str) -> dict:
     """Read a manifest. CorpusError naming `flag` when the folder holds none, a damaged one or another format's."""
+    return _load_manifest(folder, flag)[0]
+
+
+def _load_manifest(folder: Path, flag: str) -> tuple[dict, dict[str, int]]:
+    """The manifest, and the checksums of files by name, which are no part of it: those made before have none."""
     path = folder / MANIFEST
     if not path.is_file():
         raise CorpusError(
@@ -224,15 +245,20 @@ def read_manifest(folder: Path, flag: str) -> dict:
             f"{flag} {path} must have corpus format {FORMAT}, got {manifest.get('format')!r:.60}; prepare the corpus "
             "again"
         )
-    if fault is None and _CHECKSUM in manifest:  # what was made before has none
-        fault = None if manifest.pop(_CHECKSUM) == _manifest_checksum(manifest) else "another one than was written"
+    sums = {}
+    if fault is None and _CHECKSUMS in manifest:
+        sums = manifest.pop(_CHECKSUMS)
+        fault = _misfit(sums, {"manifest": int, "files": {}}, _CHECKSUMS)
+        if fault is None and sums["manifest"] != _manifest_checksum(manifest, sums["files"]):
+            fault = "another one than was written"
+        sums = sums["files"] if fault is None else {}
     fault = fault or _manifest_fault(manifest)
     if fault is not None:
         raise CorpusError(
             f"{flag} {path} must be the manifest of a corpus, got a damaged one ({fault}); copy it again, or prepare "
             "the corpus again in a new folder"
         )
-    return manifest
+    return manifest, sums
 
 
 def _manifest_fault(manifest: dict) -> str | None:
@@ -282,14 +308,14 @@ class Corpus:
     def __init__(self, folder: str | Path, flag: str = "--train_dir"):
         """CorpusError naming `flag` when the folder is no corpus, or an unfinished or damaged one."""
         self.folder, self._flag = Path(folder), flag
-        self.manifest = read_manifest(self.folder, flag)
+        self.manifest, sums = _load_manifest(self.folder, flag)
         if not self.manifest["complete"]:
             raise CorpusError(
                 f"{flag} {folder} must be a finished corpus, got one that is still being written or was stopped at; "
                 "run the command that makes it again"
             )
         self._open()
-        self._check()
+        self._check(sums)
 
     def _open(self) -> None:
         self._shards, self._files = [], []
@@ -306,12 +332,11 @@ class Corpus:
         self.lengths = np.concatenate([np.zeros(0, np.int32), *(np.diff(shard.offsets) for shard in self._shards)])
         self._first_rows = np.cumsum([0] + [len(shard.documents) for shard in self._shards])
 
-    def _check(self) -> None:
-        """Read all of the shards once. CorpusError when one is not as it was written."""
-        paths = [self.folder / shard["file"] for shard in self.manifest["shards"]]
+    def _check(self, sums: dict[str, int]) -> None:
+        """Read all shards of known checksums once. CorpusError when one is not as it was written."""
+        names = [shard["file"] for shard in self.manifest["shards"] if shard["file"] in sums]
         with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:  # crc32 lets others run
-            for _ in pool.map(check_seal, paths, [self.manifest.get("checksums") == CHECKSUMS] * len(paths)):
-                pass
+            list(pool.map(check_sum, (self.folder / name for name in names), ({sums[name]} for name in names)))
         if np.diff(self.documents).min(initial=0) < 0:
             raise CorpusError(
                 f"{self._flag} {self.folder} must hold documents one after the other, got shards of several corpora; "

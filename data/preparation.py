@@ -28,13 +28,14 @@ from tqdm import tqdm
 from common.errors import UserError
 from data.blocks import Blocks, join_rows, make_blocks
 from data.corpus import (
-    CHECKSUMS,
     FORMAT,
     MANIFEST,
     CorpusError,
-    check_seal,
+    check_sum,
     dataset_info,
+    drop_journals,
     id_dtype,
+    known_checksums,
     read_manifest,
     read_shard,
     shard_name,
@@ -108,8 +109,7 @@ def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict, fla
     flags: those that name the input and the tokenizer; the keys of `settings` are flags too.
     CorpusError naming the flag when the folder was begun with other inputs, another tokenizer or other settings.
     """
-    fresh = {"format": FORMAT, "checksums": CHECKSUMS, "complete": False}
-    fresh |= {"inputs": inputs, "tokenizer": tokenizer, "settings": settings}
+    fresh = {"format": FORMAT, "complete": False, "inputs": inputs, "tokenizer": tokenizer, "settings": settings}
     if not (folder / MANIFEST).is_file():
         write_manifest(folder, fresh)
         return fresh
@@ -148,20 +148,19 @@ class Preparer:
     whole: bool = False  # a row for each text, whatever its length
     lines: bool = False  # a text is a line of a document, not all of it
 
-    def record_of(self, unit: Unit, sealed: bool) -> dict | None:
+    def record_of(self, unit: Unit, known: dict[Path, set[int]]) -> dict | None:
         """The record of a finished unit; None when its shard is missing, or skipped lines that must now fail.
 
-        A shard that is damaged counts as missing, with a line; all of it is read. sealed: whether all shards of the
-        corpus end with a checksum.
+        A shard that is damaged counts as missing, with a line; all of it is read. known: of known_checksums.
         """
         path = self.folder / shard_name(unit.number)
         if not path.is_file():
             return None
         try:
             shard = read_shard(path)
-            check_seal(path, sealed)
+            check_sum(path, known.get(path))
             if self.reference:
-                self.reference.check(unit.number, sealed)
+                self.reference.check(unit.number, known)
             record = shard.record
             if (record.get("unit"), record.get("blocks")) != (unit.number, len(shard.documents)):
                 raise CorpusError(f"{path} must have the record of its rows, got another one")
@@ -290,8 +289,8 @@ def prepare_units(
 
     log_interval: documents between updates of the progress bar, at least; flag: that of the workers.
     """
-    sealed = read_manifest(preparer.folder, "--output_dir").get("checksums") == CHECKSUMS
-    records = {unit.number: record for unit in units if (record := preparer.record_of(unit, sealed))}
+    known = known_checksums(preparer.folder)
+    records = {unit.number: record for unit in units if (record := preparer.record_of(unit, known))}
     waiting = [unit for unit in units if unit.number not in records]
     if records:
         print(f"going on: {len(records)} of {len(units)} shards are finished", file=sys.stderr)
@@ -313,15 +312,21 @@ def prepare_units(
 
 
 def finish(folder: Path, manifest: dict, records: list[dict]) -> dict:
-    """Write what makes the folder a finished corpus, the manifest last; return the manifest."""
+    """Write what makes the folder a finished corpus, the manifest last; return the manifest. Reads all shards again.
+
+    CorpusError when one is damaged or gone.
+    """
     counts = {name: sum(record[name] for record in records) for name in COUNTS}
-    shards = []
+    shards, known, sums = [], known_checksums(folder), {}
     for record in records:
         path = folder / shard_name(record["unit"])
         if not path.is_file():
             raise CorpusError(f"{path} must stay while the corpus is made, got it removed; run the same command again")
         shards.append({"file": path.name, "bytes": path.stat().st_size, **{name: record[name] for name in COUNTS}})
+    for path in (*folder.glob("data-*.arrow"), *folder.glob(f"{REFERENCE}/data-*.arrow")):
+        sums[path.relative_to(folder).as_posix()] = check_sum(path, known.get(path))
     dataset_info(folder, [shard["file"] for shard in shards])
     manifest = {**manifest, "complete": True, "counts": counts, "shards": shards}
-    write_manifest(folder, manifest)
+    write_manifest(folder, manifest, dict(sorted(sums.items())))
+    drop_journals(folder)
     return manifest

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from data.blocks import Blocks
-from data.corpus import CorpusError, check_seal, dataset_info, list_array, read_arrow, shard_name, write_arrow
+from data.corpus import CorpusError, check_sum, dataset_info, list_array, read_arrow, shard_name, write_arrow
 from data.outputs import atomic_output
 
 REFERENCE = "reference"
@@ -48,13 +48,13 @@ class ReferenceWriter:
         columns = {"text": pa.array(texts, pa.string()), "chinese_ref": list_array(positions, counts)}
         write_arrow(self.folder / shard_name(number), columns, {})
 
-    def check(self, number: int, sealed: bool) -> None:
-        """CorpusError when the shard of this unit is damaged or not there; sealed: as for check_seal."""
+    def check(self, number: int, known: dict[Path, set[int]]) -> None:
+        """CorpusError when the shard of this unit is damaged or not there; known: of known_checksums."""
         path = self.folder / shard_name(number)
         if not path.is_file():
             raise CorpusError(f"{path} must be beside the shard of the corpus, got no such file")
         read_arrow(path)
-        check_seal(path, sealed)
+        check_sum(path, known.get(path))
 
     def finish(self, count: int) -> None:
         """Write the two text files beside the corpus, and what datasets.load_from_disk needs, from `count` shards."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import run_chinese_ref
 from common.errors import UserError
 from data import create_data, documents, ingest, outputs, preparation, prompts, sources, train_tokenizer, trans_to_json
 from data import vocabulary as vocabularies
-from data.corpus import Corpus, CorpusError, shard_name
+from data.corpus import Corpus, CorpusError, shard_name, write_shard
 from data.jsonl import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +161,7 @@ def test_an_output_that_is_removed_is_told_and_not_made_again_by_halves(scripts,
 DAMAGES = {
     "cut short": lambda content: content[:-1],
     "cut in half": lambda content: content[: len(content) // 2],
-    "without its checksum": lambda content: content[:-8],
+    "without its end": lambda content: content[:-8],
     "emptied": lambda content: b"",
     "flipped": lambda content: content[:700] + bytes([content[700] ^ 4]) + content[701:],
 }
@@ -174,11 +175,13 @@ def test_a_damaged_shard_of_an_unfinished_corpus_is_made_anew(
     main, flags, output_flag, _, _ = scripts["run_chinese_ref"]
     output = tmp_path / "out"
     command = [*flags, str(source), output_flag, str(output), "--reference_files"]
-    main(command)
-    whole = contents(output)
-    manifest = json.loads(whole["manifest.json"])
-    (output / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
-    (output / "data-00003.arrow").unlink()
+    main([*command[:-2], str(tmp_path / "whole"), "--reference_files"])
+    whole = contents(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        calls = count()
+        patch.setattr(preparation, "write_shard", lambda *args: None if next(calls) == 3 else write_shard(*args))
+        with pytest.raises(CorpusError, match=r"data-00003\.arrow must stay"):
+            main(command)
     (output / place).write_bytes(DAMAGES[damage](whole[place]))
     capsys.readouterr()
     main(command)

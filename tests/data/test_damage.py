@@ -9,7 +9,7 @@ import pytest
 
 import run_chinese_ref
 from data import trans_to_json
-from data.corpus import Corpus, shard_name
+from data.corpus import Corpus, checksum, shard_name, write_manifest
 from data.inputs import open_dataset, open_files
 from data.task_rows import read_rows
 from data.tokenization import load_backend
@@ -20,7 +20,7 @@ AMOUNTS = [SHORT, pytest.param(LONG, marks=pytest.mark.slow)]
 
 @pytest.fixture(scope="module")
 def corpus(write_corpus, bert_folder, tmp_path_factory):
-    """(folder with sealed shards, the tokenizer's backend)."""
+    """(folder, the tokenizer's backend)."""
     tokenizer = bert_folder()
     return write_corpus(tmp_path_factory.mktemp("damage") / "corpus", tokenizer), load_backend(str(tokenizer), None)
 
@@ -41,30 +41,29 @@ def test_manifests(corpus, tmp_path, count, checked):
     file = folder / "manifest.json"
     manifest = json.loads(file.read_bytes())
     manifest |= {"settings": {"max_seq_length": 40, "line_by_line": True}, "inputs": []}
-    manifest.pop("manifest_crc32")
+    manifest.pop("crc32")
     original = json.dumps(manifest).encode() if not checked else file.read_bytes()
     counts = storm(lambda: read_corpus(folder, backend), file, damaged_files(original, count), naming=str(folder))
     assert counts["refused"] > count / 3
 
 
 @pytest.mark.parametrize("count", AMOUNTS)
-@pytest.mark.parametrize("sealed", [True, False])
-def test_shards(corpus, tmp_path, count, sealed):
-    """sealed: whether shards end with a checksum, as those of today do."""
+@pytest.mark.parametrize("summed", [True, False])
+def test_shards(corpus, tmp_path, count, summed):
+    """summed: whether the manifest has the checksum of the shard, as those of today have."""
     folder, backend = shutil.copytree(corpus[0], tmp_path / "corpus"), corpus[1]
     file, manifest = folder / shard_name(0), json.loads((folder / "manifest.json").read_bytes())
-    manifest.pop("manifest_crc32")
-    manifest |= {"checksums": "crc32"} if sealed else {}
-    original = file.read_bytes() if sealed else file.read_bytes()[:-8]
+    manifest.pop("crc32")
+    sums, original = {file.name: checksum(file)} if summed else {}, file.read_bytes()
     inputs = [content for content in damaged_files(original, count) if content != original]
 
     def read():
         manifest["shards"][0]["bytes"] = file.stat().st_size
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(folder, manifest, sums)
         read_corpus(folder, backend)
 
     counts = storm(read, file, inputs, naming=str(folder))
-    assert counts["taken"] <= (0 if sealed else count / 2)
+    assert counts["taken"] <= (0 if summed else count / 2)
 
 
 TEXTS = ["研究生命起源", None, 'a "quoted" text, and\nlines', "", "北京大学 \\u4e00", "x" * 300]
