@@ -33,7 +33,10 @@ def _plain(value) -> str:
 
 
 def as_markdown(summary: dict) -> str:
-    """The chosen configurations, the averages, all configurations, and the comparisons with the baseline."""
+    """The chosen configurations, the averages, all configurations, and the comparisons with the baseline.
+
+    Seconds stand in the csv alone: they are not those of the whole job where it was killed and went on.
+    """
     rows = summary["configurations"]
     best = [row for row in rows if row["chosen"]]
     parts = ["# Results", ""]
@@ -50,7 +53,7 @@ def as_markdown(summary: dict) -> str:
     return "\n".join(parts) + "\n"
 
 
-_HEAD = ("task", "metric", "mean", "median", "sd", "n", "configuration", "test", "parameters", "seconds", "")
+_HEAD = ("task", "metric", "mean", "median", "sd", "n", "configuration", "test", "parameters", "")
 
 
 def _cells(row: dict) -> tuple[str, ...]:
@@ -66,7 +69,6 @@ def _cells(row: dict) -> tuple[str, ...]:
         name,
         test,
         size,
-        f"{row['seconds']:.0f}",
         _remarks(row),
     )
 

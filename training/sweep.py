@@ -156,7 +156,15 @@ class _Sweep:
                     break
             self.table.show(list(self.rows.values()), at_once=changed)
             time.sleep(POLL_SECONDS)
+        self._tidy()
         self.table.show(list(self.rows.values()), at_once=True)
+
+    def _tidy(self) -> None:
+        """Remove what sweeps that were killed left in the folders of finished jobs."""
+        for job in self.jobs:
+            if _finished(job.folder) and self.claims.holder(job.folder) is None:
+                (job.folder / FAILURE_FILE).unlink(missing_ok=True)
+                self.claims.clear(job.folder)
 
     def failures(self) -> list[Failure]:
         """The jobs without a result."""

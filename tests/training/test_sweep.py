@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training import live_table
-from training.claims import Claims
+from training.claims import Claims, machine
 from training.grid import plan_jobs
 from training.live_table import Row, TrainLog, clock, render
 from training.pretrained import ArgumentError
@@ -147,10 +147,12 @@ def test_finished_jobs_are_not_run_again(tmp_path, run):
     jobs = plan_jobs(["a", "b"], {}, {}, [1, 2], tmp_path)
     run(jobs)
     before = values(tmp_path)
+    dead = {"machine": machine(), "processes": [[os.getpid(), "another process of that number"]]}
+    (jobs[1].folder / "claim-0").write_text(json.dumps(dead))  # of a sweep killed between a result and its release
     jobs[0].folder.joinpath("result.json").unlink()
     failed, lines = run(jobs)
     assert failed == [] and "3 of 4 jobs were finished before" in lines
-    assert values(tmp_path) == before
+    assert values(tmp_path) == before and not list(tmp_path.glob("*/*/*/claim-*"))
     assert sorted(starts(tmp_path).values()) == [1, 1, 1, 2]
 
 
