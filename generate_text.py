@@ -41,7 +41,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--trust_remote_code", action="store_true", help="run code that comes with a model or tokenizer (auto_map)")
     add("--newline_token", action="store_true", help="let a sentencepiece tokenizer keep newlines, as <n>")
     add("--prompt", help="generate for this prompt and end")
-    add("--input_file", help="generate for each line and end; .jsonl lines are objects with prompt, or title")
+    add("--input_file", help="generate for each line and end; JSON lines and tables have prompt, or title")
     add("--output_file", help="new file of JSON lines of prompt and text, instead of printing")
     add("--template", default="plain", help=f"what prompts are put into: {', '.join(TEMPLATES)}")
     add("--desc", default="", help="description of the question, for a template")

@@ -1,6 +1,6 @@
 """Pretrain or finetune a causal language model, or measure its perplexity: Transformer-XL, or any of transformers.
 
-Text is JSON lines of {"prompt": ..., "text": ...}, with the loss on text and end token only, text files, or a corpus
+Text is JSON lines or a table of prompt and text, with the loss on text and end token only, text files, or a corpus
 folder. Transformer-XL reads streams whose memory is carried from step to step; other models, and --mem_len 0, read
 shuffled rows of the same stream. Without --do_train it prints the perplexity. Running the same command again resumes.
 """
@@ -62,7 +62,10 @@ class CausalModelArguments(ModelArguments):
 class DataArguments:
     """What to train on and to measure."""
 
-    train_file: str | None = field(default=None, metadata={"help": "JSON lines of prompt and text, or a text file."})
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "JSON lines or a table of prompt and text, or a text file."},
+    )
     train_dir: str | None = field(default=None, metadata={"help": "Corpus folder to train on, instead of train_file."})
     validation_file: str | None = field(default=None, metadata={"help": "As train_file, to evaluate on."})
     validation_split: float | None = field(
@@ -70,6 +73,9 @@ class DataArguments:
     )
     doc_spliter: str | None = field(
         default=None, metadata={"help": "Line between documents of a text file; default: a file is one document."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of a table, or key of JSON lines, that holds the text; default: text."}
     )
     max_seq_length: int | None = field(
         default=None, metadata={"help": "Tokens of a segment or row; default: the model's, at most 1024."}

@@ -88,7 +88,7 @@ def open_dataset(name: str, config: str | None, column: str | None, cache_dir: s
 
 
 def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | None, flag: str) -> Source:
-    kinds = {_kind(file, flag) for file in files}
+    kinds = {kind_of(file, flag) for file in files}
     if len(kinds) > 1:
         raise InputError(f"{flag} must name files of one kind, got {' and '.join(sorted(kinds))}; convert some")
     (kind,) = kinds
@@ -98,16 +98,16 @@ def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | No
         refuse_json(files, flag, "rename it to end in .jsonl")
         return LineSource(files, root, None)
     if kind == "jsonl":
-        key = _choose(_first_keys(files, flag), column, flag)
+        key = choose_column(_first_keys(files, flag), column, flag)
         if key != column:
-            _refuse_numbers([found.get(key) for found in first_objects(files[0], 100) or []], key)
+            refuse_numbers([found.get(key) for found in first_objects(files[0], 100) or []], key)
         return LineSource(files, root, key)
     name = files[0].name if len(files) == 1 else root.name
-    choose = partial(_choose, column=column, flag=flag)
-    return _source(*read_column(files, kind, choose, _cache(cache_dir)), name, column)
+    choose = partial(choose_column, column=column, flag=flag)
+    return _source(*read_column(files, kind, choose, cache_folder(cache_dir)), name, column)
 
 
-def _cache(cache_dir: str | None) -> Path:
+def cache_folder(cache_dir: str | None) -> Path:
     """Where the datasets library keeps what it reads."""
     if cache_dir or (cache_dir := os.environ.get("HF_DATASETS_CACHE")):
         return Path(cache_dir)
@@ -116,7 +116,7 @@ def _cache(cache_dir: str | None) -> Path:
     return Path(HF_HOME, "datasets")
 
 
-def _kind(file: Path, flag: str) -> str:
+def kind_of(file: Path, flag: str) -> str:
     """Kind of a file by its ending; .json holds JSON lines if its first line is an object."""
     kind = KINDS.get(file.suffix.lower())
     if kind is None:
@@ -151,7 +151,7 @@ def _first_keys(files: list[Path], flag: str) -> list[str]:
     raise InputError(f"{flag} must hold text, got only empty lines; check the files")
 
 
-def _choose(names: list[str], column: str | None, flag: str) -> str:
+def choose_column(names: list[str], column: str | None, flag: str) -> str:
     """The column that the user named, or `text`, or else the first one that has a name; it is printed."""
     if column is not None and column not in names:
         raise InputError(f"--text_column must be one of {', '.join(names)}, got {column}; name one of them")
@@ -168,7 +168,7 @@ def _choose(names: list[str], column: str | None, flag: str) -> str:
 
 
 def _table(found, name: str, column: str | None, flag: str) -> TableSource:
-    chosen = _choose(found.column_names, column, flag)
+    chosen = choose_column(found.column_names, column, flag)
     if found._indices is not None:  # rows that were selected or shuffled: what the files hold is not what is meant
         found = found.flatten_indices()
     values = found.data.column(chosen)
@@ -183,14 +183,14 @@ def _source(
 ) -> TableSource:
     """The texts of a column, of which those that are missing are counted."""
     if column is None:
-        _refuse_numbers(values.slice(0, 100).to_pylist(), chosen)
+        refuse_numbers(values.slice(0, 100).to_pylist(), chosen)
     empty = values.null_count + (pc.sum(pc.equal(pc.binary_length(values), 0)).as_py() or 0)
     if empty:
         print(f"left out: {empty:,} of the {len(values):,} rows of {name} (no {chosen!r})", file=sys.stderr)
     return TableSource(values, name, files)
 
 
-def _refuse_numbers(values: list, chosen: str) -> None:
+def refuse_numbers(values: list, chosen: str) -> None:
     """InputError when a column that nobody named has nothing but numbers at its beginning."""
     strings = [value for value in values if isinstance(value, str) and value.strip()]
     if chosen != "text" and strings and all(map(_NUMBER.fullmatch, strings)):

@@ -2,17 +2,22 @@
 
 A JSON line is {"prompt": ..., "text": ...} for training, where the prompt may be absent. For generation it is
 {"prompt": ...}, or {"title": ..., "desc": ..., "signature": ...} to fill a template with. The templates are those of
-data_utils/corpora.py of THUDM/Chinese-Transformer-XL; its encyclopedia texts had none.
+data_utils/corpora.py of THUDM/Chinese-Transformer-XL; its encyclopedia texts had none. Tables (CSV, TSV, JSON arrays,
+Parquet) have columns of the same names.
 """
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 from common.errors import UserError
 from data.documents import Layout, split_units
+from data.inputs import KINDS, cache_folder, choose_column, kind_of, refuse_numbers
 from data.jsonl import DataError, input_files, parse_text, refuse_foreign, refuse_json
 from data.steady import open_steady
+from data.tables import column_names, read_column
 
 logger = logging.getLogger(__name__)
 
@@ -37,24 +42,14 @@ def fill_template(template: str, title: str, desc: str = "", signature: str = ""
 
 
 def read_prompts(path: str | Path, template: str) -> list[str]:
-    """Prompts of a file, one a line, put into the template; lines of a .jsonl file are objects, see the module.
+    """Prompts of a file, one a line, put into the template; JSON lines and rows of tables have fields, see the module.
 
     Blank lines are passed over. ValueError that begins with --input_file or file:line for what cannot be used.
     """
     path, found = Path(path), []
     if not path.is_file():
         raise UserError(f"--input_file must name a file, got {str(path)!r}; check the path")
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        if path.suffix != ".jsonl":
-            fields = [_decode(line, where).strip()]
-        elif template == "plain":
-            fields = [parse_text(line, "prompt", where)]
-        else:
-            fields = [parse_text(line, "title", where)]
-            fields += [parse_text(line, key, where, default="") for key in ("desc", "signature")]
+    for where, fields in _prompt_fields(path, template):
         try:
             found.append(fill_template(template, *fields))
         except ValueError as error:
@@ -64,24 +59,72 @@ def read_prompts(path: str | Path, template: str) -> list[str]:
     return found
 
 
-def read_documents(path: str | Path, flag: str, spliter: str | None) -> Iterator[tuple[str, str, str]]:
-    """Yield (file:line, prompt, text) of every line of JSON files, and (file, "", text) of every document of others.
+def _prompt_fields(path: Path, template: str) -> Iterator[tuple[str, list[str]]]:
+    """Where each prompt stands, and what is put into the template."""
+    keys = ["prompt"] if template == "plain" else ["title", "desc", "signature"]
+    kind = _kind(path, "--input_file")
+    if kind not in ("text", "jsonl"):
+        table = Table(path, kind)
+        if keys[0] not in table.names:
+            raise DataError(f"{path}:1: must have the column {keys[0]!r}, got {', '.join(table.names)}; rename one")
+        for number, row in enumerate(zip(*map(table.column, keys), strict=False), 1):
+            if row[0]:
+                yield f"{path}: row {number}", [field or "" for field in row]
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        where = f"{path}:{number}"
+        if line.strip() and kind == "text":
+            yield where, [_decode(line, where).strip()]
+        elif line.strip():
+            yield where, [parse_text(line, key, where, None if key == keys[0] else "") for key in keys]
+
+
+def _kind(file: Path, flag: str) -> str:
+    """One of data.inputs.KINDS; a file of any other name is text."""
+    return kind_of(file, flag) if file.suffix.lower() in KINDS else "text"
+
+
+class Table:
+    """The columns of one file, by their names."""
+
+    def __init__(self, file: Path, kind: str):
+        self._file, self._kind, self.names = file, kind, column_names(file, kind)
+
+    def column(self, name: str) -> Iterable[str | None]:
+        """The values, from the first row; None for ever where there is no such column."""
+        if name not in self.names:
+            return repeat(None)
+        return read_column([self._file], self._kind, lambda _: name, cache_folder(None))[0].to_pylist()
+
+
+def read_documents(
+    path: str | Path, flag: str, spliter: str | None, column: str | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (file:line, prompt, text) of every JSON line and row of a table, (file, "", text) of other documents.
 
     A folder stands for its .jsonl files. spliter: as for data.documents.Layout; None makes each file one document.
+    column: key or column of the text; None is `text`, or of a table without it the one that is printed as a guess.
     A document that holds much of the text is logged. ValueError naming `flag`, DataError with file:line.
     """
     files = input_files(path, flag)
-    texts = [file for file in files if file.suffix not in (".jsonl", ".json")]
-    refuse_foreign(files, flag)
+    kinds = {file: _kind(file, flag) for file in files}
+    texts = [file for file, kind in kinds.items() if kind == "text"]
+    refuse_foreign([file for file, kind in kinds.items() if kind != "parquet"], flag)
     refuse_json(texts, flag, "rename it to end in .jsonl")
+    if texts and column is not None:
+        raise UserError(f"--text_column is for JSON lines and tables, got the text {str(texts[0])!r}; leave it out")
     characters = largest = lines = 0
-    for file in files:
-        if file not in texts:
+    for file, kind in kinds.items():
+        if kind == "jsonl":
             with open_steady(file) as handle:
                 for number, line in enumerate(handle, start=1):
                     if line.strip():
                         where = f"{file}:{number}"
-                        yield where, parse_text(line, "prompt", where, default=""), parse_text(line, "text", where)
+                        text = parse_text(line, column or "text", where)
+                        yield where, parse_text(line, "prompt", where, default=""), text
+        elif kind != "text":
+            yield from _table_documents(file, kind, flag, column)
+        if kind != "text":
             continue
         for text in _texts(file, spliter):
             characters += len(text)
@@ -94,6 +137,23 @@ def read_documents(path: str | Path, flag: str, spliter: str | None) -> Iterator
             "line, and if blank lines end one, --doc_spliter ''",
             *(lines, 100 * largest / characters, path),
         )
+
+
+def _table_documents(file: Path, kind: str, flag: str, column: str | None) -> Iterator[tuple[str, str, str]]:
+    """The rows that have a text, and what is left out, printed."""
+    table = Table(file, kind)
+    chosen, left_out = choose_column(table.names, column, flag), 0
+    texts = table.column(chosen)
+    if column is None:
+        refuse_numbers(texts[:100], chosen)
+    prompts = repeat(None) if chosen == "prompt" else table.column("prompt")
+    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=False), 1):
+        if text and not text.isspace():
+            yield f"{file}: row {number}", prompt or "", text
+        else:
+            left_out += 1
+    if left_out:
+        print(f"left out: {left_out:,} of the {len(texts):,} rows of {file} (no {chosen!r})", file=sys.stderr)
 
 
 def _texts(file: Path, spliter: str | None) -> Iterator[str]:

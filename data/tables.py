@@ -48,6 +48,11 @@ def read_column(
             return pa.ipc.open_stream(source).read_all().column(0), column
 
 
+def column_names(file: Path, kind: str) -> list[str]:
+    """The names of a table's columns; kind as for `read_column`."""
+    return (_parquet(file) if kind == "parquet" else _text(file, kind))[0]
+
+
 def _text(file: Path, kind: str) -> tuple[list[str], Callable[[str], Iterator[pa.Array]]]:
     """The names of the columns, and what makes of one of them its values, _ROWS at a time."""
     csv.field_size_limit(_LONGEST)  # 131,072 characters are no long text

@@ -131,15 +131,15 @@ def split(documents: Documents, share: float) -> tuple[Documents, Documents]:
 def load_documents(flags, tokenizer, begin: list[int], end: int) -> tuple[Documents | None, Documents | None]:
     """Training documents and held-out ones, None for those that are not asked for.
 
-    flags: an object with train_file, train_dir, validation_file, validation_split and doc_spliter as the user typed
-    them, each None for none; begin, end: as for Documents and encode_documents. ValueError naming the flag.
+    flags: an object with train_file, train_dir, validation_file, validation_split, doc_spliter and text_column as the
+    user typed them, each None for none; begin, end: as for Documents and encode_documents. ValueError naming the flag.
     """
 
     def encode(texts):
         return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
     def load(path, flag):
-        found = encode_documents(read_documents(path, flag, flags.doc_spliter), encode, begin, end)
+        found = encode_documents(read_documents(path, flag, flags.doc_spliter, flags.text_column), encode, begin, end)
         if not len(found.lengths):
             raise CorpusError(f"{flag} {path} must hold at least one document, got none; check the file")
         return found

@@ -110,10 +110,10 @@ def settle_seed(args) -> None:
 def run_settings(args, data_args, manifest: dict, config, sources: dict) -> dict:
     """All that decides which weights a run ends with: a run is resumed only with equal settings.
 
-    data_args: dataclass; manifest: of the corpus, which stands for its folder or file; config: the model's; sources:
-    more.
+    data_args: dataclass; manifest: of the corpus, which stands for its folder, file and column; config: the model's;
+    sources: more.
     """
-    data = {name: value for name, value in vars(data_args).items() if not name.endswith(("_dir", "_file"))}
+    data = {name: value for name, value in vars(data_args).items() if not name.endswith(("_dir", "_file", "_column"))}
     data["train_dir"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     model = {k: v for k, v in config.to_diff_dict().items() if k not in ("transformers_version", "_name_or_path")}
     return {"arguments": course_settings(args), "data": data, "model": model, **sources}
