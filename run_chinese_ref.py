@@ -14,12 +14,12 @@ from pathlib import Path
 
 from common.script import run_script
 from data.jsonl import input_files
-from data.preparation import Preparer, begin, finish, locked_output, prepare_units
+from data.preparation import Preparer, begin, describe_unknown, finish, locked_output, prepare_units
 from data.reference import ReferenceWriter
 from data.segmentation import SEGMENTERS, make_segmenter
 from data.sources import LineSource
-from data.tokenization import FastTokenizer, load_backend, tokenizer_hash
-from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
+from data.tokenization import FastTokenizer, check_backend, load_backend, names_mask_token, tokenizer_hash
+from training.pretrained import ArgumentError, check_vocabulary_file, load_tokenizer, resolve_pretrained
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,10 +53,16 @@ def check(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace):
     """Load the tokenizer of --model_name, without transformers where the folder is a plain BERT vocabulary."""
-    name = resolve_pretrained(args.model_name, "--model_name")
-    backend = load_backend(
-        name, lambda folder: load_tokenizer(folder, "--model_name", args.trust_remote_code).backend_tokenizer
-    )
+    name, loaded = resolve_pretrained(args.model_name, "--model_name"), []
+
+    def by_transformers(folder: str):
+        loaded.append(load_tokenizer(folder, "--model_name", args.trust_remote_code))
+        return loaded[0].backend_tokenizer
+
+    check_vocabulary_file(name, "--model_name")
+    backend = load_backend(name, by_transformers)
+    has_mask = loaded[0].mask_token is not None if loaded else names_mask_token(name)
+    check_backend(backend, name, "--model_name", has_mask)
     tokenizer = FastTokenizer(backend)
     if list(map(len, tokenizer.frame)) != [1, 1]:
         raise ArgumentError(
@@ -105,12 +111,14 @@ def main(argv: list[str] | None = None) -> None:
             )
         if preparer.reference:
             preparer.reference.finish(len(units))
-        counts = finish(folder, manifest, records)["counts"]
+        manifest = finish(folder, manifest, records)
+        unknown = describe_unknown(folder, manifest, tokenizer.unknown_id, "--model_name")
+    counts = manifest["counts"]
     print(
         f"{counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['blocks']:,} blocks and "
         f"{counts['words']:,} words written to {folder}; {counts['dropped_documents']:,} documents with "
         f"{counts['dropped_tokens']:,} tokens dropped, {counts['cut_words']:,} words longer than a block, "
-        f"{counts['skipped_lines']:,} lines skipped for errors"
+        f"{counts['skipped_lines']:,} lines skipped for errors, {unknown}"
     )
 
 

@@ -8,7 +8,14 @@ again resumes. The run's folder receives discriminator/ and generator/, which tr
 import sys
 
 from common.script import one_line_errors, run_script
-from training.pretrained import ArgumentError, load_config, load_tokenizer, refuse_unknown_names
+from training.pretrained import (
+    ArgumentError,
+    check_special_tokens,
+    entry_count,
+    load_config,
+    load_tokenizer,
+    refuse_unknown_names,
+)
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     with one_line_errors():
@@ -26,7 +33,7 @@ from common.files import give_usual_rights
 from data.collators import MaskCollator
 from data.electra_examples import ElectraRows
 from data.masking import MASK_STYLES, TokenMasking, WholeWordMasking
-from data.packing import HELD_OUT_SEED, Rows, load_rows, make_eval_batches, make_train_batches, pack
+from data.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, make_eval_batches, make_train_batches, pack
 from data.sampling import CorpusRows
 from models.electra import ElectraForJointPreTraining, discriminator_class, make_joint_model, new_joint_model
 from models.electra_config import SIZES, ElectraOptions, electra_configs, generator_config
@@ -58,8 +65,12 @@ def main(argv=None) -> dict[str, float]:
     settle_seed(args)
     args.run_name = run_name(args)
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
+    check_special_tokens(tokenizer, model_args.tokenizer_name, "--tokenizer_name")
     backend = tokenizer.backend_tokenizer
     plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
+    check_maskable(plain, tokenizer.all_special_ids, "--train_dir")
+    if held_out:
+        check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
     train = make_rows(data_args, plain, backend, args.seed)
     held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED)
     set_seed(args.seed)
@@ -167,7 +178,7 @@ def load_networks(model_args, tokenizer) -> list:
 def make_configs(model_args, size: str, tokenizer) -> tuple:
     """Configs of a new generator and a new discriminator."""
     if model_args.model_type == "electra" and not model_args.config_name:
-        _, discriminator = electra_configs(size, len(tokenizer), tokenizer.pad_token_id)
+        _, discriminator = electra_configs(size, entry_count(tokenizer), tokenizer.pad_token_id)
         overrides = model_args.config_overrides
         discriminator = finish_config(discriminator, overrides, "--config_overrides", tokenizer)
     else:
@@ -209,7 +220,7 @@ def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = 
     special = {*tokenizer.all_special_ids} - (set() if data_args.exclude_unk else {tokenizer.unk_token_id})
     try:
         masking = MASKINGS[data_args.mask_unit](
-            vocab_size=len(tokenizer),
+            vocab_size=entry_count(tokenizer),
             mask_token_id=tokenizer.mask_token_id,
             special_ids=tuple(special),
             probability=data_args.mlm_probability,

@@ -8,7 +8,7 @@ JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
 import sys
 
 from common.script import one_line_errors, run_script
-from training.pretrained import ArgumentError, load_tokenizer, refuse_unknown_names
+from training.pretrained import ArgumentError, check_special_tokens, entry_count, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     with one_line_errors():
@@ -23,7 +23,7 @@ from transformers import AutoModelForMaskedLM, set_seed
 import models  # noqa: F401  registers the model types
 from data.collators import MaskCollator
 from data.masking import TokenMasking, WholeWordMasking
-from data.packing import HELD_OUT_SEED, Rows, load_rows, make_eval_batches, make_train_batches, pack
+from data.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, make_eval_batches, make_train_batches, pack
 from data.sampling import CorpusRows
 from models.post_norm import quicken
 from models.stock import adapt, check_isolation, longest_row
@@ -68,8 +68,12 @@ def main(argv=None) -> dict[str, float]:
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
+    check_special_tokens(tokenizer, model_args.tokenizer_name, "--tokenizer_name")
     backend = tokenizer.backend_tokenizer
     plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
+    check_maskable(plain, tokenizer.all_special_ids, "--train_dir")
+    if held_out:
+        check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
     train = pack(plain, data_args.packing, data_args.max_seq_length, backend)
     set_seed(args.seed)
     model = quicken(adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
@@ -129,7 +133,7 @@ def check_rows(model, data_args, train: Rows, held_out: Rows | None) -> None:
 def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> MaskCollator:
     try:
         masking = MASKINGS[data_args.mask_unit](
-            vocab_size=len(tokenizer),
+            vocab_size=entry_count(tokenizer),
             mask_token_id=tokenizer.mask_token_id,
             special_ids=tuple(tokenizer.all_special_ids),
             probability=data_args.mlm_probability,

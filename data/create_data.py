@@ -20,11 +20,11 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 from common.script import run_script
 from data.grouping import group_rows
 from data.inputs import open_dataset, open_files
-from data.preparation import Preparer, begin, finish, locked_output, prepare_units
+from data.preparation import Preparer, begin, describe_unknown, finish, locked_output, prepare_units
 from data.segmentation import SEGMENTERS, make_segmenter
 from data.sources import CleanedLines, Part, Source, held_out
-from data.tokenization import FastTokenizer, load_backend, tokenizer_hash
-from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
+from data.tokenization import FastTokenizer, check_backend, load_backend, names_mask_token, tokenizer_hash
+from training.pretrained import ArgumentError, check_vocabulary_file, load_tokenizer, resolve_pretrained
 
 VALIDATION = "validation"  # folder of the held-out documents below --output_dir
 
@@ -79,6 +79,7 @@ def check(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace):
     """Load the tokenizer of --tokenizer_name, without transformers where the folder is a plain BERT vocabulary."""
+    name, loaded = resolve_pretrained(args.tokenizer_name, "--tokenizer_name"), []
 
     def by_transformers(folder: str):
         tokenizer = load_tokenizer(folder, "--tokenizer_name", args.trust_remote_code)
@@ -87,9 +88,13 @@ def load(args: argparse.Namespace):
                 f"--tokenizer_name {args.tokenizer_name} must be a fast tokenizer, got {type(tokenizer).__name__}; "
                 "convert it to a tokenizer.json"
             )
+        loaded.append(tokenizer)
         return tokenizer.backend_tokenizer
 
-    backend = load_backend(resolve_pretrained(args.tokenizer_name, "--tokenizer_name"), by_transformers)
+    check_vocabulary_file(name, "--tokenizer_name")
+    backend = load_backend(name, by_transformers)
+    has_mask = loaded[0].mask_token is not None if loaded else names_mask_token(name)
+    check_backend(backend, name, "--tokenizer_name", has_mask)
     tokenizer = FastTokenizer(backend)
     least = sum(map(len, tokenizer.frame)) + 1
     if args.max_seq_length < least:
@@ -131,10 +136,12 @@ def prepare(folder: Path, source: Source, scanned, args, backend, tokenizer) -> 
         if not args.line_by_line:
             records = group_rows(folder, records, args.max_seq_length)
         manifest = finish(folder, manifest, records)
+        unknown = describe_unknown(folder, manifest, tokenizer.unknown_id, "--tokenizer_name")
     counts = manifest["counts"]
     print(
         f"{counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['blocks']:,} rows and "
-        f"{counts['words']:,} words written to {folder}"
+        f"{counts['words']:,} words written to {folder}; {counts['dropped_documents']:,} documents without a token, "
+        f"{unknown}"
     )
     return manifest
 

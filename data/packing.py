@@ -69,6 +69,24 @@ def load_rows(
     return every, Rows(held_out, np.arange(len(held_out)))
 
 
+def check_maskable(rows: Rows, special_ids: list[int], flag: str) -> None:
+    """CorpusError naming `flag` when all tokens of the rows are special or unknown, so that there is nothing to mask.
+
+    The shards are looked at one by one, up to the first that has a token to mask.
+    """
+    for first_row, ids, _, offsets in rows.corpus.shards():
+        used = np.zeros(len(offsets) - 1, bool)
+        used[rows.numbers[slice(*np.searchsorted(rows.numbers, [first_row, first_row + len(used)]))] - first_row] = (
+            True
+        )
+        if (np.repeat(used, np.diff(offsets)) & ~np.isin(ids, special_ids)).any():
+            return
+    raise CorpusError(
+        f"{flag} must hold tokens to mask, got only special and unknown ones in {rows.corpus.folder}; prepare the "
+        "corpus with a tokenizer that knows its text"
+    )
+
+
 def pack(rows: Rows, packing: str, length: int | None, backend: Tokenizer) -> Rows:
     """The training rows that --packing (one of PACKINGS) makes of some rows of a corpus, whose numbers increase.
 

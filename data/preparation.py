@@ -330,3 +330,20 @@ def finish(folder: Path, manifest: dict, records: list[dict]) -> dict:
     write_manifest(folder, manifest, dict(sorted(sums.items())))
     drop_journals(folder)
     return manifest
+
+
+def describe_unknown(folder: Path, manifest: dict, unknown_id: int | None, flag: str) -> str:
+    """How many tokens of a finished corpus are the unknown one, with a warning where they are more than 1 %.
+
+    Counted in the shards, because those that earlier code has written do not say it.
+    """
+    tokens = manifest["counts"]["tokens"]
+    found = sum(np.count_nonzero(read_shard(folder / shard["file"]).ids == unknown_id) for shard in manifest["shards"])
+    share = found / max(tokens, 1)
+    if share > 0.01:
+        print(
+            f"warning: {share:.1%} of the tokens in {folder} are unknown; name a tokenizer with {flag} that knows "
+            "this text, or take out what is in other letters",
+            file=sys.stderr,
+        )
+    return f"{found:,} unknown tokens ({share:.2%})"

@@ -13,6 +13,7 @@ Letters: N characters of a text, T tokens.
 
 import hashlib
 import json
+import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from common.errors import UserError
 
 _SPACE, _REMOVED, _OTHER, _UNSEEN = -1, -2, -3, -4  # kinds of code points without a token of their own
 _CACHED_RUN = 64  # characters of the longest run that is remembered
@@ -31,6 +34,7 @@ _SPECIALS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+_RARE = "\ua66e\u16a0\U00010330"  # characters that few vocabularies hold
 _ENDS = ("bos_token", "eos_token")
 _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -127,6 +131,44 @@ def _is_plain(backend: Tokenizer, options: dict) -> bool:
     )
 
 
+def names_mask_token(name: str) -> bool:
+    """Whether a folder that load_backend reads by itself says which token masks; BERT's classes know it."""
+    path = Path(name) / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return settings.get("tokenizer_class") not in _GENERIC_CLASSES or bool(settings.get("mask_token"))
+
+
+def check_backend(backend: Tokenizer, name: str, flag: str, has_mask: bool) -> None:
+    """Print what is odd about the vocabulary of the tokenizer `name`. UserError naming `flag` when it cannot work."""
+    tokens = {}
+    for token, number in backend.get_vocab().items():
+        if tokens.setdefault(number, token) != token:
+            raise UserError(
+                f"{flag} {name} must give each token an id of its own, got {number} for {tokens[number]!r} and "
+                f"{token!r}; mend its vocabulary, in which an entry may stand twice"
+            )
+    try:
+        leaves_trace = backend.encode(_RARE, add_special_tokens=False).ids
+    except Exception as error:  # what tokenizers raises has no class of its own
+        raise UserError(
+            f"{flag} {name} must have a token for what it does not know, got: {error}; add its unknown token to the "
+            "vocabulary"
+        ) from None
+    remarks = [] if leaves_trace else ["it has no unknown token: characters that it does not know are dropped"]
+    if not has_mask:
+        remarks.append("it has no mask token: a corpus made with it serves run_clm.py, and no masked language model")
+    unused = max(tokens, default=-1) + 1 - len(tokens)
+    if unused:
+        remarks.append(f"{unused:,} of its {max(tokens) + 1:,} ids have no token, as where an entry stands twice")
+    if (Path(name) / "vocab.txt").is_file():
+        entries = len((Path(name) / "vocab.txt").read_bytes().splitlines())
+        added = [f"{tokens[number]} as {number}" for number in sorted(tokens) if number >= entries]
+        if added:
+            remarks.append(f"not in its vocab.txt and added behind it: {', '.join(added[:8])}")
+    for remark in remarks:
+        print(f"{flag} {name}: {remark}", file=sys.stderr)
+
+
 def tokenizer_hash(backend: Tokenizer) -> str:
     """SHA-256 over everything that decides ids: vocabulary, added tokens, normaliser, pre-tokeniser, special ids."""
     settings = json.loads(backend.to_str())
@@ -212,15 +254,24 @@ def _flat(step: dict | None, key: str) -> list[dict]:
     return [inner for part in step[key] for inner in _flat(part, key)] if step["type"] == "Sequence" else [step]
 
 
+def _unknown_id(backend: Tokenizer) -> int | None:
+    if isinstance(backend.model, models.Unigram):
+        return json.loads(backend.to_str())["model"]["unk_id"]
+    token = backend.model.unk_token
+    return None if token is None else backend.token_to_id(token)
+
+
 class FastTokenizer:
     """Tokenises batches of documents; ids, without specials, are those of `backend.encode` on each document.
 
-    Attributes: vocab_size; frame, the ids that the tokenizer sets before and after a text ([CLS] and [SEP]).
+    Attributes: vocab_size, the highest id + 1; frame, the ids that the tokenizer sets before and after a text ([CLS]
+    and [SEP]); unknown_id, of what stands for all that it does not know, None where it has no such token.
     """
 
     def __init__(self, backend: Tokenizer):
         self._backend = backend
-        self.vocab_size = backend.get_vocab_size()
+        self.vocab_size = max(backend.get_vocab().values(), default=-1) + 1
+        self.unknown_id = _unknown_id(backend)
         self.frame = split_frame(backend)
         self._added = [token.content for token in backend.get_added_tokens_decoder().values()]
         self._is_wordpiece = isinstance(backend.model, models.WordPiece)

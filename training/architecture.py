@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from common.errors import library_errors
 from training.derivation import parse_overrides, told, whole_number, with_changes
-from training.pretrained import ArgumentError, check_numbers, load_config, read_object, resolve_pretrained
+from training.pretrained import ArgumentError, check_numbers, entry_count, load_config, read_object, resolve_pretrained
 
 # What transformers looks for in a folder, in this order.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -166,10 +166,10 @@ def without_fractions(file: Path) -> list[str]:
 def check_vocabulary(config, name: str, flag: str, tokenizer) -> None:
     """ArgumentError for a tokenizer of more entries than the model."""
     size = getattr(config, "vocab_size", 0)
-    if size < len(tokenizer):
+    if size < entry_count(tokenizer):
         raise ArgumentError(
-            f"{flag} {name} must have an entry for each of the {len(tokenizer)} tokens of --tokenizer_name in its "
-            f"config.json, got {size}; name the tokenizer it was trained with"
+            f"{flag} {name} must have an entry for each of the {entry_count(tokenizer)} ids of --tokenizer_name in "
+            f"its config.json, got {size}; name the tokenizer it was trained with"
         )
 
 
@@ -186,7 +186,7 @@ def make_config(model_args, tokenizer):
 
 def finish_config(config, overrides: str | None, flag: str, tokenizer):
     """A new model's config with the tokenizer's entries and `overrides`, key=value,key=value as typed after `flag`."""
-    changes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    changes = {"vocab_size": entry_count(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if hasattr(config, "linear_divisor"):
         changes["linear_divisor"] = "valid"  # padding changes nothing then; published weights alone need another
     owner = f"{flag} {overrides or ''}".rstrip()

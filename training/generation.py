@@ -15,7 +15,7 @@ import torch
 from tokenizers import Regex, decoders
 from transformers import LogitsProcessor, TextStreamer
 
-from training.pretrained import ArgumentError
+from training.pretrained import ArgumentError, entry_count
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ class Generator:
         self.interrupt = interrupt
         config = model.config
         entries = config.get_text_config().vocab_size
-        if entries < len(tokenizer):
+        if entries < entry_count(tokenizer):
             raise ArgumentError(
-                f"--tokenizer_name must have at most the {entries} entries of MODEL, got {len(tokenizer)}; "
+                f"--tokenizer_name must have at most the {entries} entries of MODEL, got {entry_count(tokenizer)}; "
                 "name the tokenizer that the model was trained with"
             )
         self._two_parts = bool(config.is_encoder_decoder)

@@ -124,6 +124,7 @@ def load_tokenizer(name: str, flag: str, trust_remote_code: bool = False):
 
     resolved = resolve_pretrained(name, flag)
     folder = Path(resolved)
+    check_vocabulary_file(resolved, flag)
     bare = _is_bare_vocabulary(folder, name, flag)
     files = ", ".join(file for file in (*_TOKENIZER_JSON, *_TOKENIZER_TEXT) if (folder / file).is_file())
     advice = "copy them again" if files else "add its vocab.txt"
@@ -146,6 +147,33 @@ def load_tokenizer(name: str, flag: str, trust_remote_code: bool = False):
                 f"without {min(missing)!r}; remove its stale tokenizer.json or tokenizer_config.json"
             )
     return tokenizer
+
+
+def entry_count(tokenizer) -> int:
+    """The highest id + 1: ids are the line numbers of vocab.txt, of which len() leaves out those that stand twice."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def check_special_tokens(tokenizer, name: str, flag: str) -> None:
+    """ArgumentError when a tokenizer lacks what masked language modelling needs."""
+    for kind in ("mask", "pad"):
+        if getattr(tokenizer, f"{kind}_token_id") is None:
+            raise ArgumentError(
+                f"{flag} {name} must have a {kind} token for masked language modelling, got none; name one that its "
+                f"vocabulary holds as {kind}_token in tokenizer_config.json, or take another tokenizer"
+            )
+
+
+def check_vocabulary_file(name: str, flag: str) -> None:
+    """ArgumentError when the vocab.txt of a folder begins with a mark that would be part of its first token."""
+    path = Path(name) / "vocab.txt"
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(3) == b"\xef\xbb\xbf":
+                raise ArgumentError(
+                    f"{flag} {name} must have a vocab.txt without byte order mark, got one before its first token; "
+                    "save it as plain UTF-8"
+                )
 
 
 def _is_bare_vocabulary(folder: Path, name: str, flag: str) -> bool:

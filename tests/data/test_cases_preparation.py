@@ -11,10 +11,15 @@ from pathlib import Path
 
 import datasets
 import pytest
+import tokenizers
 
+import run_chinese_ref
+import run_electra
+import run_mlm_wwm
 from data import create_data, train_tokenizer, trans_to_json
 from data.corpus import Corpus
 from data.prompts import read_documents
+from training.pretrained import ArgumentError
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +101,7 @@ def test_a_comma_separated_file_keeps_every_text_as_it_is_written(tokenizer, tmp
         ("a.json", '[{"text": "a"}, "b"]', "item 2 must be an object, got str"),
         ("a.json", '{\n"data": [{"text": "a"}]}', "the value of 'data' in item 1 must be a string, got list"),
         ("a.json", "[]", "must be an array of objects"),
-        ("a.json", "[" * 100_000, "nested too deep"),
+        ("a.json", "[" * 100_000, "must be an array of objects, got maximum recursion depth"),
         ("a.jsonl", '{"text": "a", "text": "b"}\n', r"a\.jsonl:1: must have the key 'text' once"),
         ("a.csv", "id,body\n1,one\n2,two\n", "--text_column must name a column of text, got the numbers of 'id'"),
         (
@@ -297,3 +302,148 @@ def test_texts_of_causal_training_are_looked_at_alike(tmp_path, caplog, spliter,
         list(read_documents(written(tmp_path / "wiki_00", LINES), "--train_file", spliter))
     with pytest.raises(ValueError, match=r"--train_file must name files of UTF-8 text, got .* packed by gzip"):
         list(read_documents(written(tmp_path / "a.jsonl", gzip.compress(b"")), "--train_file", spliter))
+
+
+# Vocabularies
+
+SHAPE = "num_hidden_layers=1,hidden_size=32,num_attention_heads=2,intermediate_size=32"
+TINY = ["--do_train", "--use_cpu", "--max_steps", "2", "--report_to", "none", "--per_device_train_batch_size", "4"]
+TEXTS = [f"今天天气很好，我们{number}" for number in range(8)]
+EVERY = pytest.mark.parametrize("script", [run_mlm_wwm, run_electra], ids=lambda script: script.__name__)
+
+
+def vocabulary(folder, tokens, end="\n"):
+    written(folder / "vocab.txt", end.join([*tokens, ""]))
+    return folder
+
+
+def chinese_corpus(folder, tokenizer, texts):
+    file = written(folder.with_suffix(".jsonl"), "".join(json.dumps({"text": text}) + "\n" for text in texts))
+    flags = ("--model_name", tokenizer, "--input_path", file, "--output_dir", folder, "--workers", 1)
+    run_chinese_ref.main(list(map(str, flags)))
+    return folder
+
+
+def train(script, tokenizer, corpus, output, *flags):
+    more = ("--config_overrides", SHAPE, "--model_type", "bert")
+    if script is run_electra:
+        more = ("--config_overrides", f"embedding_size=16,{SHAPE}", "--warmup_steps", 1, "--dataloader_num_workers", 0)
+    flags = ("--tokenizer_name", tokenizer, "--train_dir", corpus, "--output_dir", output, *more, *flags)
+    return script.main([*map(str, flags), *TINY])
+
+
+@EVERY
+def test_a_corpus_of_unknown_tokens_is_told_and_not_trained_on(tmp_path, capsys, script):
+    wrong = vocabulary(tmp_path / "wrong", [*SPECIALS, *"abc今"])
+    known = chinese_corpus(tmp_path / "known", wrong, ["今今今a"])
+    assert "0 unknown tokens (0.00%)" in capsys.readouterr().out
+    chinese_corpus(tmp_path / "some", wrong, TEXTS)
+    said = capsys.readouterr()
+    assert "72 unknown tokens (90.00%)" in said.out
+    assert f"warning: 90.0% of the tokens in {tmp_path / 'some'} are unknown" in said.err
+    nothing = chinese_corpus(tmp_path / "nothing", wrong, ["天气"])
+    for corpus, flag, *flags in (
+        (nothing, "--train_dir"),
+        (known, "--validation_dir", "--do_eval", "--validation_dir", nothing),
+    ):
+        with pytest.raises(ValueError, match=f"{flag} .*must hold tokens to mask, got only special and unknown ones"):
+            train(script, wrong, corpus, tmp_path / "o", *flags)
+    assert not (tmp_path / "o").exists()
+
+
+def test_text_of_another_script_is_told_by_create_data(tokenizer, tmp_path, capsys):
+    create(tokenizer, tmp_path / "o", "--train_file", written(tmp_path / "in.txt", "hello мир\n\u200b\n"))
+    said = capsys.readouterr()
+    assert "1 documents without a token, 1 unknown tokens (16.67%)" in said.out
+    assert "warning: 16.7% of the tokens" in said.err
+
+
+@EVERY
+@pytest.mark.parametrize("kind", ["repeated", "blank", "spaces", "crlf"])
+def test_ids_are_the_line_numbers_of_a_vocabulary(tmp_path, capsys, script, kind):
+    """The reserved id of an entry that stands twice is an entry of the model, too."""
+    tokens = [*SPECIALS, *"今今天天气很好我们，01234567"]
+    if kind in ("blank", "spaces"):
+        tokens = [*SPECIALS, "今", "天", "", "", *"气很好我们，01234567"]
+    if kind == "spaces":
+        tokens[6:8] = ["天 ", "天"]
+    folder = vocabulary(tmp_path / "tokenizer", tokens, "\r\n" if kind == "crlf" else "\n")
+    corpus = Corpus(chinese_corpus(tmp_path / "corpus", folder, TEXTS))
+    assert "of its 23 ids have no token" in capsys.readouterr().err
+    assert corpus.manifest["tokenizer"]["size"] == len(corpus.token_counts()) == len(tokens) == 23
+    train(script, folder, corpus.folder, tmp_path / "o")
+    part = tmp_path / "o" / ("discriminator" if script is run_electra else "")
+    assert json.loads((part / "config.json").read_text())["vocab_size"] == 23
+
+
+def test_counts_of_a_corpus_that_says_fewer_entries_than_it_has(tmp_path):
+    folder = vocabulary(tmp_path / "tokenizer", [*SPECIALS, *"今今天"])
+    corpus = Corpus(chinese_corpus(tmp_path / "corpus", folder, ["今天"]))
+    corpus.manifest["tokenizer"]["size"] = 7
+    assert corpus.token_counts().tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+
+
+def generic(folder, backend, **settings):
+    folder.mkdir(parents=True)
+    backend.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
+    written(folder / "tokenizer_config.json", json.dumps(settings))
+    return folder
+
+
+def framed(missing=()):
+    """A WordPiece tokenizer with [CLS] and [SEP], without some of the special tokens."""
+    kept = [token for token in SPECIALS if token not in missing]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({token: n for n, token in enumerate([*kept, *"abc"])}, unk_token="[UNK]")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    return backend, {key: token for key, token in names.items() if token in kept}
+
+
+@EVERY
+@pytest.mark.parametrize("missing", ["mask", "pad"])
+def test_a_tokenizer_without_mask_or_padding_is_told_before_training(tmp_path, capsys, script, missing):
+    backend, names = framed([f"[{missing.upper()}]"])
+    folder = generic(tmp_path / "tokenizer", backend, **names)
+    file = written(tmp_path / "in.txt", "a b c\n")
+    flags = ("--tokenizer_name", folder, "--train_file", file, "--output_dir", tmp_path / "corpus")
+    create_data.main(list(map(str, flags)))
+    said = capsys.readouterr().err
+    assert (f"--tokenizer_name {folder}: it has no mask token" in said) == (missing == "mask")
+    with pytest.raises(ArgumentError, match=f"--tokenizer_name .*tokenizer must have a {missing} token"):
+        train(script, folder, tmp_path / "corpus", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_tokenizer_that_cannot_work_is_told_before_the_corpus(tmp_path, tokenizer, capsys):
+    backend, names = framed(["[UNK]"])
+    unknown = generic(tmp_path / "unknown", backend, **names)
+    settings = json.loads(framed()[0].to_str())
+    settings["added_tokens"] = [
+        {"id": 5, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": True}
+    ]  # fmt: skip
+    same = generic(tmp_path / "same", framed()[0], **framed()[1])
+    settings["model"]["vocab"] |= {"b": 5}
+    written(same / "tokenizer.json", json.dumps(settings | {"added_tokens": []}))
+    marked = written(tmp_path / "marked/vocab.txt", "\ufeff" + (tokenizer / "vocab.txt").read_text()).parent
+    for folder, message in (
+        (unknown, r"must have a token for what it does not know, got: .*Missing \[UNK\] token"),
+        (same, "must give each token an id of its own, got 5 for"),
+        (marked, r"must have a vocab\.txt without byte order mark"),
+    ):
+        with pytest.raises(ValueError, match=f"--tokenizer_name {folder} {message}"):
+            create(folder, tmp_path / "o", "--train_file", written(tmp_path / "in.txt", "a b c\n"))
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_tokenizer_that_drops_what_it_does_not_know_is_told(tmp_path, capsys):
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
+    folder = generic(tmp_path / "tokenizer", backend)
+    file = written(tmp_path / "in.txt", "axb\n")
+    create_data.main([*map(str, ("--tokenizer_name", folder, "--train_file", file, "--output_dir", tmp_path / "o"))])
+    assert "it has no unknown token: characters that it does not know are dropped" in capsys.readouterr().err
