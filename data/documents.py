@@ -137,8 +137,10 @@ class Layout:
                 line = raw if self.encoding == "utf-8" else raw.decode(self.encoding).encode()
                 return parse_text(line, self.json_field, "")
             text = raw.decode(self.encoding)
-        except UnicodeDecodeError as error:
-            where = f"{path}:{_line_number(path, offset + error.start)}"
+            if self.encoding != "utf-8":
+                text.encode()  # some encodings can write half of a character
+        except UnicodeError as error:
+            where = f"{path}:{_line_number(path, offset + getattr(error, 'start', 0))}"
             message = f"{where}: must be {self.encoding}, got {error}; check --encoding or use --on_error skip"
             raise DataError(message) from None
         except DataError as error:

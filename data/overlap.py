@@ -119,9 +119,10 @@ def _line_texts(file: Path) -> Iterator[list[str]]:
         raise DataError(f"{file}:{line}: must be UTF-8, got {error}; convert the file") from None
     if content.lstrip().startswith(("{", "[")):
         try:
-            yield from ([string] for string in _strings(json.loads(content)))
+            strings = list(_strings(json.loads(content)))
+            yield from ([string] for string in strings)
             return
-        except ValueError:  # more than one JSON document, so lines of JSON or lines of text
+        except (ValueError, RecursionError):  # more than one JSON document, so lines of JSON or lines of text
             pass
     for line in content.removesuffix("\n").split("\n"):
         yield _line_strings(line)
@@ -131,7 +132,7 @@ def _line_strings(line: str) -> list[str]:
     if line.startswith(("{", "[", '"')):
         try:
             return list(_strings(json.loads(line)))
-        except ValueError:  # text that begins with a bracket or a quotation mark
+        except (ValueError, RecursionError):  # text that begins with a bracket or a quotation mark
             pass
     return [line, *line.split("\t")] if "\t" in line else [line]
 

@@ -92,13 +92,26 @@ def write_predictions(
 
 
 def read_predictions(path: str | Path) -> dict[str, list[dict]]:
-    """Return the lines of `write_predictions` by split, in the file's order."""
+    """Return the lines of `write_predictions` by split, in the file's order. SubmissionError with file:line."""
     by_split: dict[str, list[dict]] = {}
-    for line in Path(path).read_text(encoding="utf-8").split("\n"):
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if line:
-            row = json.loads(line)
-            by_split.setdefault(row["split"], []).append(row)
+            row = _read(line, f"{path}:{number}", {"split", "id", "prediction"})
+            by_split.setdefault(str(row["split"]), []).append(row)
     return by_split
+
+
+def _read(content: bytes, where: str, keys: set[str]) -> dict:
+    """A JSON object that has these keys. SubmissionError that begins with `where` for anything else."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict) or not keys <= found.keys():
+        raise SubmissionError(
+            f"{where}: must be a JSON object with {', '.join(sorted(keys))}, got {content[:60]!r}; predict again"
+        )
+    return found
 
 
 def make_submissions(
@@ -220,7 +233,8 @@ def _json(value: Any) -> str:
 
 
 def _refuse_truncated(task: str, folder: Path) -> None:
-    settings = json.loads((folder / "result.json").read_text(encoding="utf-8"))["settings"]
+    result = folder / "result.json"
+    settings = _read(result.read_bytes(), str(result), {"settings"})["settings"]
     used = [f"--{flag}" for flag in TRUNCATING if settings.get(flag)]
     if used:
         raise SubmissionError(

@@ -103,6 +103,11 @@ def test_windows_hashed_in_chunks_give_the_same_hashes(tmp_path, monkeypatch):
     assert np.array_equal(build(tmp_path, content).runs, whole.runs)
 
 
+def test_json_too_deep_to_read_is_text(tmp_path):
+    (tmp_path / "x").write_text("[" * 100_000 + "\n" + '{"a": ' * 950 + '"' + "又一行" * 10 + '"' + "}" * 950)
+    assert Overlap.build([tmp_path / "x"]).line_counts.tolist() == [2]
+
+
 def test_invalid_utf8_is_named(tmp_path):
     (tmp_path / "x.tsv").write_bytes(b"a\nb\xff\n")
     with pytest.raises(DataError, match=r"x\.tsv:2: "):

@@ -250,6 +250,16 @@ def test_predictions_survive_their_file(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("line", ["{", "[1]", '{"split": "test"}', "\udcff", "[" * 100_000, "9" * 5000])
+def test_damaged_predictions_and_results_are_named(tmp_path, line):
+    for name in ("result.json", "test_preds.jsonl"):
+        (tmp_path / name).write_bytes(line.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SubmissionError, match=r"test_preds\.jsonl:1: must be a JSON object"):
+        read_predictions(tmp_path / "test_preds.jsonl")
+    with pytest.raises(SubmissionError, match=r"result\.json: must be a JSON object with settings"):
+        make_submissions(tmp_path, {"rte": tmp_path}, team="a", date="2026-01-01")
+
+
 def test_predictions_must_match_their_records(tmp_path):
     with pytest.raises(ValueError):
         write_predictions(tmp_path / "test_preds.jsonl", TASKS["rte"], [{"id": 0, "label": None}], [])

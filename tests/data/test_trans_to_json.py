@@ -243,6 +243,12 @@ def test_unreadable_input_is_named_or_counted(tmp_path, small_pieces, capsys, wo
     assert closing_line(capsys) == [80, 80 * 11, 0, 0, 0, 1]
 
 
+def test_half_a_character_of_another_encoding_is_named(tmp_path):
+    (tmp_path / "x").write_bytes(b"a text of some length\n\nhalf a character +2AA- of UTF-7\n")
+    with pytest.raises(DataError, match=r"x:3: must be utf-7.*surrogates not allowed"):
+        run(input_path=tmp_path / "x", output_path=tmp_path / "o", encoding="utf-7")
+
+
 def test_evaluation_texts_are_dropped_and_counted(tmp_path, capsys):
     (tmp_path / "dev.tsv").write_text("label\ttext\n1\t这家酒店的早餐，很不错！下次还来\n", encoding="utf-8")
     (tmp_path / "x").write_text(
