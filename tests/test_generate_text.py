@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import generate_text
 from data.prompts import fill_template
@@ -160,6 +168,37 @@ def test_stock_causal_and_two_part_models_work_too(tokenizer, tmp_path):
     assert found[0].replace(" ", "") == tokenizer.decode(wanted, skip_special_tokens=True).replace(" ", "")
     with pytest.raises(ValueError, match="fewer tokens than MODEL's 32 positions"):
         texts(tmp_path, tmp_path / "gpt2", "--prompt", "长" * 40)
+
+
+TWO_PARTS = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+TWO_PARTS |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_start_token_id": 1}
+TWO_PARTS |= {"forced_eos_token_id": None}
+LED = {"max_encoder_position_embeddings": 16, "max_decoder_position_embeddings": 16, "attention_window": 4}
+ONE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16}
+POSITIONS = {
+    "bart": TWO_PARTS | {"max_position_embeddings": 16},
+    "pegasus": TWO_PARTS | {"max_position_embeddings": 16},
+    "led": TWO_PARTS | LED,
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16},
+    "opt": ONE | {"ffn_dim": 16, "word_embed_proj_dim": 16},
+    "roberta": ONE | {"intermediate_size": 16, "is_decoder": True},
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_texts_end_with_the_positions_of_the_model(tokenizer, tmp_path, caplog, kind):
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": len(tokenizer) - 1, "bos_token_id": 1}
+    config = AutoConfig.for_model(kind, **POSITIONS[kind], **ids, vocab_size=len(tokenizer))
+    torch.manual_seed(0)
+    kinds = (AutoModelForSeq2SeqLM, AutoModelForCausalLM)
+    kinds[not config.is_encoder_decoder].from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    caplog.set_level("INFO")
+    (found,) = texts(tmp_path, tmp_path / "model", "--prompt", PROMPT, "--temperature", 0, "--max_new_tokens", 60)
+    assert "MODEL's positions end after" in caplog.text
+    assert texts(tmp_path, tmp_path / "model", "--prompt", PROMPT, "--temperature", 0) == [found]
+    with pytest.raises(ValueError, match=r"the prompt must have .* MODEL's 1. positions, got"):
+        generate_text.main([str(tmp_path / "model"), "--prompt", PROMPT * 5, "--use_cpu"])
 
 
 # Checkpoints of THUDM's layout

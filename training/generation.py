@@ -6,6 +6,7 @@ Letters: B prompts, T tokens.
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -70,6 +71,16 @@ class FirstProcessDecides(LogitsProcessor):
         return scores
 
 
+def position_count(part: torch.nn.Module) -> int:
+    """Tokens that a model, or its encoder or decoder, has rows of a position table for; sys.maxsize without one."""
+    sizes = [
+        table.num_embeddings - (getattr(table, "offset", 0) or (-1 if (pad := table.padding_idx) is None else pad) + 1)
+        for name, table in part.named_modules()
+        if isinstance(table, torch.nn.Embedding) and re.search(r"position|(^|[._])wpe$", name)
+    ]
+    return min(sizes, default=sys.maxsize)
+
+
 class Generator:
     """A causal or encoder-decoder model, its tokenizer, and how to draw.
 
@@ -90,8 +101,10 @@ class Generator:
                 "name the tokenizer that the model was trained with"
             )
         self._two_parts = bool(config.is_encoder_decoder)
-        relative = self._two_parts or getattr(config, "relative_encoding", False)
-        self._most = sys.maxsize if relative else getattr(config, "max_position_embeddings", None) or sys.maxsize
+        parts = [model.get_encoder(), model.get_decoder()] if self._two_parts else [model]
+        self._most_prompt, self._most = position_count(parts[0]), position_count(parts[-1])
+        if not self._two_parts and not getattr(config, "relative_encoding", False):
+            self._most = min(self._most, getattr(config, "max_position_embeddings", None) or sys.maxsize)
         self._pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self._settings = self._make_settings(entries)
         backend = tokenizer.backend_tokenizer
@@ -128,18 +141,24 @@ class Generator:
     def _room(self, lengths: list[int]) -> list[int]:
         """How many tokens may follow prompts of so many. ArgumentError when that is none."""
         length, new = self.args.max_length, self.args.max_new_tokens
-        if self._two_parts:
-            return [length if new is None else new] * len(lengths)
         longest = max(lengths)
-        if longest >= self._most:
-            raise ArgumentError(
-                f"the prompt must have fewer tokens than MODEL's {self._most} positions, got {longest}; shorten it"
-            )
+        if longest > self._most_prompt or (not self._two_parts and longest >= self._most):
+            how = "no more tokens than" if self._two_parts else "fewer tokens than"
+            most = self._most_prompt if self._two_parts else self._most
+            raise ArgumentError(f"the prompt must have {how} MODEL's {most} positions, got {longest}; shorten it")
+        if self._two_parts:
+            return self._within([length if new is None else new] * len(lengths), self._most)
         if new is None and longest >= length:
             raise ArgumentError(f"--max_length must be more than the {longest} tokens of the prompt, got {length}")
         # A row's own limit, whatever its neighbours; positions run out for the longest row first.
         rooms = [length - count if new is None else new for count in lengths]
-        return [min(room, self._most - longest) for room in rooms]
+        return self._within(rooms, self._most - longest)
+
+    def _within(self, rooms: list[int], most: int) -> list[int]:
+        """At most so many each, which is logged where it is fewer."""
+        if max(rooms) > most and self.args.max_new_tokens is not None:
+            logger.info("MODEL's positions end after %d tokens of the text, before --max_new_tokens", most)
+        return [min(room, most) for room in rooms]
 
     @torch.no_grad()
     def generate(self, prompts: list[str], streamer: TextStreamer | None = None) -> list[str]:
