@@ -22,7 +22,6 @@ from models.convert.output import new_output
 KEPT = {"lr_scheduler", "skipped_steps", "global_steps", "global_samples", "dp_world_size", "iteration"}
 KEPT |= {"client_lr_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state"}
 KEPT |= {"rng_tracker_states"}
-VOCABULARY = "word_embeddings.weight"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -43,7 +42,7 @@ def make_part(shards: thudm.Shards, rank: int, parts: int, vocab_size: int) -> d
     """The content of one file of the output."""
     module = {}
     for name, whole in shards.walk():
-        if name == VOCABULARY:
+        if name == thudm.VOCABULARY:
             whole = [resize(whole[0], vocab_size)]
         module[name] = thudm.cut(thudm.resolve(name)[0], whole, rank, parts)
     content = {key: value if key in KEPT else None for key, value in shards.contents[0].items()}
@@ -53,7 +52,7 @@ def make_part(shards: thudm.Shards, rank: int, parts: int, vocab_size: int) -> d
 def check(shards: thudm.Shards, parts: int, vocab_size: int) -> None:
     """Raises CheckpointError unless heads and vocabulary divide into so many parts."""
     heads = shards.shape("transformer.r_w_bias")[0] if "transformer.r_w_bias" in shards.names else None
-    width = shards.shape(VOCABULARY)[1]
+    width = shards.shape(thudm.VOCABULARY)[1]
     if parts < 1 or (heads or width) % parts:
         what = f"heads {heads}" if heads else f"hidden size {width}"
         raise CheckpointError(f"parts must divide the {what} of {shards.files[0]}, got {parts}; choose another number")
@@ -77,14 +76,15 @@ def reshard(arguments: argparse.Namespace) -> Path:
     files = thudm.find_shards(folder)
     with new_output(output) as target:
         shards = thudm.Shards(files, scratch=target.parent)
-        vocab_size = arguments.vocab_size or shards.shape(VOCABULARY)[0]
+        vocab_size = arguments.vocab_size or shards.shape(thudm.VOCABULARY)[0]
         check(shards, parts, vocab_size)
         place = target / files[0].parent.relative_to(folder)
         place.mkdir(parents=True)
         if place != target:
             (target / thudm.TRACKER).write_text(f"{place.name}\n", encoding="ascii")
         for file in folder.glob("*.model"):  # the tokenizer goes with the weights
-            shutil.copy2(file, target)
+            if file.is_file():
+                shutil.copy2(file, target)
         for rank in range(parts):
             torch.save(make_part(shards, rank, parts, vocab_size), place / thudm.SHARD.format(rank))
         shards.close()

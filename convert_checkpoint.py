@@ -19,18 +19,18 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from common.errors import library_errors
 from common.script import run_script
 from models.convert import SOURCES, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
 from models.convert.output import new_output
 from models.convert.travel import refresh_code
-from training.pretrained import ArgumentError, resolve_pretrained
+from training.architecture import weight_files
+from training.pretrained import ArgumentError, check_numbers, read_object, resolve_pretrained
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -85,14 +85,12 @@ def weight_file(path: Path) -> Path:
 
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Tensors by name, without running code from the file."""
-    try:
+    with library_errors(ArgumentError, f"input {file} must be a state dict of tensors", "save one"):
         if file.suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise ArgumentError(f"input {file} must be a state dict of tensors, got: {reason}; save one") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    plain = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
+    if not plain or not all(isinstance(name, str) for name in state):
         raise ArgumentError(f"input {file} must be a state dict of tensors, got {type(state).__name__}; save that")
     return dict(state)
 
@@ -101,7 +99,7 @@ def find_source(name: str, fields: dict, state: dict) -> Source:
     """The source by --source, or by what the input shows."""
     if name == "auto":
         name = "lucidrains_flash" if "to_logits.1.weight" in state else fields.get("model_type")
-    if name not in SOURCES:
+    if not isinstance(name, str) or name not in SOURCES:
         raise ArgumentError(f"--source must be one of {', '.join(SOURCES)} for this input, got {name}; give it")
     return SOURCES[name]
 
@@ -133,6 +131,7 @@ def convert_thudm(path: Path, output: Path, fields: dict, tokenizer: Path | None
         target.mkdir()
         if not reverse:
             return transformer_xl.to_folder(path, target, fields, tokenizer)
+        weight_files(path, str(path), "input")
         state = transformer_xl.from_folder(path, make_config(read_config(path) | fields))
         content = {"module": state, "iteration": 0, "mp_world_size": 1}
         torch.save(content, target / thudm.SHARD.format(0))
@@ -143,7 +142,8 @@ def read_config(path: Path) -> dict:
     """Fields of the folder's config.json, none if there is none."""
     if not (path / "config.json").is_file():
         return {}
-    fields = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    fields = read_object(path / "config.json", str(path), "input")
+    check_numbers(fields, f"input {path}")
     fields.pop("auto_map", None)
     return fields
 

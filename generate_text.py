@@ -118,7 +118,7 @@ def load_model(args, tokenizer) -> torch.nn.Module:
         config.update(changes)
         auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         options["dtype"] = dtype_of(args.dtype, config.dtype or "auto", device)
-        model, _ = read_model(auto_class, config, args.model, "MODEL", args.trust_remote_code, **options)
+        model = read_model(auto_class, config, args.model, "MODEL", args.trust_remote_code, **options)
     return own_memory(model if PROCESSES > 1 else model.to(device))
 
 

@@ -56,6 +56,8 @@ def load(args: argparse.Namespace):
     name, loaded = resolve_pretrained(args.model_name, "--model_name"), []
 
     def by_transformers(folder: str):
+        import models  # noqa: F401  so that our own tokenizers need no code of the folder
+
         loaded.append(load_tokenizer(folder, "--model_name", args.trust_remote_code))
         return loaded[0].backend_tokenizer
 

@@ -11,6 +11,7 @@ UNWRITTEN = "a file could not be written to its end"  # by a library that does n
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors, tokenizers) end such a message
 _WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 _LONGEST = 600  # characters of a foreign message
+_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
 _ROOT, _OURS = Path(__file__).resolve().parents[1], {"common", "data", "models", "training"}
 
 
@@ -72,7 +73,7 @@ def library_errors(kind: type[UserError], expected: str, advice: str) -> Iterato
     """What libraries raise inside, where they read a user's files, as `kind`: "{expected}, got: {reason}; {advice}".
 
     Parsers, torch, safetensors and tokenizers raise errors of every class about a damaged file. A UserError passes as
-    it is, and so does what this repository's own code raises, unless it is a ValueError: that would be a fault here.
+    it is, and so does an error of _FAULTS that a line of this repository raises: that is a fault here.
     """
     try:
         yield
@@ -80,7 +81,7 @@ def library_errors(kind: type[UserError], expected: str, advice: str) -> Iterato
         raise
     except BaseException as error:
         foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"  # of Rust's libraries
-        if not foreign or (_raised_here(error) and not isinstance(error, ValueError)):
+        if not foreign or (isinstance(error, _FAULTS) and _raised_here(error)):
             raise
         text = " ".join(str(error).split())
         reason = describe_fault(error) or (text if text and isinstance(error, ValueError) else None)

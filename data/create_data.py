@@ -82,6 +82,8 @@ def load(args: argparse.Namespace):
     name, loaded = resolve_pretrained(args.tokenizer_name, "--tokenizer_name"), []
 
     def by_transformers(folder: str):
+        import models  # noqa: F401  so that our own tokenizers need no code of the folder
+
         tokenizer = load_tokenizer(folder, "--tokenizer_name", args.trust_remote_code)
         if not tokenizer.is_fast:
             raise ArgumentError(

@@ -32,7 +32,7 @@ TASK_HEADS = (
     "discriminator_predictions.",
 )  # made anew for each task, so they may be absent from a checkpoint
 MOST_ENTRIES = 2**31 - 1  # of a dimension; whether all fits into memory is another question
-MOST_LAYERS = 1000
+MOST_LAYERS = 500
 MOST_EXPANSION = 1024  # of a layer's width over hidden_size
 ALL_HEADS = ("cls.", "lm_head.", *TASK_HEADS)
 
@@ -183,8 +183,10 @@ def check_range(config: PreTrainedConfig, least: float, most: float, *fields: st
     """Raises ValueError, naming the config field, when a number is below least, above most, or none."""
     for field in fields:
         value = getattr(config, field)
-        if not least <= value <= most:
-            raise ValueError(f"config field {field} must lie between {least:g} and {most:g}, got {value}; correct it")
+        if not isinstance(value, (int, float)) or not least <= value <= most:
+            raise ValueError(
+                f"config field {field} must lie between {least:g} and {most:g}, got {value!r}; correct it"
+            )
 
 
 def check_sizes(config: PreTrainedConfig, *fields: str) -> None:

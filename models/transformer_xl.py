@@ -94,6 +94,7 @@ class TransformerXLConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.intermediate_size is None:
+            check_range(self, 1, MOST_ENTRIES, "hidden_size")
             self.intermediate_size = 4 * self.hidden_size
         check_choice("positions_dtype", self.positions_dtype, ("float16", "float32"))
         check_choice("hidden_act", self.hidden_act, tuple(ACT2FN))

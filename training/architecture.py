@@ -1,20 +1,27 @@
 """The model of a run: loaded to continue from, or new from its type, a config and changes to it."""
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.utils import logging
 
 from common.errors import library_errors
 from training.derivation import parse_overrides, told, whole_number, with_changes
 from training.pretrained import ArgumentError, check_numbers, entry_count, load_config, read_object, resolve_pretrained
 
+logger = getLogger(__name__)
+
 # What transformers looks for in a folder, in this order.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _NUMBERS_A_BYTE = 4  # most numbers that a byte of a file of weights stands for: quantised ones
-_NEW_NUMBERS = 2**26  # of a head that the file need not have
+_NEW_NUMBERS, _NEW_TENSORS = 2**26, 64  # of a head that the file need not have
 
 
 def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
@@ -42,28 +49,50 @@ def load_model(auto_class, config, name: str, flag: str, tokenizer, trust_remote
         ArgumentError: it lacks some of the tokens, or tensors, which transformers would fill at random.
     """
     check_vocabulary(config, name, flag, tokenizer)
-    model, info = read_model(auto_class, config, name, flag, trust_remote_code, dtype=torch.float32)
-    if info["missing_keys"]:
-        raise ArgumentError(
-            f"{flag} {name} must hold all tensors of {type(model).__name__}, got one without "
-            f"{min(info['missing_keys'])}; name a folder of that kind"
-        )
-    return model
+    return read_model(auto_class, config, name, flag, trust_remote_code, dtype=torch.float32)
 
 
-def read_model(auto_class, config, name: str, flag: str, trust_remote_code: bool = False, **options) -> tuple:
-    """from_pretrained of a folder or hub name, typed after `flag`: the model, in memory of its own, and what of the
-    loading it tells.
+def read_model(auto_class, config, name: str, flag: str, trust_remote_code: bool = False, **options):
+    """from_pretrained of a folder or hub name, typed after `flag`: the model, in memory of its own.
 
-    options: of from_pretrained. ArgumentError for files that are damaged, too large or of another model.
+    options: of from_pretrained.
+
+    Raises:
+        ArgumentError: files are damaged, too large or of another model, or lack tensors.
     """
     files = check_weights(auto_class, config, name, flag, trust_remote_code)
     options |= {"output_loading_info": True, "trust_remote_code": trust_remote_code}
-    with library_errors(
-        ArgumentError, f"{flag} {name} must hold the model of its config.json in {files}", "copy them again"
-    ):
+    expected = f"{flag} {name} must hold the model of its config.json in {files}"
+    with library_errors(ArgumentError, expected, "copy them again"), _without_report():
         model, info = auto_class.from_pretrained(resolve_pretrained(name, flag), config=config, **options)
-    return own_memory(model), info
+    if info["missing_keys"]:
+        raise ArgumentError(
+            f"{flag} {name} must hold all tensors of {type(model).__name__} of its config.json in {files}, got "
+            f"{len(info['missing_keys'])} of them missing, {min(info['missing_keys'])} first; name a folder of that "
+            "kind"
+        )
+    if info["unexpected_keys"]:
+        left = sorted(info["unexpected_keys"])
+        logger.warning(
+            "%s %s: %d tensors that %s lacks are left out, %s first",
+            flag,
+            name,
+            len(left),
+            type(model).__name__,
+            left[0],
+        )
+    return own_memory(model)
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' table of the tensors that are missing, left over or of another shape."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def own_memory(model: torch.nn.Module) -> torch.nn.Module:
@@ -78,8 +107,8 @@ def own_memory(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def check_fits(auto_class, config, owner: str, trust_remote_code: bool = False, itemsize: int = 4) -> int | None:
-    """How many numbers a model of this config has; None where that cannot be told without building it.
+def check_fits(auto_class, config, owner: str, trust_remote_code: bool = False, itemsize: int = 4) -> list | None:
+    """The shapes of the parameters of a model of this config; None where they cannot be told without building it.
 
     owner: the flags that the config comes from; itemsize: bytes of a number.
 
@@ -92,14 +121,15 @@ def check_fits(auto_class, config, owner: str, trust_remote_code: bool = False, 
             model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # a class that cannot be built so, or not at all: then building it tells why
         return None
-    count = sum(parameter.numel() for parameter in model.parameters())
+    shapes = [parameter.shape for parameter in model.parameters()]
+    count = sum(map(math.prod, shapes))
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if count * itemsize > have:
         raise ArgumentError(
             f"{owner} must give a model that fits into memory, got a config.json of one of "
             f"{count * itemsize / 2**30:,.0f} GiB for {have / 2**30:,.0f} GiB; correct it or take a smaller one"
         )
-    return count
+    return shapes
 
 
 def check_weights(auto_class, config, name: str, flag: str, trust_remote_code: bool = False) -> str:
@@ -111,20 +141,26 @@ def check_weights(auto_class, config, name: str, flag: str, trust_remote_code: b
     folder = Path(resolve_pretrained(name, flag))
     files = weight_files(folder, name, flag) if folder.is_dir() else []
     names = ", ".join(file.name for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-    quantised = hasattr(config, "quantization_config")
+    quantised, tensors = hasattr(config, "quantization_config"), 0
     for file in files:
         with library_errors(ArgumentError, f"{flag} {name} must hold weights in {file.name}", "copy it again"):
-            whole = [tensor for tensor in without_fractions(file) if str(tensor).endswith((".weight", ".bias"))]
+            found = has_fractions(file)
+        tensors += len(found)
+        whole = [tensor for tensor in found if not found[tensor] and str(tensor).endswith((".weight", ".bias"))]
         if whole and not quantised:
             raise ArgumentError(f"{flag} {name} must hold weights in {file.name}, got integers in {whole[0]}")
-    count = check_fits(auto_class, config, f"{flag} {name}", trust_remote_code, 1)
+    shapes = check_fits(auto_class, config, f"{flag} {name}", trust_remote_code, 1)
     size = sum(file.stat().st_size for file in files)
-    if files and count and count > size * _NUMBERS_A_BYTE + _NEW_NUMBERS:
+    if not files or shapes is None:
+        return names or "weights"
+    count = sum(map(math.prod, shapes))
+    if count > size * _NUMBERS_A_BYTE + _NEW_NUMBERS or len(shapes) > tensors * _NUMBERS_A_BYTE + _NEW_TENSORS:
         raise ArgumentError(
-            f"{flag} {name} must hold the model of its config.json, got one of {count:,} numbers there and "
-            f"{size:,} bytes in {names}; correct config.json or copy both again"
+            f"{flag} {name} must hold the model of its config.json, got one of {count:,} numbers in {len(shapes):,} "
+            f"tensors there, and {size:,} bytes and {tensors:,} tensors in {names}; correct config.json or copy both "
+            "again"
         )
-    return names or "weights"
+    return names
 
 
 def weight_files(folder: Path, name: str, flag: str) -> list[Path]:
@@ -151,16 +187,16 @@ def weight_files(folder: Path, name: str, flag: str) -> list[Path]:
     return [folder / place for place in sorted(set(places.values()))]
 
 
-def without_fractions(file: Path) -> list[str]:
-    """The names of a file's tensors of other than floating point numbers. Raises what safetensors and torch raise."""
+def has_fractions(file: Path) -> dict[str, bool]:
+    """Of each tensor of a file, whether its numbers are floating point. Raises what safetensors and torch raise."""
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as tensors:
             names = list(tensors.keys())
-            return [name for name in names if not tensors.get_slice(name).get_dtype().startswith(("F", "BF"))]
+            return {name: tensors.get_slice(name).get_dtype().startswith(("F", "BF")) for name in names}
     state = torch.load(file, map_location="meta", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError(f"a {type(state).__name__} instead of a state dict")
-    return [name for name, value in state.items() if torch.is_tensor(value) and not value.is_floating_point()]
+    return {name: value.is_floating_point() for name, value in state.items() if torch.is_tensor(value)}
 
 
 def check_vocabulary(config, name: str, flag: str, tokenizer) -> None:

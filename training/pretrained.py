@@ -25,7 +25,7 @@ _TOKENIZER_JSON = ("tokenizer_config.json", "tokenizer.json", "special_tokens_ma
 _TOKENIZER_TEXT = ("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja")
 # Of whole numbers in a config.json: beyond these building a model, or already its config, takes minutes and more.
 _MOST = {"num_labels": 10**6}
-_MOST_PARTS, _MOST_NUMBER = 1000, 2**31 - 1
+_MOST_PARTS, _MOST_NUMBER = 500, 2**31 - 1
 # Counts of what has a module of its own.
 _PARTS = re.compile(r"(.*_)?(layers?|experts|stages|blocks|groups)|depths?|.*group_num|num_feedforward_networks")
 

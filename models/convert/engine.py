@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
-from common.errors import UserError
+from common.errors import UserError, library_errors
 
 from ..base import AUTO_CLASSES
 
@@ -69,8 +69,9 @@ def _model_class(config: PreTrainedConfig) -> str:
 def expected_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
     """Shape of every tensor that our model class saves; tied ones appear once."""
     auto = next(auto for auto, ending in AUTO_CLASSES.items() if ending == _model_class(config))
-    with torch.device("meta"):
-        model = getattr(transformers, auto).from_config(config)
+    meta, expected = torch.device("meta"), "config.json and --config must give a model"
+    with library_errors(CheckpointError, expected, "correct them"), meta:
+        model = getattr(transformers, auto).from_config(config, trust_remote_code=False)
     prefix = f"{model.base_model_prefix}." if model.base_model is model else ""
     ties = model.get_expanded_tied_weights_keys(all_submodels=True)
     return {prefix + name: tensor.shape for name, tensor in model.state_dict().items() if name not in ties}
@@ -91,19 +92,25 @@ def _check(source: Source, state: State, config: PreTrainedConfig) -> None:
 def make_config(fields: dict) -> PreTrainedConfig:
     """The config object of config.json's fields."""
     fields = {name: value for name, value in fields.items() if name != "auto_map"}
-    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    kind = fields.pop("model_type", None)
+    with library_errors(CheckpointError, "config.json and --config must give a config", "correct them"):
+        if not isinstance(kind, str):
+            raise ValueError(f"model_type {kind!r}")
+        return AutoConfig.for_model(kind, **fields)
 
 
 def to_ours(source: Source, state: State, config: PreTrainedConfig) -> State:
     """Their state dict -> ours; tensors are passed on, not copied. Raises CheckpointError."""
     state, problems, result = dict(state), [], {}
     for copy, tensor in source.ties if config.tie_word_embeddings else ():
-        if copy in state and tensor in state and not torch.equal(state.pop(copy), state[tensor]):
+        if copy in state and tensor in state and not same(state.pop(copy), state[tensor]):
             problems.append(f"{copy} differs from {tensor}, to which it is tied")
-    for template, compute in source.tables.items():
-        for name in _expand(template, config):
-            if name in state and not torch.allclose(state.pop(name).double(), compute(config).double(), atol=1e-4):
-                problems.append(f"{name} differs from the table that the model computes")
+    tables = {
+        name: (state.pop(name), compute)
+        for template, compute in source.tables.items()
+        for name in _expand(template, config)
+        if name in state
+    }
     unused = {name: state.pop(name) for t in source.unused for name in _expand(t, config) if name in state}
     for name, tensor in state.items():
         renamed = _rename(name, source.renames)
@@ -112,8 +119,18 @@ def to_ours(source: Source, state: State, config: PreTrainedConfig) -> State:
         else:
             result[renamed] = tensor
     _fail(source, problems)
-    _check(source, result, config)
+    _check(source, result, config)  # so that the sizes of tables, too, are those of tensors
+    for name, (found, compute) in tables.items():
+        table = compute(config).double()
+        if found.shape != table.shape or not torch.allclose(found.double(), table, atol=1e-4):
+            problems.append(f"{name} differs from the table that the model computes")
+    _fail(source, problems)
     return result | unused
+
+
+def same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two tensors have the same type, shape and values."""
+    return left.dtype == right.dtype and torch.equal(left, right)
 
 
 def to_theirs(source: Source, state: State, config: PreTrainedConfig) -> State:

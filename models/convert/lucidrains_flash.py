@@ -1,11 +1,14 @@
 """FLASHTransformer of lucidrains/FLASH-pytorch 0.1.9, a state dict without a config."""
 
-from .engine import Source
+from .engine import CheckpointError, Source, same
 from .flash import inverse_frequencies, rotary_frequencies
 
 
 def config_of(state: dict) -> dict:
     """Config fields that the tensors' names and shapes give, and FLASHTransformer's defaults of those they do not."""
+    for name in ("token_emb.weight", "to_logits.1.weight", "layers.0.to_qk.0.weight", "layers.0.to_out.weight"):
+        if name not in state or state[name].dim() != 2 or 0 in state[name].shape:
+            raise CheckpointError(f"the checkpoint must hold a matrix {name}, got none; check --source")
     vocab_size, hidden_size = state["token_emb.weight"].shape
     return {
         "model_type": "flash",
@@ -15,7 +18,7 @@ def config_of(state: dict) -> dict:
         "query_key_dim": state["layers.0.to_qk.0.weight"].shape[0],
         "expansion_factor": state["layers.0.to_out.weight"].shape[1] / hidden_size,
         "norm_type": "scalenorm" if "layers.0.norm.g" in state else "layernorm",
-        "tie_word_embeddings": bool((state["to_logits.1.weight"] == state["token_emb.weight"]).all()),
+        "tie_word_embeddings": same(state["to_logits.1.weight"], state["token_emb.weight"]),
         "group_size": 256,
         "shift_tokens": True,
         "pad_token_id": None,

@@ -15,7 +15,7 @@ def new_output(output: Path) -> Iterator[Path]:
 
     Raises CheckpointError when output exists.
     """
-    if output.exists():
+    if os.path.lexists(output):
         raise CheckpointError(f"output {output} must not exist yet; remove it or choose another name")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:

@@ -16,11 +16,15 @@ import numpy as np
 import torch
 from numpy._core import multiarray
 
+from common.errors import library_errors
+
 from .engine import CheckpointError
 
 TRACKER = "latest_checkpointed_iteration.txt"
+VOCABULARY = "word_embeddings.weight"
 SHARD = "mp_rank_{:02d}_model_states.pt"
 _SHARD_NAME = re.compile(r"mp_rank_(\d\d)_model_states\.pt")
+_VECTOR = re.compile(r"(\.bias|layernorm\.weight|inv_freq)$")  # the other tensors are matrices
 # numpy's random state, which trainers store beside the weights, under its old and new module names.
 _ALLOWED = [
     *((function, f"numpy.{core}.multiarray.{function.__name__}")
@@ -97,9 +101,13 @@ def find_shards(path: Path) -> list[Path]:
         return [path]
     folder = path
     if (path / TRACKER).is_file():
-        folder = path / (path / TRACKER).read_text(encoding="ascii").strip()
-        if not folder.is_dir():
-            raise CheckpointError(f"{path / TRACKER} must name a folder beside it, got {folder.name}; correct it")
+        with library_errors(CheckpointError, f"{path / TRACKER} must name a folder beside it", "correct it"):
+            name = (path / TRACKER).read_text(encoding="ascii").strip()
+        if not re.fullmatch(r"[\w-][\w.-]*", name) or not (path / name).is_dir():
+            raise CheckpointError(
+                f"{path / TRACKER} must name a folder beside it, got {' '.join(name.split())[:80]}; correct it"
+            )
+        folder = path / name
     ranks = sorted(int(match[1]) for file in folder.iterdir() if (match := _SHARD_NAME.fullmatch(file.name)))
     missing = [SHARD.format(rank) for rank in range(max(ranks, default=0) + 1) if rank not in ranks]
     if missing:
@@ -109,33 +117,36 @@ def find_shards(path: Path) -> list[Path]:
 
 def read_file(file: Path, mmap: bool) -> dict:
     """One rank's file, its tensors under `module`; no code of the file is run. Raises CheckpointError."""
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except UnpicklingError as error:
-        if found := re.search(r"GLOBAL:? (\S+)", str(error)):
-            raise CheckpointError(
-                f"{file} must hold tensors and plain values only, got the Python object {found[1]}, which could run "
-                "code when it is read; use a file from someone you trust"
-            ) from error
-        raise _unreadable(file, error) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise _unreadable(file, error) from error
+    expected = f"{file} must be a whole PyTorch checkpoint"
+    with library_errors(CheckpointError, expected, "copy or download it again"):
+        try:
+            with torch.serialization.safe_globals(_ALLOWED):
+                content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        except UnpicklingError as error:
+            if found := re.search(r"GLOBAL:? (\S+)", str(error)):
+                raise CheckpointError(
+                    f"{file} must hold tensors and plain values only, got the Python object {found[1]}, which could "
+                    "run code when it is read; use a file from someone you trust"
+                ) from error
+            raise
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} must hold a dict of tensors, got {type(content).__name__}; save a state dict")
     content = content if isinstance(content.get("module"), dict) else {"module": content}
     module = content["module"]
-    while module and all(name.startswith("module.") for name in module):
+    while module and all(isinstance(name, str) and name.startswith("module.") for name in module):
         module = {name.removeprefix("module."): value for name, value in module.items()}
-    strangers = [name for name, value in module.items() if not isinstance(value, torch.Tensor)]
+    strangers = [name for name, value in module.items() if not _is_plain(name, value)]
     if strangers or not module:
-        raise CheckpointError(f"{file} must hold a dict of tensors, got {strangers[:3] or 'none'}; save a state dict")
+        found = ", ".join(repr(name)[:80] for name in strangers[:3])
+        raise CheckpointError(
+            f"{file} must hold a dict of tensors of floating point numbers, got {found or 'none'}; save a state dict"
+        )
     return content | {"module": module}
 
 
-def _unreadable(file: Path, error: Exception) -> CheckpointError:
-    reason = str(error).split("\n", 1)[0][:120]
-    return CheckpointError(f"{file} must be a whole PyTorch checkpoint, got: {reason}; copy or download it again")
+def _is_plain(name, value) -> bool:
+    dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return isinstance(name, str) and dense and value.is_floating_point()
 
 
 class Shards:
@@ -154,8 +165,8 @@ class Shards:
 
     def _check(self) -> None:
         for file, content in zip(self.files, self.contents, strict=True):
-            ranks = content.get("mp_world_size") or len(self.files)
-            if ranks != len(self.files):
+            ranks = content.get("mp_world_size")
+            if isinstance(ranks, int) and ranks not in (0, len(self.files)):
                 raise CheckpointError(
                     f"{file} must be one of {ranks} model-parallel parts by its mp_world_size, got "
                     f"{len(self.files)} in all; give the folder with all of its parts, and no others"
@@ -171,6 +182,26 @@ class Shards:
             raise CheckpointError(
                 f"{self.files[0]} must hold the tensors of a Chinese Transformer-XL, got {', '.join(unknown[:3])}; "
                 "convert another source with its own --source"
+            )
+        if VOCABULARY not in self.names:
+            raise CheckpointError(f"{self.files[0]} must hold {VOCABULARY}, got none; give a whole checkpoint")
+        for file, content in zip(self.files, self.contents, strict=True):
+            for name, tensor in content["module"].items():
+                self._check_shape(file, name, tensor.shape)
+
+    def _check_shape(self, file: Path, name: str, shape: torch.Size) -> None:
+        """CheckpointError unless the tensor has the dimensions of its row, and where all ranks have all of one, the
+        sizes that it has in the first file.
+        """
+        parameter, first = resolve(name)[0], self.contents[0]["module"][name].shape
+        fits = len(shape) == (1 if _VECTOR.search(name) else 2) and 0 not in shape and shape[0] % parameter.parts == 0
+        alike = len(shape) == len(first) and all(
+            size == wanted for dim, (size, wanted) in enumerate(zip(shape, first, strict=True)) if dim != parameter.dim
+        )
+        if not fits or not alike:
+            raise CheckpointError(
+                f"{file} must hold {name} in its shape, got {tuple(shape)}; give whole parts of one Chinese "
+                "Transformer-XL"
             )
 
     def release(self) -> None:

@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
+from common.errors import library_errors
+
 from ..relative import inverse_frequencies
 from ..tokenization_cog import cog_tokenizer
 from ..transformer_xl import TransformerXLConfig, TransformerXLForCausalLM
@@ -21,6 +23,7 @@ from .engine import CheckpointError, expected_shapes
 FILE_BYTES = 2**30  # an output file is closed before it gets larger
 END_OF_TEXT = 50000  # of cog-pretrain.model; rows beyond it pad the vocabulary
 INDEX = "model.safetensors.index.json"
+CHECK = "check --config"
 PUBLISHED_HEADS = {(1024, 24): 16}  # of the small models, whose tensors do not show it: (hidden_size, layers) -> heads
 # How generate_samples.py of the original draws.
 SAMPLING = {"do_sample": True, "temperature": 0.9, "top_k": 0, "top_p": 1.0, "max_length": 1024}
@@ -33,20 +36,20 @@ def make_config(shards: thudm.Shards, overrides: dict) -> TransformerXLConfig:
     """
     names = set(shards.names)
     fields = {"architectures": ["TransformerXLForCausalLM"]}
-    word_embeddings = "word_embeddings.weight"
-    if word_embeddings not in names:
-        raise CheckpointError(f"{shards.files[0]} must hold {word_embeddings}, got none; give a whole checkpoint")
-    fields["vocab_size"], width = shards.shape(word_embeddings)
+    fields["vocab_size"], width = shards.shape(thudm.VOCABULARY)
     layers = {name.split(".")[2] for name in names if ".layers." in name}
     fields |= {"hidden_size": width, "num_hidden_layers": len(layers)}
     fields["relative_encoding"] = "transformer.r_w_bias" in names
-    fields["dtype"] = str(shards.contents[0]["module"][word_embeddings].dtype).removeprefix("torch.")
+    fields["dtype"] = str(shards.contents[0]["module"][thudm.VOCABULARY].dtype).removeprefix("torch.")
     if fields["relative_encoding"]:
         fields["num_attention_heads"] = shards.shape("transformer.r_w_bias")[0]
         table = shards.contents[0]["module"].get("transformer.position_embeddings.inv_freq")
         fields["positions_dtype"] = "float32" if table is not None and table.dtype == torch.float32 else "float16"
     else:
-        fields["max_position_embeddings"] = shards.shape("transformer.position_embeddings.weight")[0]
+        positions = "transformer.position_embeddings.weight"
+        if positions not in names:
+            raise CheckpointError(f"{shards.files[0]} must hold {positions}, got none; give a whole checkpoint")
+        fields["max_position_embeddings"] = shards.shape(positions)[0]
         fields["num_attention_heads"] = PUBLISHED_HEADS.get((width, len(layers)))
     if fields["vocab_size"] > END_OF_TEXT:
         fields |= {"eos_token_id": END_OF_TEXT, "pad_token_id": END_OF_TEXT}
@@ -61,12 +64,21 @@ def make_config(shards: thudm.Shards, overrides: dict) -> TransformerXLConfig:
             )
     if fields["pad_token_id"] is None:
         fields["pad_token_id"] = fields["eos_token_id"]
-    if fields["eos_token_id"] >= fields["vocab_size"]:
+    with library_errors(CheckpointError, f"the tensors of {shards.files[0]} and --config must give a config", CHECK):
+        config = TransformerXLConfig(**fields)
+    if not 0 <= config.eos_token_id < config.vocab_size:
         raise CheckpointError(
-            f"the vocabulary must have more than {fields['eos_token_id']} entries for its eos_token_id, got "
-            f"{fields['vocab_size']} in {shards.files[0]}; give the tokenizer that the model was trained with"
+            f"the vocabulary must have more than {config.eos_token_id} entries for its eos_token_id, got "
+            f"{config.vocab_size} in {shards.files[0]}; give the tokenizer that the model was trained with"
         )
-    return TransformerXLConfig(**fields)
+    if not getattr(dtype_of(config), "is_floating_point", False):
+        raise CheckpointError(f"config field dtype must be one of floating point numbers, got {config.dtype}; {CHECK}")
+    return config
+
+
+def dtype_of(config: TransformerXLConfig) -> torch.dtype | None:
+    """What the config calls its dtype; None for a name that is none."""
+    return getattr(torch, str(config.dtype).removeprefix("torch."), None)
 
 
 def make_generation_config(config: TransformerXLConfig) -> GenerationConfig:
@@ -79,7 +91,7 @@ def make_generation_config(config: TransformerXLConfig) -> GenerationConfig:
 
 def _renamed(shards: thudm.Shards, config: TransformerXLConfig):
     """Yields (our name, tensor) of the whole checkpoint, checked one by one and at the end for what is missing."""
-    missing, dtype = dict(expected_shapes(config)), getattr(torch, str(config.dtype).removeprefix("torch."))
+    missing, dtype = dict(expected_shapes(config)), dtype_of(config)
     for name, parts in shards.walk():
         _, ours = thudm.resolve(name)
         if not ours:
@@ -158,7 +170,8 @@ def from_folder(folder: Path, config: TransformerXLConfig) -> dict[str, torch.Te
     """Our folder's weights under THUDM's names, of one rank, in memory; raises CheckpointError."""
     files = dict.fromkeys(_names(folder / "model.safetensors"), "model.safetensors")
     if (folder / INDEX).is_file():
-        files = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        with library_errors(CheckpointError, f"{folder / INDEX} must be an index of files", "copy it again"):
+            files = dict(json.loads((folder / INDEX).read_text(encoding="utf-8")).get("weight_map"))
     files.pop("lm_head.weight", None)  # the tied copy that models spread over processes save
     expected = expected_shapes(config)
     if differing := expected.keys() ^ files.keys():
@@ -169,7 +182,7 @@ def from_folder(folder: Path, config: TransformerXLConfig) -> dict[str, torch.Te
             for kind in ("weight", "bias") if "{w}" in parameter.theirs else ("",):
                 ours = [name.format(i=i, w=kind) for name in parameter.ours]
                 if ours and ours[0] in files:
-                    parts = [_read(folder / files[name], name) for name in ours]
+                    parts = [_read(folder, files[name], name, expected[name]) for name in ours]
                     result[parameter.theirs.format(i=i, w=kind)] = torch.cat(parts)
     if config.relative_encoding:
         dtype = getattr(torch, config.positions_dtype)
@@ -180,13 +193,26 @@ def from_folder(folder: Path, config: TransformerXLConfig) -> dict[str, torch.Te
 def _names(file: Path) -> list[str]:
     if not file.is_file():
         return []
-    with safe_open(file, framework="pt") as tensors:
+    with library_errors(CheckpointError, f"{file} must hold tensors", "copy it again"), _opened(file) as tensors:
         return list(tensors.keys())
 
 
-def _read(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, framework="pt") as tensors:
-        return tensors.get_tensor(name)
+def _opened(file: Path) -> safe_open:
+    return safe_open(file, framework="pt")
+
+
+def _read(folder: Path, file: str, name: str, shape: torch.Size) -> torch.Tensor:
+    if not isinstance(file, str) or Path(file).name != file:
+        raise CheckpointError(f"{folder / INDEX} must name files beside it, got {file!r} for {name}; copy it again")
+    expected = f"{folder / file} must hold {name}"
+    with library_errors(CheckpointError, expected, "copy it again"), _opened(folder / file) as tensors:
+        tensor = tensors.get_tensor(name)
+    if tensor.shape != shape or not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{folder / file} must hold {name} of shape {tuple(shape)} as config.json says, got {tuple(tensor.shape)} "
+            f"of {tensor.dtype}; correct config.json or copy both again"
+        )
+    return tensor
 
 
 def load(path: str | Path, overrides: dict | None = None, **kwargs) -> TransformerXLForCausalLM:
