@@ -23,7 +23,18 @@ def output_names(settings, name: str, kind: str, heads) -> tuple[str, ...] | Non
         return None
     if settings.label_order is not None:
         return tuple(label.strip() for label in settings.label_order.split(","))
+    _check_names(config, name)
     return tuple(config.id2label[number] for number in sorted(config.id2label))
+
+
+def _check_names(config, name: str) -> None:
+    """ArgumentError unless the config names each of its outputs."""
+    names = config.id2label
+    if sorted(names) != list(range(len(names))) or not all(isinstance(label, str) for label in names.values()):
+        raise ArgumentError(
+            f"--model {name} must have id2label from 0, 1, ... to names in its config.json, got {str(names)[:80]}; "
+            "correct it"
+        )
 
 
 def _model_folder(name: str) -> str:
@@ -74,6 +85,7 @@ def _finetuned(task, settings, name: str, config, tokenizer, heads) -> tuple:
             f"--model {name} must have a head for a task of {task.kind} under --do_eval or to predict only, got "
             f"{', '.join(config.architectures or ['no architecture'])}; train it first, with training rows"
         )
+    _check_names(config, name)
     if task.kind == "regression" and config.num_labels != 1:
         raise ArgumentError(f"--model {name} must have one output for {task.name}, got {config.num_labels}; train it")
     auto_class, trust = heads.HEAD_CLASSES[task.kind], settings.trust_remote_code
