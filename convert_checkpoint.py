@@ -27,7 +27,7 @@ from common.errors import library_errors
 from common.script import run_script
 from models.convert import SOURCES, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
-from models.convert.output import new_output
+from models.convert.output import apart, new_output
 from models.convert.travel import refresh_code
 from training.architecture import weight_files
 from training.pretrained import ArgumentError, check_numbers, read_object, resolve_pretrained
@@ -118,8 +118,7 @@ def write_output(
         if reverse:
             torch.save(state, target / "pytorch_model.bin")
         else:
-            contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
-            save_file(contiguous, target / "model.safetensors", metadata={"format": "pt"})
+            save_file(apart(dict(state)), target / "model.safetensors", metadata={"format": "pt"})
         for name in TOKENIZER_FILES:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)

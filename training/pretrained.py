@@ -223,8 +223,8 @@ def _no_code_of_others(name: str, flag: str) -> Iterator[None]:
         if "trust_remote_code=True" not in str(error.__cause__):
             raise
         raise ArgumentError(
-            f"{flag} {name} comes with code of its own (auto_map), which is not run without being asked for; read "
-            "that code and add --trust_remote_code if you trust it"
+            f"{flag} {name} comes with code of its own (auto_map in config.json or tokenizer_config.json), which is "
+            "not run without being asked for; read that code and add --trust_remote_code if you trust it"
         ) from error.__cause__
 
 
@@ -247,6 +247,9 @@ def load_config(name: str, flag: str, trust_remote_code: bool = False):
         written, _ = PreTrainedConfig.get_config_dict(resolved)
         check_numbers(written, f"{flag} {name}")
         config = AutoConfig.from_pretrained(resolved, trust_remote_code=trust_remote_code)
+        names = config.architectures
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"architectures {names!r}")
     if hasattr(config, "linear_divisor") and "linear_divisor" not in written:
         config.linear_divisor = "max_position"
     return config

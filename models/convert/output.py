@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from .engine import CheckpointError
+
+
+def apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, contiguous and none on the memory of another, as safetensors wants them; empties `tensors`."""
+    result, end = {}, 0
+    for name in sorted(tensors, key=lambda name: tensors[name].data_ptr()):
+        tensor = tensors.pop(name).contiguous()
+        first = tensor.data_ptr()
+        result[name] = tensor.clone() if first < end else tensor
+        end = max(end, first + tensor.nbytes)
+    return result
 
 
 @contextmanager

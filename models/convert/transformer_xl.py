@@ -19,6 +19,7 @@ from ..tokenization_cog import cog_tokenizer
 from ..transformer_xl import TransformerXLConfig, TransformerXLForCausalLM
 from . import thudm
 from .engine import CheckpointError, expected_shapes
+from .output import apart
 
 FILE_BYTES = 2**30  # an output file is closed before it gets larger
 END_OF_TEXT = 50000  # of cog-pretrain.model; rows beyond it pad the vocabulary
@@ -133,9 +134,9 @@ def to_folder(path: Path, folder: Path, overrides: dict, tokenizer_file: Path | 
     group: dict[str, torch.Tensor] = {}
 
     def write() -> None:
-        contiguous = {name: group.pop(name).contiguous() for name in list(group)}
-        save_file(contiguous, folder / f"{len(written)}.safetensors", metadata={"format": "pt"})
-        written.append(list(contiguous))
+        names = list(group)
+        save_file(apart(group), folder / f"{len(written)}.safetensors", metadata={"format": "pt"})
+        written.append(names)
 
     for name, tensor in _renamed(shards, config):
         if group and sum(held.nbytes for held in group.values()) + tensor.nbytes > FILE_BYTES:
