@@ -215,7 +215,8 @@ def write_manifest(folder: Path, manifest: dict, checksums: dict[str, int] | Non
     checksums = checksums or {}
     manifest = manifest | {_CHECKSUMS: {"manifest": _manifest_checksum(manifest, checksums), "files": checksums}}
     with atomic_output(folder / MANIFEST, parents=False) as partial:
-        partial.write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
+        partial.write_text(text, "utf-8", "backslashreplace")  # JSON's escapes for names of files that are not UTF-8
 
 
 def _manifest_checksum(manifest: dict, checksums: dict[str, int]) -> int:

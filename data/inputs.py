@@ -69,6 +69,13 @@ def open_dataset(name: str, config: str | None, column: str | None, cache_dir: s
     if (saved / "state.json").is_file():
         from datasets import load_from_disk
 
+        try:
+            str(saved).encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"--dataset_name must be a folder whose name is UTF-8, as datasets needs, got {os.fsencode(saved)!r}; "
+                "rename it, and start Python without LC_ALL=C and PYTHONUTF8=0"
+            ) from None
         with foreign_errors(saved, "a data set that save_to_disk wrote", "copy it again or save it anew"):
             return _table(load_from_disk(str(saved)), name, column, "--dataset_name")
     found = input_files(folder, "--dataset_name", "")

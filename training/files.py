@@ -17,9 +17,12 @@ _CHUNK = 1 << 20
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small UTF-8 file under another name in its folder, then rename it; several processes may."""
+    """Write a small UTF-8 file under another name in its folder, then rename it; several processes may.
+
+    What UTF-8 cannot hold, as in names of files, becomes an escape of JSON.
+    """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
-    partial.write_text(text, encoding="utf-8", newline="")
+    partial.write_text(text, "utf-8", "backslashreplace", newline="")
     os.replace(partial, path)
 
 

@@ -122,7 +122,7 @@ def plan_jobs(
 def config_hash(settings: Mapping, source: str | None = None) -> str:
     """Ten hexadecimal digits; equal for equal settings in any order. source: the task whose weights are the start."""
     described = json.dumps([settings, source], sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(described.encode()).hexdigest()[:10]
+    return hashlib.sha256(described.encode("utf-8", "backslashreplace")).hexdigest()[:10]
 
 
 def write_job(job: Job) -> None:

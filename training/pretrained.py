@@ -9,6 +9,7 @@ import functools
 import http.client
 import itertools
 import json
+import os
 import re
 import threading
 import urllib.request
@@ -44,6 +45,13 @@ def resolve_pretrained(name: str, flag: str) -> str:
         ArgumentError: within 5 seconds, when `name` is none of these.
     """
     if Path(name).is_dir():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(
+                f"{flag} must be a folder whose name is UTF-8, which tokenizers and transformers need, got "
+                f"{os.fsencode(name)!r}; rename it, and start Python without LC_ALL=C and PYTHONUTF8=0"
+            ) from None
         return name
     tried = "no such folder"
     if _HUB_NAME.fullmatch(name) and not Path(name).exists():

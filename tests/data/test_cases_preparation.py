@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet
 import pytest
 import tokenizers
 
@@ -34,6 +35,36 @@ def test_any_name_can_be_printed_on_any_terminal(name, printed):
     environment = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program, name], env=environment, capture_output=True, check=True)
     assert done.stdout.decode() == f"中 {printed}\n"
+
+
+def test_names_that_are_not_utf8_are_read_and_written(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode("中".encode("gbk"))
+    texts = [f"今天天气很好，document {number} of twelve" for number in range(12)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    source = written(Path(f"in{name}/{name}.jsonl"), lines)
+    for workers in (1, 2):  # the second goes on with what is finished
+        flags = ("--model_name", tokenizer, "--input_path", source.parent, "--output_dir", f"{name}o", "--workers")
+        run_chinese_ref.main([*map(str, flags), str(workers), "--reference_files", "--user_dict", str(source)])
+    corpus = Corpus(f"{name}o")
+    assert [file["file"] for file in corpus.manifest["inputs"]] == [source.name] and len(corpus) == 12
+    table = "".join(f"{number}\t{text}\n" for number, text in enumerate(texts))
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), "a.parquet")
+    for kind, content in (
+        ("txt", "\n".join(texts)), ("jsonl", lines), ("tsv", f"id\ttext\n{table}"), ("json", '[{"text": "x"}]'),
+        ("csv", "text\n" + "\n".join(texts).replace("，", "")), ("parquet", Path("a.parquet").read_bytes()),
+    ):  # fmt: skip
+        file = written(Path(f"{name}.{kind}"), content)
+        create(tokenizer, Path(f"{name}{kind}"), "--train_file", file, "--cache_dir", f"c{name}")
+    convert("--input_path", source.parent, "--output_path", f"j{name}", "--json_field", "text", "--workers", 2)
+    convert("--input_path", f"{name}.txt", "--output_path", f"k{name}", "--doc_spliter", "line", "--no-merge")
+    written_lines = Path(f"j{name}.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["text"] for line in written_lines) == sorted(texts)
+    train_tokenizer.main(["--input_path", f"in{name}", "--output_dir", f"t{name}"])
+    train(run_mlm_wwm, tokenizer, corpus.folder, Path("run"))
+    assert json.loads(Path("run/run.json").read_text())
+    with pytest.raises(ArgumentError, match="--tokenizer_name must be a folder whose name is UTF-8"):
+        create(Path(f"t{name}"), Path("refused"), "--train_file", f"{name}.txt")
 
 
 @pytest.fixture(scope="module")
