@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["run_clm", "run_electra", "run_glue", "run_mlm_wwm"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["run_clm", "run_electra", "run_glue", "run_mlm_wwm"])
 
 
 def search_path(*folders: Path) -> str:
@@ -36,7 +36,7 @@ def run_together(
     for rank in range(processes):
         own = place | {"RANK": str(rank), "LOCAL_RANK": str(rank % local)}
         folder = str(machines[rank]) if machines else None
-        members.append(_SERVER.Process(target=_become, args=(rank, own, folder, str(logs), str(script), words)))
+        members.append(SERVER.Process(target=_become, args=(rank, own, folder, str(logs), str(script), words)))
     for member in members:
         member.start()
     for member in members:

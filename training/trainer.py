@@ -370,8 +370,10 @@ class Trainer(transformers.Trainer):
                 with suppress(OSError):
                     remove_partial(output_dir)  # it may be what has filled the disk
             kept = all_checkpoints(output_dir)
-            last = f"{kept[-1]} is the last good state, and the same command goes on from there"
-            last = last if kept else f"there is no checkpoint in {output_dir}, and the same command starts over"
+            if kept:
+                last = f"{kept[-1]} is the last good state, and the same command goes on from there"
+            else:
+                last = f"there is no checkpoint in {output_dir}, and the same command starts over"
             raise UserError(f"{what}; {last}") from error
 
     def _restore(self, progress: dict):
