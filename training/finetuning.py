@@ -87,9 +87,9 @@ def log_to_console() -> None:
 
 
 def move_jobs_aside(folders: Sequence[Path]) -> None:
-    """Rename what earlier calls left of these jobs, so that they start over."""
+    """Rename, on the first process, what earlier calls left of these jobs, so that they start over."""
     for folder in folders:
-        if folder.exists():
+        if folder.exists() and os.environ.get("RANK", "0") == "0":
             number = 1
             while (aside := folder.with_name(f"old-{folder.name}-{number}")).exists():
                 number += 1

@@ -130,7 +130,10 @@ def write_job(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     record = {"task": job.task, "settings": job.settings, "seed": job.seed}
     record["init_from"] = str(job.after[0]) if job.after else None
-    write_whole(job.folder / JOB_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    file = job.folder / JOB_FILE
+    if not file.is_file() or file.read_bytes() != text.encode():  # another process may work here
+        write_whole(file, text)
 
 
 def varying(settings: Sequence[Mapping]) -> list[str]:

@@ -21,6 +21,7 @@ from training.pretrained import ArgumentError
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+_LOOKS, _LOOK_SECONDS = 3, 0.05  # holder() holds a lock too, for a moment
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -45,17 +46,40 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
         os.close(handle)
 
 
+def holder(folder: Path) -> str | None:
+    """The machine of another process that holds a folder, None if there is none."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        _lock(handle, folder / LOCK, "")
+        return None
+    except ArgumentError:
+        return _read(handle).get("host", "unknown")
+    finally:
+        os.close(handle)
+
+
 def _take(path: Path, flag: str) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(handle, path, flag)
+            _lock_patiently(handle, path, flag)
             if _is_file_of(handle, path):
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)  # the holder before removed the file meanwhile
+
+
+def _lock_patiently(handle: int, path: Path, flag: str) -> None:
+    for _ in range(_LOOKS):
+        with contextlib.suppress(ArgumentError):
+            return _lock(handle, path, flag)
+        time.sleep(_LOOK_SECONDS)
+    return _lock(handle, path, flag)
 
 
 def _lock(handle: int, path: Path, flag: str) -> None:
@@ -66,18 +90,18 @@ def _lock(handle: int, path: Path, flag: str) -> None:
         if error.errno not in (errno.EACCES, errno.EAGAIN, *_WITHOUT_LOCKS):
             raise
         locks = error.errno not in _WITHOUT_LOCKS
-    holder = _read(handle)
-    here = holder.get("machine") == machine()
-    if locks or (here and process_start(holder["pid"]) == holder["process_start"] is not None):
+    found = _read(handle)
+    here = found.get("machine") == machine()
+    if locks or (here and process_start(found.get("pid")) == found.get("process_start") is not None):
         raise ArgumentError(
-            f"{flag} must be free, got {path.parent}, in which process {holder.get('pid', 'unknown')} on "
-            f"{holder.get('host', 'an unknown machine')} has trained since {holder.get('since', 'just now')}; "
+            f"{flag} must be free, got {path.parent}, in which process {found.get('pid', 'unknown')} on "
+            f"{found.get('host', 'an unknown machine')} has trained since {found.get('since', 'just now')}; "
             f"wait for it to end or name another folder"
         )
-    if holder and not here:
+    if found and not here:
         logger.warning(
             "%s is on a file system without locks: see to it that process %s on %s, there since %s, has ended",
-            *(path.parent, holder.get("pid"), holder.get("host"), holder.get("since")),
+            *(path.parent, found.get("pid"), found.get("host"), found.get("since")),
         )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training import lock
 from training.claims import Claims
 from training.files import write_whole
 from training.grid import Job, varying, write_job
@@ -212,7 +213,7 @@ class _Sweep:
             return "failed"
         if any(self._hopeless(folder) for folder in job.after):
             return "blocked"
-        holder = self.claims.holder(job.folder)
+        holder = self.claims.holder(job.folder) or lock.holder(job.folder)  # of a sweep, or of a job run by itself
         if holder is not None:
             self.rows[job.folder].device = holder
             return "elsewhere"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from common.files import give_usual_rights
+
 from .engine import CheckpointError
 
 
@@ -34,4 +36,5 @@ def new_output(output: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         target = Path(scratch) / output.name
         yield target
+        give_usual_rights(target.rglob("*.safetensors"))
         os.replace(target, output)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from training.lock import LOCK, locked
+from training.lock import holder as lock_holder
 from training.pretrained import ArgumentError
 
 ROOT = Path(__file__).parents[2]
@@ -101,3 +102,10 @@ def test_what_a_dead_holder_left_half_written_is_taken_over(tmp_path, content):
     (tmp_path / LOCK).write_bytes(content)
     with locked(tmp_path, "--output_dir"):
         pass
+
+
+def test_a_holder_is_seen_without_holding_anything(tmp_path, holder):
+    assert lock_holder(tmp_path) == socket.gethostname()
+    holder.kill()
+    holder.wait()
+    assert lock_holder(tmp_path) is None and lock_holder(tmp_path / "none") is None

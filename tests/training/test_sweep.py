@@ -2,6 +2,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from training import live_table
 from training.claims import Claims, machine
 from training.grid import plan_jobs
 from training.live_table import Row, TrainLog, clock, render
+from training.lock import locked
 from training.pretrained import ArgumentError
 from training.sweep import describe, find_devices, run_jobs
 
@@ -248,6 +250,19 @@ def test_a_job_that_another_finishes_just_before_it_is_claimed_is_not_run(tmp_pa
     monkeypatch.setattr(Claims, "take", late)
     assert run(jobs)[0] == []
     assert [path.name for path in jobs[0].folder.iterdir()] == ["result.json"]
+
+
+def test_a_sweep_leaves_a_job_to_the_process_that_works_on_it_by_itself(tmp_path, parent):
+    jobs = plan_jobs(["a"], {}, {}, [1], tmp_path / "out")
+    jobs[0].folder.mkdir(parents=True)
+    with locked(jobs[0].folder, "--output_dir"):
+        sweep = parent(tasks=["a", "b"], seeds=[1])
+        wait_for(lambda: len(values(tmp_path / "out")) == 1)
+        time.sleep(1.5)  # more than a look of the sweep
+        assert sweep.poll() is None and not starts(jobs[0].folder.parents[2] / "a")
+    _, errors = sweep.communicate(timeout=100)
+    assert sweep.returncode == 0 and len(values(tmp_path / "out")) == 2, errors
+    assert f"seed 1: elsewhere on {socket.gethostname()}" in errors
 
 
 def test_one_sweep_takes_over_from_another_that_is_killed(tmp_path, parent):
