@@ -70,16 +70,18 @@ def seal(folder: Path) -> None:
             for path, checksum in zip(files, sums, strict=True)
         }
     path = folder / CHECKSUMS
-    path.write_text(json.dumps({"xxh3_64": found}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"xxh3_64": found, "of_these": _of_sums(found)}, indent=1) + "\n", encoding="utf-8")
     to_disk(path)
 
 
 def broken_seal(folder: Path) -> str | None:
     """How the files of a folder that has CHECKSUMS differ from what was written, None if they do not."""
     try:
-        found = read_json(folder / CHECKSUMS, "xxh3_64")["xxh3_64"]
-        sums = {name: (int(size), str(checksum)) for name, (size, checksum) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        found = read_json(folder / CHECKSUMS, "xxh3_64", "of_these")
+    except (OSError, ValueError):
+        found = {"xxh3_64": None, "of_these": None}
+    sums = found["xxh3_64"]
+    if found["of_these"] != _of_sums(sums):
         return f"has a damaged {CHECKSUMS}"
     try:
         return next(_differences(folder, sums), None)
@@ -87,7 +89,12 @@ def broken_seal(folder: Path) -> str | None:
         return f"has a file that cannot be read ({error})"
 
 
-def _differences(folder: Path, sums: dict[str, tuple[int, str]]) -> Iterator[str]:
+def _of_sums(sums) -> str:
+    """Of sizes and checksums themselves."""
+    return xxhash.xxh3_64(json.dumps(sums, sort_keys=True)).hexdigest()
+
+
+def _differences(folder: Path, sums: dict[str, list]) -> Iterator[str]:
     missing = [name for name in sums if not (folder / name).is_file()]
     if missing:
         yield f"lacks {', '.join(missing)}"
