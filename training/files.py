@@ -78,10 +78,11 @@ def broken_seal(folder: Path) -> str | None:
     """How the files of a folder that has CHECKSUMS differ from what was written, None if they do not."""
     try:
         found = read_json(folder / CHECKSUMS, "xxh3_64", "of_these")
-    except (OSError, ValueError):
-        found = {"xxh3_64": None, "of_these": None}
-    sums = found["xxh3_64"]
-    if found["of_these"] != _of_sums(sums):
+        sums = {name: (int(size), str(checksum)) for name, (size, checksum) in found["xxh3_64"].items()}
+        whole = found["of_these"] == _of_sums(found["xxh3_64"])
+    except (OSError, ValueError, TypeError, AttributeError):
+        whole = False
+    if not whole:
         return f"has a damaged {CHECKSUMS}"
     try:
         return next(_differences(folder, sums), None)
@@ -89,12 +90,12 @@ def broken_seal(folder: Path) -> str | None:
         return f"has a file that cannot be read ({error})"
 
 
-def _of_sums(sums) -> str:
+def _of_sums(sums: dict) -> str:
     """Of sizes and checksums themselves."""
-    return xxhash.xxh3_64(json.dumps(sums, sort_keys=True)).hexdigest()
+    return xxhash.xxh3_64(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
-def _differences(folder: Path, sums: dict[str, list]) -> Iterator[str]:
+def _differences(folder: Path, sums: dict[str, tuple[int, str]]) -> Iterator[str]:
     missing = [name for name in sums if not (folder / name).is_file()]
     if missing:
         yield f"lacks {', '.join(missing)}"
