@@ -29,12 +29,18 @@ from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.architecture import own_memory, read_model
 from training.generation import PROCESS, PROCESSES, Generator, SharedInterrupt
 from training.pretrained import ArgumentError, load_config, load_tokenizer
+from training.pretraining_flags import to_own_flags
 
 ASK = "\nContext prompt (stop to exit) >>> "
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ArgumentError(message)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder, hub name, or THUDM checkpoint")
     add("--tokenizer_name", help="folder, hub name or sentencepiece file; default: MODEL's own")
@@ -59,7 +65,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--attention_window", type=int, help="keys that a Transformer-XL sees: 512 as trained, 768 as published")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="auto: as saved")
     add("--use_cpu", action="store_true", help="leave an accelerator alone")
-    args = parser.parse_args(argv)
+    known = {option.removeprefix("--") for action in parser._actions for option in action.option_strings}
+    args = parser.parse_args(to_own_flags(sys.argv[1:] if argv is None else argv, known))
     check(args)
     return args
 

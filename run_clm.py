@@ -16,6 +16,7 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from training.arguments import ModelArguments, parse_arguments, settle_steps
 from training.causal_objective import CausalLanguageModelling
 from training.files import write_whole
 from training.model_parallel import ModelParallelArguments
+from training.pretraining_flags import known_flags, to_own_flags
 from training.run import run_settings, run_to_end, set_up_process
 from training.trainer import Trainer
 
@@ -96,7 +98,8 @@ class DataArguments:
 
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
-    model_args, data_args, args = parse_arguments([CausalModelArguments, DataArguments, ModelParallelArguments], argv)
+    classes = [CausalModelArguments, DataArguments, ModelParallelArguments]
+    model_args, data_args, args = parse_arguments(classes, argv, partial(to_own_flags, known=known_flags(classes)))
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = read_tokenizer(

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 
 import json
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoModelForMaskedLM, set_seed
@@ -50,6 +51,7 @@ from training.electra_arguments import (
 )
 from training.electra_objective import ReplacedTokenDetection
 from training.layer_decay import factors_of_part
+from training.pretraining_flags import known_flags, to_own_flags
 from training.run import run_settings, run_to_end, set_up_process, settle_seed
 from training.trainer import Trainer
 
@@ -59,7 +61,7 @@ MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
     classes = [ElectraModelArguments, ElectraDataArguments, ElectraRunArguments]
-    model_args, data_args, args = parse_arguments(classes, argv)
+    model_args, data_args, args = parse_arguments(classes, argv, partial(to_own_flags, known=known_flags(classes)))
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     settle_seed(args)

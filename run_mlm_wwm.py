@@ -17,6 +17,7 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 import json
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 
 from transformers import AutoModelForMaskedLM, set_seed
 
@@ -38,6 +39,7 @@ from training.arguments import (
 )
 from training.derivation import check_first_pass
 from training.objectives import MaskedLanguageModelling
+from training.pretraining_flags import known_flags, to_own_flags
 from training.run import run_settings, run_to_end, set_up_process
 from training.trainer import Trainer
 
@@ -64,7 +66,8 @@ class DataArguments(CorpusArguments):
 
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
-    model_args, data_args, args = parse_arguments([ModelArguments, DataArguments, RunArguments], argv)
+    classes = [ModelArguments, DataArguments, RunArguments]
+    model_args, data_args, args = parse_arguments(classes, argv, partial(to_own_flags, known=known_flags(classes)))
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)

@@ -147,7 +147,7 @@ def rewrite_flags(argv: Sequence[str], known: set[str]) -> list[str]:
         ArgumentError: a flag that has no counterpart, or a value of one; the line says what to use instead.
     """
     words, betas, precisions = [], {}, set()
-    for flag, values in _flags(argv):
+    for flag, values in split_flags(argv):
         name = flag.removeprefix("--").replace("-", "_")
         value = values[0] if values else ""
         if name in ("adam_beta1", "adam_beta2"):
@@ -178,7 +178,7 @@ def _rewritten(name: str, value: str) -> list[str]:
         raise ArgumentError(f"--{name} must be {error}, got {value or 'nothing'}; change it") from None
 
 
-def _flags(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def split_flags(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield (flag, values) of a command line; words before the first flag come one by one."""
     flag, values = None, []
     for word in argv:

@@ -1,0 +1,169 @@
+"""Flags of the pretraining and generation scripts that ours replace: renamed, taken, or answered in one line.
+
+Those are transformers' run_clm, run_mlm, run_mlm_wwm, their no_trainer forms and run_generation, JunnYu's run_mlm_wwm,
+PaddleNLP's run_pretrain, THUDM's pretraining, finetuning and generation of Chinese Transformer-XL (Megatron's flags),
+and the settings of richarddwang/electra_pytorch's pretrain.py.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+
+from training.pretrained import ArgumentError
+from training.replaced_flags import split_flags
+
+logger = logging.getLogger(__name__)
+
+_TRUE = ("", "1", "yes", "true")
+_RENAMED = {
+    "block_size": "max_seq_length",
+    "seq_length": "max_seq_length",
+    "max_length": "max_seq_length",
+    "text_column_name": "text_column",
+    "max_train_steps": "max_steps",
+    "train_iters": "max_steps",
+    "steps": "max_steps",
+    "num_warmup_steps": "warmup_steps",
+    "warmup": "warmup_ratio",
+    "warmup_proportion": "warmup_ratio",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "clip_grad": "max_grad_norm",
+    "adam_eps": "adam_epsilon",
+    "log_interval": "logging_steps",
+    "logging_freq": "logging_steps",
+    "eval_interval": "eval_steps",
+    "save_interval": "save_steps",
+    "save": "output_dir",
+    "load": "model_name_or_path",
+    "init_from_ckpt": "model_name_or_path",
+    "train_data": "train_file",
+    "input_dir": "train_dir",
+    "mem_length": "mem_len",
+    "tokenizer_name_or_path": "tokenizer_name",
+    "tokenizer_path": "tokenizer_name",
+    "tokenizer_model_type": "tokenizer_name",
+    "deepspeed_config": "deepspeed",
+    "distributed_backend": "ddp_backend",
+    "checkpoint_activations": "gradient_checkpointing",
+    "deepspeed_activation_checkpointing": "gradient_checkpointing",
+    "use_recompute": "gradient_checkpointing",
+    "use_amp": "fp16",
+    "num_workers": "dataloader_num_workers",
+    "logger": "report_to",
+    "mask_prob": "mlm_probability",
+    "masked_lm_prob": "mlm_probability",
+    "electra_mask_style": "mask_style",
+    "length": "max_new_tokens",
+    "k": "top_k",
+    "p": "top_p",
+    "prefix": "source_prefix",
+    "padding_text": "source_prefix",
+    "no_cuda": "use_cpu",
+    "out_seq_length": "max_length",
+    "input_source": "input_file",
+    "output_path": "output_file",
+}
+# What they ask for is done anyway, or changes nothing here.
+_ANYWAY = {
+    *("overwrite_cache", "preprocessing_num_workers", "pad_to_max_length", "low_cpu_mem_usage", "keep_linebreaks"),
+    *("use_fast_tokenizer", "use_slow_tokenizer", "streaming", "scale_loss", "to_static", "fuse_transformer"),
+    *("resume_dataloader", "transformer_xl", "xl_dataset", "lazy_loader", "fast_head", "jit", "eager_run"),
+    *("tokenizer_type", "checkpoint_num_layers", "sample_one_document", "loader_scatter", "no_lazy_loader"),
+}
+_PREPARE = "prepare a corpus with run_chinese_ref.py or data/create_data.py and name its folder with --train_dir"
+_SHAPE = "a new model's shape is --config_overrides num_hidden_layers=..,hidden_size=..,num_attention_heads=.."
+_ANSWERED = {
+    "dataset_name": "data/create_data.py --dataset_name makes a corpus of it; name its folder with --train_dir",
+    "dataset_config_name": "data/create_data.py --dataset_name makes a corpus of it; name its folder with --train_dir",
+    "datas": _PREPARE,
+    "train_file": _PREPARE,
+    "train_ref_file": "run_chinese_ref.py writes words and text into one corpus; name its folder with --train_dir",
+    "validation_ref_file": "run_chinese_ref.py writes words and text into one corpus; name it with --validation_dir",
+    "validation_file": "prepare it as the training text and name its folder with --validation_dir",
+    "line_by_line": "it is decided when a corpus is made: data/create_data.py --line_by_line true",
+    "text_column": "it is decided when a corpus is made: data/create_data.py --text_column",
+    "max_train_samples": "cut the training file, or stop with --max_steps",
+    "max_eval_samples": "cut the held-out file, or take a smaller --validation_split",
+    "max_predictions_per_seq": "--mlm_probability says how many tokens are labelled, without a most",
+    "cache_dir": "HF_HOME in the environment says where downloads lie",
+    "model_revision": "--model_name_or_path takes the folder of a revision",
+    "token": "log in with hf auth login",
+    "use_auth_token": "log in with hf auth login",
+    "dtype": "weights are kept in fp32; --bf16 or --fp16 computes in half precision",
+    "torch_dtype": "weights are kept in fp32; --bf16 or --fp16 computes in half precision",
+    "device": "--use_cpu leaves an accelerator alone",
+    "with_tracking": "--report_to names integrations",
+    "num_layers": _SHAPE,
+    "hidden_size": _SHAPE,
+    "num_attention_heads": _SHAPE,
+    "max_position_embeddings": _SHAPE,
+    "hidden_dropout": "--config_overrides hidden_dropout=..",
+    "attention_dropout": "--config_overrides attention_dropout=..",
+    "split": "--validation_split 0.01 holds out a share",
+    "eval_iters": "the whole held-out text is measured",
+    "lr_decay_style": "--lr_scheduler_type, or one of --schedule",
+    "lr_decay_iters": "a schedule ends with --max_steps",
+    "lr_decay_ratio": "--schedule cosine_to_floor with --schedule_floor",
+    "no_load_optim": "--model_name_or_path takes weights alone",
+    "no_load_lr_scheduler": "--model_name_or_path takes weights alone",
+    "finetune": "--model_name_or_path takes weights alone",
+    "no_tracking": "--report_to none",
+    "num_return_sequences": "ask again with another --seed",
+    "stop_token": "a text ends with the model's end token",
+    "xlm_language": "no model with languages as embeddings is read",
+    "length_penalty": "--num_beams searches without one",
+    "model_parallel_size": "torchrun --nproc-per-node 2 spreads the model over two processes",
+    "model_name_or_path": "MODEL is the first word of the command",
+    "load": "MODEL is the first word of the command",
+    "model_type": "the config of MODEL says it; leave it out",
+    "fp16": "--dtype float16",
+    "mem_length": "--attention_window says how far back a Transformer-XL sees",
+}
+
+
+def _percentage(value: str) -> list[str]:
+    try:
+        return ["--validation_split", str(float(value) / 100)]
+    except ValueError:
+        raise ArgumentError(f"--validation_split_percentage must be a number, got {value!r}; change it") from None
+
+
+_REWRITTEN: dict[str, Callable[[str], list[str]]] = {
+    "validation_split_percentage": _percentage,
+    "checkpointing_steps": lambda value: ["--save_strategy", "epoch"] if value == "epoch" else ["--save_steps", value],
+}
+
+
+def known_flags(classes: Iterable[type]) -> set[str]:
+    """Names of the flags of dataclasses, without dashes in front."""
+    return {name for kind in classes for field in fields(kind) for name in (field.name, f"no_{field.name}")} | {"help"}
+
+
+def to_own_flags(argv: Sequence[str], known: set[str]) -> list[str]:
+    """A command line in which the flags of the replaced scripts are ours.
+
+    known: names of ours. ArgumentError for a flag without a counterpart; the line says what to use instead.
+    """
+    words = []
+    for flag, values in split_flags(argv):
+        name = flag.removeprefix("--").replace("-", "_")
+        ours = _RENAMED.get(name)
+        if not flag.startswith("--") or name in known:
+            words += [flag if not flag.startswith("--") else f"--{name}", *values]
+        elif ours in known:
+            logger.info("--%s is --%s here", name, ours)
+            words += [f"--{ours}", *values]
+        elif name in _REWRITTEN and values:
+            words += _REWRITTEN[name](values[0])
+        elif name in _ANYWAY and [value.lower() for value in values] not in (["false"], ["0"], ["no"]):
+            logger.info("--%s is taken, and changes nothing here", name)
+        elif name in _ANYWAY or name in _ANSWERED:
+            raise ArgumentError(f"--{name} is a flag of another script: {_ANSWERED.get(name, 'leave it out')}")
+        else:
+            words += [flag, *values]
+    return words
