@@ -54,7 +54,7 @@ _SINGLES = {
     *("文本", "内容", "评论", "句子", "正文", "标题", "问题", "文章", "摘要", "新闻", "短文本"),
 }
 _INDEX = re.compile(
-    r"(unnamed: \d+|index|idx|id|.+_id|uid|guid|qid|row|row_?(number|id)?|line|no\.?|number|#|序号|编号|行号)?"
+    r"(unnamed: [\d.]+|index|idx|id|.+_id|uid|guid|qid|row|row_?(number|id)?|line|no\.?|number|#|序号|编号|行号)?"
 )
 _CHINESE = re.compile("[\u3400-\u9fff]")
 _NAMELESS = re.compile(r"label_\d+", re.IGNORECASE)

@@ -41,6 +41,11 @@ def read_task(name: str, flags, training: bool, outputs: Sequence[str] | None = 
         dataset = (flags.dataset_name, flags.dataset_config_name) if flags.dataset_name else None
         options = {"name": name, "outputs": outputs, "dataset": dataset}
         task, splits = adhoc_task(flags.kind, *files.values(), flags.text_columns, flags.label_column, **options)
+        needed = {"do_train": {"train"}, "do_eval": {"validation", "test"}, "do_predict": {"test"}}
+        for flag, some in needed.items():
+            if getattr(flags, flag) and not (some & splits.keys() or flags.overfit):
+                either = " or ".join(f"--{split}_file" for split in sorted(some, reverse=True))
+                raise TaskError(f"--{flag} needs rows, got none of its own; add {either}")
     else:
         task = find_task(name)
         given = {split: file for split, file in files.items() if file}
@@ -94,6 +99,8 @@ class Plan:
         scored = tuple(name for name in task.eval_splits if name in splits and splits[name].labelled)
         tests = tuple(name for name in task.test_splits if name in splits)
         plan = cls(training, scored, tests if predicts or not (training or scored) else ())
+        if predicts and not plan.asked:
+            logger.warning("%s has no test rows here: --do_predict predicts nothing", task.name)
         if not (training or scored or plan.asked):
             raise TaskError(f"--tasks {task.name} must have splits to train on or to judge, got {', '.join(splits)}")
         if trains and not training:

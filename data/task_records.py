@@ -22,7 +22,7 @@ from typing import Any
 from data.tags import cluener_entities, to_tags
 from data.task_rows import Row
 from data.task_types import Task, TaskError
-from data.task_values import choice_number, is_missing, listed
+from data.task_values import choice_number, is_missing, listed, written
 
 BLANK, OTHER = "#idiom#", "#other#"
 _TAG = re.compile(r"#idiom\d*#")
@@ -353,8 +353,12 @@ def _question(row: Row, reading: Reading) -> list[dict]:
     return [{"id": row.id, "question": question, "context": context, "answers": answers}]
 
 
-def _answers(given: Sequence[Mapping] | Mapping[str, Sequence]) -> list[tuple[str, int]]:
-    """(text without spaces around it, start) of a list of answers, or of the lists of their texts and starts."""
+def _answers(given: Sequence[Mapping] | Mapping[str, Sequence] | str) -> list[tuple[str, int]]:
+    """(text without spaces around it, start) of a list of answers, or of the lists of their texts and starts.
+
+    Both may be written as text, by JSON, Python or numpy.
+    """
+    given = written(given) if isinstance(given, str) else given
     if isinstance(given, Mapping):
         pairs = list(zip(given["text"], given["answer_start"], strict=True))
     else:

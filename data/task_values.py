@@ -81,6 +81,19 @@ def _literal(text: str) -> str:
     return found
 
 
+def written(text: str) -> Any:
+    """The object that JSON or Python wrote as text, with numpy's arrays as lists. ValueError for anything else."""
+    for form in (text, re.sub(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", text, flags=re.DOTALL)):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                found = read(form)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(found, dict | list):
+                return found
+    raise ValueError(f"must be an object or a list, got {text[:60]!r}")
+
+
 def choice_number(label: Any, choices: Sequence[str], first: str | None = None) -> int:
     """Index of the right choice, from 0 on, that a number, a letter from A on or the choice's own text stands for.
 

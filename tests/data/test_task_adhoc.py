@@ -107,6 +107,25 @@ def test_question_answering_reads_flat_rows_and_knows_questions_without_an_answe
     assert adhoc_task("question_answering", write(path, rows), None, None)[0].metrics == ("em", "f1")
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        '{"text": ["Rome"], "answer_start": [3]}',
+        "{'text': ['Rome'], 'answer_start': [3]}",
+        "{'text': array(['Rome'], dtype=object), 'answer_start': array([3], dtype=int32)}",
+        "[{'text': 'Rome', 'answer_start': 3}]",
+    ],
+)
+def test_answers_written_as_text_are_answers(answers, tmp_path):
+    quoted = '"' + answers.replace('"', '""') + '"'
+    (tmp_path / "a.csv").write_text(f"question,context,answers\nWhere?,In Rome.,{quoted}\n", encoding="utf-8")
+    (record,) = adhoc_task("question_answering", tmp_path / "a.csv", None, None)[1]["train"].records
+    assert record["answers"] == [{"text": "Rome", "start": 3}]
+    (tmp_path / "a.csv").write_text("question,context,answers\nWhere?,In Rome.,Rome\n", encoding="utf-8")
+    with pytest.raises(TaskError, match=r"a\.csv:2: .*must be an object or a list, got 'Rome'"):
+        adhoc_task("question_answering", tmp_path / "a.csv", None, None)
+
+
 def test_tagging_reads_words_characters_and_entities(tmp_path):
     words = write(tmp_path / "conll.json", [{"words": ["In", "New", "York"], "ner": ["O", "B-LOC", "I-LOC"]}])
     task, splits = adhoc_task("tagging", words, None, None)

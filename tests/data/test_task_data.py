@@ -21,6 +21,7 @@ def flags(**values):
     plain = dict.fromkeys(("train_file", "validation_file", "test_file", "kind", "text_columns", "label_column"))
     plain |= dict.fromkeys(("overfit", "max_train_samples", "max_eval_samples", "dry_run", "data_dir"))
     plain |= dict.fromkeys(("max_predict_samples", "dataset_name", "dataset_config_name"))
+    plain |= dict.fromkeys(("do_train", "do_eval", "do_predict"), False)
     return SimpleNamespace(**plain | {"csl_joiner": " ", "source": "local"} | values)
 
 
@@ -69,11 +70,14 @@ def test_debugging_flags_cut_the_splits(tmp_path):
     own = {"kind": "classification", "train_file": file, "validation_file": file}
 
     def sizes(**more):
-        return {name: len(split.records) for name, split in read_task("own", flags(**own, **more), True)[1].items()}
+        return {name: len(split.records) for name, split in read_task("own", flags(**own | more), True)[1].items()}
 
     assert sizes() == {"train": 100, "validation": 100}
     assert sizes(max_train_samples=7, max_eval_samples=5) == {"train": 7, "validation": 5}
     assert sizes(test_file=file, max_eval_samples=5, max_predict_samples=3)["test"] == 3
+    for flag, file in (("do_predict", "test"), ("do_train", "train"), ("do_eval", "validation")):
+        with pytest.raises(TaskError, match=f"--{flag} needs rows, got none of its own; add --{file}_file"):
+            sizes(**{flag: True, f"{file}_file": None})
     assert sizes(dry_run=True) == {"train": 64, "validation": 64}
     assert sizes(overfit=9) == {"train": 9, "validation": 9}
 

@@ -20,6 +20,8 @@ FILES = {
             {"id": "R", "question": "谁？", "answers": {"text": ["在"], "answer_start": [0]}},
         ]}]}]
     },
+    "question_answering.csv": """question,context,answers
+a,bc,"{'text': array(['b'], dtype=object), 'answer_start': array([0])}"\n""",
     "tagging.csv": "tokens,tags\n\"['EU', 'x']\",\"['B-ORG', 'O']\"\na b,O I-LOC\n",
     "tagging.json": [{"text": "张三来", "label": {"PER": {"张三": [[0, 1]]}}}, {"text": "来", "label": {}}],
     "cluewsc2020/dev.json": [
