@@ -86,7 +86,8 @@ def written(text: str) -> Any:
     for form in (text, re.sub(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", text, flags=re.DOTALL)):
         for read in (json.loads, ast.literal_eval):
             try:
-                found = read(form)
+                with warnings.catch_warnings(action="ignore"):
+                    found = read(form)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 continue
             if isinstance(found, dict | list):

@@ -24,7 +24,8 @@ sys.exit("cluener failed" if "cluener" in sys.argv else 0)
 def finetune(tmp_path):
     """(board, folders with their files, flags) -> (exit code, output, calls as dicts of flags)."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    (tmp_path / "data").symlink_to(ROOT / "data")
+    for package in ("common", "data"):
+        (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "run_glue.py").write_text(STAND_IN)
 
     def run(board, folders, *flags):
