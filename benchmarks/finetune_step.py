@@ -78,7 +78,9 @@ class Trainee:
     def __init__(self, family: str, size: int, tokenizer, args):
         torch.manual_seed(0)
         if args.model:
-            self.model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=size)
+            self.model = AutoModelForSequenceClassification.from_pretrained(
+                args.model, num_labels=size, trust_remote_code=False
+            )
         else:
             fields = SIZES[args.size] | {"vocab_size": len(tokenizer), "num_labels": size}
             width = fields["hidden_size"]
@@ -87,7 +89,7 @@ class Trainee:
             elif family == "gau_alpha":
                 fields["intermediate_size"] = 2 * width
             config = AutoConfig.for_model(family, **fields)
-            self.model = AutoModelForSequenceClassification.from_config(config)
+            self.model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         self.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-5, fused=True)
         self.dtype = DTYPES[args.dtype]

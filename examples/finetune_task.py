@@ -44,8 +44,9 @@ def main(argv=None) -> dict[str, float]:
     task, splits = adhoc_task("classification", args.train_file, args.validation_file, None)
     train, validation = splits["train"].records, splits["validation"].records
     names, ids = dict(enumerate(task.labels)), {name: i for i, name in enumerate(task.labels)}
-    model = AutoModelForSequenceClassification.from_pretrained(args.model, id2label=names, label2id=ids)
     tokenizer = load_tokenizer(args.model, "--model")
+    options = {"id2label": names, "label2id": ids, "trust_remote_code": False}  # no code that comes with a model
+    model = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
     inputs = {"tokenizer": tokenizer, "max_length": args.max_length, "label_ids": ids}
     inputs["token_types"] = "token_type_ids" in inspect.signature(model.forward).parameters
     rows = make_features(task, train, training=True, **inputs)
@@ -56,7 +57,6 @@ def main(argv=None) -> dict[str, float]:
     loader, window_loader = accelerator.prepare(*loaders)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, args.epochs * len(loader))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-
     for epoch in range(args.epochs):
         model.train()
         for batch in loader:
