@@ -158,10 +158,14 @@ def _first_keys(files: list[Path], flag: str) -> list[str]:
     raise InputError(f"{flag} must hold text, got only empty lines; check the files")
 
 
-def choose_column(names: list[str], column: str | None, flag: str) -> str:
-    """The column that the user named, or `text`, or else the first one that has a name; it is printed."""
+def choose_column(names: list[str], column: str | None, flag: str, where: str | Path | None = None) -> str:
+    """The column that the user named, or `text`, or else the first one that has a name; it is printed.
+
+    where: the file or folder that has these columns.
+    """
+    of_them = f"those of {where}" if where else "them"
     if column is not None and column not in names:
-        raise InputError(f"--text_column must be one of {', '.join(names)}, got {column}; name one of them")
+        raise InputError(f"--text_column must be one of {', '.join(names)}, got {column}; name one of {of_them}")
     if not names:
         raise InputError(f"{flag} must hold a column of text, got none; check the files")
     if column is None:
@@ -175,12 +179,12 @@ def choose_column(names: list[str], column: str | None, flag: str) -> str:
 
 
 def _table(found, name: str, column: str | None, flag: str) -> TableSource:
-    chosen = choose_column(found.column_names, column, flag)
+    chosen = choose_column(found.column_names, column, flag, name)
     if found._indices is not None:  # rows that were selected or shuffled: what the files hold is not what is meant
         found = found.flatten_indices()
     values = found.data.column(chosen)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise InputError(f"--text_column must name a column of strings, got {chosen} of type {values.type}")
+        raise InputError(f"--text_column must name a column of strings, got {chosen} of type {values.type} in {name}")
     values.validate(full=True)
     return _source(values, chosen, name, column, [Path(file["filename"]) for file in found.cache_files])
 

@@ -94,7 +94,7 @@ class Table:
         """The values, from the first row; None for ever where there is no such column."""
         if name not in self.names:
             return repeat(None)
-        return read_column([self._file], self._kind, lambda _: name, cache_folder(None))[0].to_pylist()
+        return read_column([self._file], self._kind, lambda *_, **__: name, cache_folder(None))[0].to_pylist()
 
 
 def read_documents(

@@ -23,10 +23,8 @@ _LONGEST = 1 << 28  # characters of a field
 _ROWS = 1000  # of a batch, as the datasets library cuts tables; the manifest's hash depends on it
 
 
-def read_column(
-    files: list[Path], kind: str, choose: Callable[[list[str]], str], folder: Path
-) -> tuple[pa.ChunkedArray, str]:
-    """Return the column that `choose` names among those of the first file, and its name; strings and nulls.
+def read_column(files: list[Path], kind: str, choose: Callable[..., str], folder: Path) -> tuple[pa.ChunkedArray, str]:
+    """Return the column that `choose` names among those of the first file, `where`, and its name; strings and nulls.
 
     kind: csv, tsv, json or parquet; folder: where the file of the memory map is made, which is gone from there when
     this returns. DataError with file:line on what is no such table.
@@ -37,7 +35,7 @@ def read_column(
         with pa.ipc.new_stream(handle, schema) as out:
             for file in files:
                 names, arrays = _parquet(file) if kind == "parquet" else _text(file, kind)
-                column = column or choose(names)
+                column = column or choose(names, where=file)
                 if names.count(column) != 1:
                     how = "once, got it twice" if column in names else f", got {', '.join(names) or 'none'}"
                     raise DataError(f"{file}:1: must have the column {column!r} {how}; mend the header")
