@@ -214,7 +214,9 @@ def make_config(model_args, tokenizer):
     if model_args.config_name:
         config = load_config(model_args.config_name, "--config_name", model_args.trust_remote_code)
     elif model_args.model_type in CONFIG_MAPPING:
-        config = AutoConfig.for_model(model_args.model_type)
+        owner = f"--model_type {model_args.model_type}"
+        with library_errors(ArgumentError, f"{owner} must have a config of its own", "give it as --config_name"):
+            config = AutoConfig.for_model(model_args.model_type)
     else:
         raise ArgumentError(f"--model_type {model_args.model_type} must be one that transformers or models/ knows")
     return finish_config(config, model_args.config_overrides, "--config_overrides", tokenizer)

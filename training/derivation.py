@@ -48,7 +48,9 @@ def _stated(config) -> dict:
     kind, found, level = type(config), config.to_dict(), transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)  # what it says of each try
     try:
-        default = kind().to_dict()
+        default = {}
+        with suppress(Exception):  # a class that has no defaults
+            default = kind().to_dict()
         stated = {name: value for name, value in found.items() if name not in default or default[name] != value}
         for name in list(stated):
             without = {other: value for other, value in stated.items() if other != name}

@@ -84,6 +84,7 @@ def test_a_small_masked_lm_of_any_type_takes_a_first_step(tokenizer, kind):
         ("ministral", TINY, "must give a ministral model that can be built and run.*among head_dim=null"),
         ("gpt_neo", "num_layers=2,hidden_size=32", "attention_types"),
         ("mamba2", "hidden_size=64", r"num_heads \* head_dim"),
+        ("gemma4_assistant", "hidden_size=32", "--model_type gemma4_assistant must have a config of its own"),
         ("llama", "hidden_size=x", "key hidden_size must be like 4096, got 'x'"),
         ("llama", "hidden_size", "hidden_size must be key=value"),
         ("llama", "tie_word_embeddings=maybe", "key tie_word_embeddings must be like False, got 'maybe'"),
@@ -94,7 +95,8 @@ def test_what_cannot_be_built_or_run_names_the_fields_in_one_line(tokenizer, kin
     with pytest.raises(ArgumentError, match=message) as caught:
         model = make_model(AutoModelForCausalLM, arguments(kind, overrides), tokenizer)
         CausalLanguageModelling(model, 12).check(model, packed=True, overrides=overrides)
-    assert str(caught.value).startswith(f"--config_overrides {overrides}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith((f"--config_overrides {overrides}", "--model_type"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_masked_lm_that_cannot_take_a_step_is_told_before_the_run(tokenizer):
