@@ -56,7 +56,7 @@ def make_tokenizers(folder: Path, sources: list[str], vocabulary: str | None, si
         (unigram, SentencePieceUnigramTokenizer(), {"unk_token": "<unk>"}),
     ):
         trained.train(sources, **options, **more)
-        trained._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+        trained.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
         trained.save(str(path / "tokenizer.json"))
         names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **dict(zip(names, SPECIALS, strict=True))}

@@ -215,7 +215,7 @@ def is_plain(module: nn.Module) -> bool:
         )
         and not any(hooks)
         and "forward" not in vars(module)
-        and all(type(p) in (nn.Parameter, torch.Tensor, type(None)) for p in module._parameters.values())
+        and all(type(p) in (nn.Parameter, torch.Tensor) for p in module.parameters(recurse=False))
     )
 
 

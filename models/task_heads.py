@@ -11,6 +11,11 @@ import inspect
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForMultipleChoice,
@@ -43,6 +48,12 @@ HEAD_CLASSES = {
     "multiple_choice": AutoModelForMultipleChoice,
     "question_answering": AutoModelForQuestionAnswering,
     "tagging": AutoModelForTokenClassification,
+}
+HEAD_MAPPINGS = {  # config class -> model class, those that this repository registers included
+    AutoModelForSequenceClassification: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForMultipleChoice: MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+    AutoModelForQuestionAnswering: MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    AutoModelForTokenClassification: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
 }
 HEADS = ("auto", "linear")
 POOLINGS = ("first", "mean", "max")
@@ -254,7 +265,7 @@ def bare_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """A new encoder without the pooler that some families put on top, which would have no gradient."""
     if type(config) in _OWN_MODELS:
         return _OWN_MODELS[type(config)](config)
-    model_class = AutoModel._model_mapping[type(config)]
+    model_class = MODEL_MAPPING[type(config)]
     pooled = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     options = {"add_pooling_layer": False} if pooled else {}
     return AutoModel.from_config(config, trust_remote_code=False, **options)
@@ -286,9 +297,9 @@ def new_task_model(
     encoder = encoder_config(config)
     if dropout is not None:
         set_dropout(encoder, dropout)
-    own = type(encoder) in auto_class._model_mapping and config is encoder
+    own = type(encoder) in HEAD_MAPPINGS[auto_class] and config is encoder
     if head == "linear" or pooling != "first" or not own:
-        if type(encoder) not in AutoModel._model_mapping:
+        if type(encoder) not in MODEL_MAPPING:
             raise ValueError(f"model_type {encoder.model_type} must be that of an encoder; name another one")
         config = LinearHeadConfig(encoder=encoder, classifier_dropout=_head_dropout(encoder), pooling=pooling)
     if kind == "multiple_choice" and not hasattr(config, "summary_type"):
@@ -319,7 +330,7 @@ def task_model(
 
 def has_head(config: PreTrainedConfig, kind: str) -> bool:
     """Whether the model that this config was saved with has a head for that kind of task."""
-    mapping = HEAD_CLASSES[kind]._model_mapping
+    mapping = HEAD_MAPPINGS[HEAD_CLASSES[kind]]
     return type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or ())
 
 

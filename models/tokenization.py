@@ -10,7 +10,7 @@ class GAUAlphaTokenizer(BertTokenizer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         cls, sep = str(self.cls_token), str(self.sep_token)
-        self._tokenizer.post_processor = processors.TemplateProcessing(
+        self.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{cls}:0 $A:0 {sep}:0",
             pair=f"{cls}:0 $A:0 {sep}:0 $B:0 {sep}:0",
             special_tokens=[(cls, self.cls_token_id), (sep, self.sep_token_id)],

@@ -59,6 +59,7 @@ from training.pretrained import ArgumentError
 from training.run import LOG_FILE, keep_freed_memory
 from training.schedules import FollowGlobalStep, RateAndMomentum, check_schedule, make_schedule
 from training.stopping import StopEarly, obey_parent_only
+from training.upstream import check_upstream
 from training.window import Window, summary
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Trainer(transformers.Trainer):
         patience: int | None = None,
         **kwargs,
     ):
+        check_upstream()
         args = kwargs["args"]
         if train_batches is not None:
             args.max_steps = train_batches.steps
@@ -540,6 +542,10 @@ class Trainer(transformers.Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, model, trial):
+        """In place of transformers': whole or not at all, without its count of flops, which nothing reads.
+
+        Nothing is pushed to a hub, which the scripts' flags refuse.
+        """
         self._look()
         started = time.perf_counter()
         output_dir = Path(self.args.output_dir)

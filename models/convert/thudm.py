@@ -14,7 +14,6 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
-from numpy._core import multiarray
 
 from common.errors import library_errors
 
@@ -28,7 +27,7 @@ _VECTOR = re.compile(r"(\.bias|layernorm\.weight|inv_freq)$")  # the other tenso
 # numpy's random state, which trainers store beside the weights, under its old and new module names.
 _ALLOWED = [
     *((function, f"numpy.{core}.multiarray.{function.__name__}")
-      for function in (multiarray._reconstruct, multiarray.scalar) for core in ("core", "_core")),
+      for function in (np.zeros(0).__reduce__()[0], np.uint32(0).__reduce__()[0]) for core in ("core", "_core")),
     np.ndarray,
     np.dtype,
     type(np.dtype(np.uint32)),
