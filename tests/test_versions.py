@@ -81,7 +81,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
-            names.add(ast.literal_eval(node.args[0]))
+            names.update(name.value for name in node.args[:1] if isinstance(name, ast.Constant))
     return names
 
 
