@@ -151,6 +151,8 @@ data/corpus.py: datasets.Dataset:
     "_format_type"
     "_output_all_columns"
     "_split"
+generate_text.py: argparse.ArgumentParser:
+    ._actions
 common/script.py: threading:
     _shutdown()
 common/script.py: atexit:
@@ -191,10 +193,10 @@ def text_of(path: Path) -> str:
 
 @functools.cache
 def source_of(owner) -> str:
-    """Of the module, or of the class and what it inherits in its package."""
+    """Of the module, or of the class and what it inherits."""
     if inspect.ismodule(owner):
         return inspect.getsource(owner)
-    files = {inspect.getsourcefile(cls) for cls in owner.__mro__ if cls.__module__.split(".")[0] in UPSTREAM}
+    files = {inspect.getsourcefile(cls) for cls in owner.__mro__ if cls.__module__ not in ("abc", "builtins")}
     return "\n".join(text_of(Path(file)) for file in sorted(files))
 
 
