@@ -55,7 +55,11 @@ class SmallRuns:
             values |= {"per_device_train_batch_size": ROWS // processes}
             values |= {"train_file": self.folder / "texts.json"} if script == "clm" else {}
             values |= {"train_dir": self.folder / "corpus"} if script != "clm" else {}
-            values |= {"checkpoint_percents": 100, "warmup_steps": 2} if script == "electra" else {}
+            values |= (
+                {"checkpoint_percents": 100, "warmup_steps": 2, "dataloader_num_workers": 0}
+                if script == "electra"
+                else {}
+            )
         pairs = (values | changes).items()
         return [str(word) for name, value in pairs for word in ((f"--{name}", value)[: 1 if value is True else 2])]
 

@@ -237,6 +237,20 @@ def test_a_finished_run_says_so_and_is_not_touched(small_runs, whole, tmp_path, 
     assert_same_run(whole(script), folder)
 
 
+def test_neither_the_newest_nor_the_best_checkpoint_goes(small_runs, tmp_path, caplog):
+    """The highest loss stands for the best here, so that it is an early one; what lies beyond the run stays too."""
+    changes = {"save_total_limit": 1, "validation_split": 0.2, "eval_strategy": "steps", "eval_steps": 3}
+    changes |= {"metric_for_best_model": "loss", "greater_is_better": "true", "load_best_model_at_end": True}
+    (tmp_path / "run" / "checkpoint-99").mkdir(parents=True)
+    with pytest.raises(ArgumentError, match="--output_dir"):
+        small_runs.run("mlm", tmp_path / "run", **changes)
+    (tmp_path / "run" / "checkpoint-99").rmdir()
+    small_runs.run("mlm", tmp_path / "run", **changes)
+    assert sorted(path.name for path in (tmp_path / "run").glob("*-*")) == ["checkpoint-3", "checkpoint-8"]
+    small_runs.run("mlm", tmp_path / "run", **changes)
+    assert "is finished" in caplog.text
+
+
 # Two processes on one folder
 
 

@@ -41,6 +41,7 @@ _RANGES = (
 _REFUSED = {
     "auto_find_batch_size": (False, "it would change the run's course"),
     "save_only_model": (False, "a checkpoint holds all that a run needs to go on"),
+    "save_on_each_node": (False, "the first process's folder holds all, and what others lack of it is sent to them"),
     "label_smoothing_factor": (0.0, "the objective has none"),
     "fp16_full_eval": (False, "evaluation runs under the training's autocast"),
     "bf16_full_eval": (False, "evaluation runs under the training's autocast"),

@@ -162,6 +162,8 @@ def test_checkpoints_appear_whole_and_old_ones_go_but_the_best(tmp_path):
     rotate(tmp_path, 2, str(tmp_path / "checkpoint-5"))
     assert [folder.name for folder in all_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-20", "checkpoint-100"]
     assert not list(tmp_path.glob("incomplete-*"))
+    rotate(tmp_path, 1, None, newest=20)  # just written, where another course had come to step 100
+    assert [folder.name for folder in all_checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-100"]
 
 
 # The end of a script
