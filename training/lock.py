@@ -1,7 +1,7 @@
 """One process at a time trains in a folder: a lock file, which says who holds it.
 
-The lock is the kernel's, so that it ends with its process however that ends, and a record lock, which loader workers
-do not inherit: those of a killed run hold nothing up. Where a file system has no locks, what the file says counts.
+The lock is the kernel's, so that it ends with its process however that ends. Forked children let go of it at once:
+loader workers that outlive a killed run hold nothing up. Where a file system has no locks, what the file says counts.
 """
 
 import contextlib
@@ -23,16 +23,27 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 _LOOKS, _LOOK_SECONDS = 3, 0.05  # holder() holds a lock too, for a moment
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_handles: set[int] = set()  # of the locks that this process holds
+
+
+def _let_go() -> None:
+    for handle in _handles:
+        os.close(handle)
+    _handles.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
 def locked(folder: Path, flag: str) -> Iterator[None]:
-    """Hold an existing folder, which nothing else of this process may hold; the lock file is gone afterwards.
+    """Hold an existing folder; the lock file is gone afterwards.
 
-    ArgumentError, which names `flag` and the holder, when another process holds it.
+    ArgumentError, which names `flag` and the holder, when it is held.
     """
     path = folder / LOCK
     handle = _take(path, flag)
+    _handles.add(handle)
     try:
         record = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         record |= {"machine": machine(), "process_start": process_start(os.getpid())}
@@ -43,6 +54,7 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # removed with its folder, or not removable any more
             if _is_file_of(handle, path):
                 path.unlink()
+        _handles.discard(handle)
         os.close(handle)
 
 
@@ -84,10 +96,10 @@ def _lock_patiently(handle: int, path: Path, flag: str) -> None:
 
 def _lock(handle: int, path: Path, flag: str) -> None:
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN, *_WITHOUT_LOCKS):
+        if error.errno not in (errno.EWOULDBLOCK, *_WITHOUT_LOCKS):
             raise
         locks = error.errno not in _WITHOUT_LOCKS
     found = _read(handle)

@@ -14,7 +14,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,7 +212,9 @@ def _find_start(output_dir: Path, args) -> Start:
             f"--output_dir {output_dir} must hold a checkpoint to go on from, got none with {made[0].name}; {way_out}"
         )
     if checkpoint is not None:  # what lies beyond is damaged, and would count among those that are kept
-        move_aside([path for path in all_checkpoints(output_dir) if step_of(path) > step_of(checkpoint)], output_dir)
+        with suppress(OSError):  # no room beside the folder: the run writes over them when it gets there
+            beyond = [path for path in all_checkpoints(output_dir) if step_of(path) > step_of(checkpoint)]
+            move_aside(beyond, output_dir)
     return Start(checkpoint)
 
 

@@ -87,7 +87,7 @@ def test_without_locks_of_the_file_system_the_file_counts(tmp_path, holder, monk
     def none(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "lockf", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(ArgumentError, match=f"process {holder.pid} "), locked(tmp_path, "--output_dir"):
         pass
     record = json.loads((tmp_path / LOCK).read_text())
