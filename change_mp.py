@@ -12,6 +12,9 @@ import argparse
 import shutil
 from pathlib import Path
 
+if __name__ == "__main__":
+    import common.script  # noqa: F401  no traceback of Ctrl-C amid the slow imports
+
 import torch
 
 from common.script import run_script

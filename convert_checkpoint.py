@@ -20,6 +20,9 @@ import json
 import shutil
 from pathlib import Path
 
+if __name__ == "__main__":
+    import common.script  # noqa: F401  no traceback of Ctrl-C amid the slow imports
+
 import torch
 from safetensors.torch import load_file, save_file
 

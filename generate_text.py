@@ -14,6 +14,9 @@ import logging
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    import common.script  # noqa: F401  no traceback of Ctrl-C amid the slow imports
+
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, set_seed
 from transformers.distributed import DistributedConfig

@@ -8,6 +8,9 @@ prints 天气预报说今天的天[气+0.9948||空+0.0011||...]很好。
 import argparse
 from dataclasses import dataclass
 
+if __name__ == "__main__":
+    import common.script  # noqa: F401  no traceback of Ctrl-C amid the slow imports
+
 import torch
 from transformers import AutoModelForMaskedLM
 

@@ -9,6 +9,7 @@ import atexit
 import codecs
 import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -71,6 +72,16 @@ def one_line_errors() -> Iterator[None]:
         if what is None:
             raise
         _end(f"{what}; mend that and run the same command again", UserError.exit_code)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Meanwhile Ctrl-C waits, and processes that start here never hear it: they leave it to their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(line: str, code: int, together: bool = False) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.script import interrupts_held
 from data.documents import Layout, Unit
 from data.external_sort import RECORD, Buckets, content_keys, position_keys, random_keys, sorted_indices
 from data.jsonl import DataError
@@ -168,7 +169,8 @@ def _in_order(pool: ProcessPoolExecutor, units: list[Unit], ahead: int) -> Itera
     """Yield the results of all units in order; no more than `ahead` wait at a time, however many units there are."""
     waiting = deque()
     for unit in units:
-        waiting.append(pool.submit(_run_worker, unit))
+        with interrupts_held():  # it may start a process
+            waiting.append(pool.submit(_run_worker, unit))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:

@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.script import interrupts_held
 from data.blocks import Blocks, join_rows, make_blocks
 from data.corpus import (
     FORMAT,
@@ -270,7 +271,9 @@ def prepare_all(
     gc.freeze()  # a collection in a worker would copy every shared page
     pool = ProcessPoolExecutor(min(workers, len(units)), context, _start_worker, (prepare,))
     try:
-        for unit, record in zip(units, pool.map(_run_worker, units), strict=True):
+        with interrupts_held():
+            results = pool.map(_run_worker, units)
+        for unit, record in zip(units, results, strict=True):
             report(unit, record)
     except BrokenProcessPool:
         raise CorpusError(

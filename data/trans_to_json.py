@@ -16,6 +16,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    import common.script  # noqa: F401  no traceback of Ctrl-C amid the slow imports
 
 from tqdm import tqdm
 
