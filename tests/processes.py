@@ -18,13 +18,19 @@ def search_path(*folders: Path) -> str:
 
 
 def run_together(
-    script: Path, words: Sequence, logs: Path, processes: int = 2, limit: float = 240, machines: Sequence[Path] = ()
+    script: Path,
+    words: Sequence,
+    logs: Path,
+    processes: int = 2,
+    limit: float = 240,
+    machines: Sequence[Path] = (),
+    code: int = 0,
 ) -> str:
     """Run a script on several CPU processes, as torchrun starts them; returns the first one's standard output.
 
     words: the command line; logs: folder for a file per process and stream; limit: seconds until they are killed;
-    machines: for each process the folder that it runs in, as a machine of its own.
-    AssertionError with the standard errors unless all end well.
+    machines: for each process the folder that it runs in, as a machine of its own; code: with which all end.
+    AssertionError with the standard errors where one ends with another code.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,7 +50,7 @@ def run_together(
         member.kill()  # where it hangs
         member.join()
     outputs = [[(logs / f"{stream}-{rank}").read_text() for rank in range(processes)] for stream in ("out", "err")]
-    assert not any(member.exitcode for member in members), "\n".join(outputs[1])
+    assert all(member.exitcode == code for member in members), "\n".join(outputs[1])
     return outputs[0][0]
 
 

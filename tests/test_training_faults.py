@@ -23,7 +23,7 @@ import run_mlm_wwm
 import training.trainer as trainer_module
 from common.errors import Stopped, UserError
 from common.script import INTERRUPTED, NOT_FINITE, one_line_errors
-from tests.processes import SERVER
+from tests.processes import SERVER, run_together
 from tests.runs import assert_same_run, killed_in, read_log, weights
 from training.finiteness import NotFinite, Watch
 from training.objectives import MaskedLanguageModelling
@@ -193,6 +193,14 @@ def test_a_skipped_step_changes_neither_weights_nor_optimiser(flags, tmp_path, s
     for one, other in zip(states[0].values(), states[1].values(), strict=True):
         assert all(torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in one)
     assert [record.get("skipped_steps") for record in read_log(tmp_path / "run")] == [2, None]
+
+
+def test_several_processes_agree_on_the_end_and_tell_it_once(flags, tmp_path):
+    words = flags(learning_rate=9e37, max_grad_norm=0, nan_steps=3, save_strategy="no", logging_steps=2)
+    run_together(Path(run_mlm_wwm.__file__), words, tmp_path, code=NOT_FINITE)
+    errors = [(tmp_path / f"err-{rank}").read_text() for rank in (0, 1)]
+    assert "was not finite in 3 steps in a row from step 2 on" in errors[0] and "not finite" not in errors[1]
+    assert [record.get("nonfinite_steps") for record in read_log(tmp_path / "run")] == [1, 2]
 
 
 def test_too_many_skipped_steps_end_the_run(flags, tmp_path, spoiled):

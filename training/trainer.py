@@ -262,8 +262,9 @@ class Trainer(transformers.Trainer):
     def _look(self) -> None:
         """Wait for the device and count the steps since the last look that were not finite."""
         count = self._watch.look(self.args.device)
-        if count and self.args.data_process == 0:
-            self._window.count("skipped_steps" if self._watch.skips else "nonfinite_steps", count)
+        if count:  # of all processes, which must sum up the same names
+            name = "skipped_steps" if self._watch.skips else "nonfinite_steps"
+            self._window.count(name, count if self.args.data_process == 0 else 0)
 
     def _stop_unless_finite(self, weights: bool = False, state=()) -> None:
         """NotFinite after too many steps in a row, and where asked for unless weights and state are finite."""
