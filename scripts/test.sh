@@ -6,7 +6,10 @@ cd "$root"
 # One thread a process: the tests' models are tiny, and spinning threads would only take each other's core.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-"$python" -m pytest "$@"
-if [ $# -eq 0 ]; then
+if [ $# -gt 0 ]; then
+    "$python" -m pytest "$@"
+else
+    cores=$(nproc)
+    "$python" -m pytest --numprocesses "$((cores < 8 ? cores : 8))" --dist loadfile
     QUICKSTART_STEPS="${QUICKSTART_STEPS:-20}" QUICKSTART_OUTPUT="$root/outputs/quickstart_ci" bash scripts/quickstart.sh
 fi
