@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import library_errors
 from common.script import run_script
-from models.convert import SOURCES, Source, thudm, to_ours, to_theirs, transformer_xl
+from models.convert import SOURCES, CheckpointError, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
 from models.convert.output import apart, new_output
 from models.convert.travel import refresh_code
@@ -98,12 +98,12 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def find_source(name: str, fields: dict, state: dict) -> Source:
+def find_source(name: str, fields: dict, state: dict, owner: str) -> Source:
     """The source by --source, or by what the input shows."""
     if name == "auto":
         name = "lucidrains_flash" if "to_logits.1.weight" in state else fields.get("model_type")
     if not isinstance(name, str) or name not in SOURCES:
-        raise ArgumentError(f"--source must be one of {', '.join(SOURCES)} for this input, got {name}; give it")
+        raise ArgumentError(f"--source must be one of {', '.join(SOURCES)} for input {owner}, got {name}; give it")
     return SOURCES[name]
 
 
@@ -174,7 +174,7 @@ def convert(arguments: argparse.Namespace) -> int:
     state = read_state(weight_file(path))
     folder = path if path.is_dir() else path.parent
     fields = read_config(path)
-    source = find_source(arguments.source, fields, {} if arguments.reverse else state)
+    source = find_source(arguments.source, fields, {} if arguments.reverse else state, name)
     if source.config_of is not None and not arguments.reverse:
         fields = source.config_of(state)
     fields |= read_fields(arguments.config)
@@ -195,7 +195,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.refresh_code:
         print(f"{arguments.input}: {refresh_code(Path(arguments.input))} files of code")
         return
-    count = convert(arguments)
+    try:
+        count = convert(arguments)
+    except CheckpointError as error:
+        named = arguments.input in str(error)
+        raise error if named else CheckpointError(f"input {arguments.input}: {error}") from error
     print(f"{arguments.output}: {count} tensors")
 
 

@@ -127,6 +127,20 @@ def test_damaged_tokenizer_files_are_read_or_refused_in_one_line(copy_of, bert_f
 
 
 @SIZES
+@pytest.mark.parametrize("kind", ["gau_alpha", "flash_quad", "flash"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "config.json"])
+def test_a_damaged_published_folder_is_converted_or_refused_in_one_line(published, tmp_path, count, kind, name):
+    folder, output = published(kind), tmp_path / "output"
+
+    def run():
+        shutil.rmtree(output, ignore_errors=True)
+        convert_checkpoint.main([str(folder), str(output)])
+
+    inputs = fuzzing.damaged_files((folder / name).read_bytes(), count, seed=5)
+    print(kind, name, fuzzing.storm(run, folder / name, inputs, naming=str(folder)))
+
+
+@SIZES
 @pytest.mark.parametrize("script", ["change_mp.py", "convert_checkpoint.py"])
 @pytest.mark.parametrize("name", [thudm.SHARD.format(0), thudm.TRACKER])
 def test_a_damaged_checkpoint_of_thudm_is_read_or_refused_in_one_line(xl_folder, tmp_path, count, name, script):

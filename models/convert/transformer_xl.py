@@ -96,7 +96,7 @@ def _renamed(shards: thudm.Shards, config: TransformerXLConfig):
     for name, parts in shards.walk():
         _, ours = thudm.resolve(name)
         if not ours:
-            _check_table(name, parts[0], config)
+            _check_table(name, parts[0], config, shards.files[0])
         for our_name, tensor in zip(ours, parts, strict=bool(ours)):
             shape = missing.pop(our_name, None)
             if shape != tensor.shape:
@@ -109,11 +109,11 @@ def _renamed(shards: thudm.Shards, config: TransformerXLConfig):
         raise CheckpointError(f"{shards.files[0]} must hold {', '.join(list(missing)[:3])}, got none; it is not whole")
 
 
-def _check_table(name: str, found: torch.Tensor, config: TransformerXLConfig) -> None:
+def _check_table(name: str, found: torch.Tensor, config: TransformerXLConfig, file: Path) -> None:
     computed = inverse_frequencies(config.hidden_size).to(found.dtype)
     if found.shape != computed.shape or not torch.allclose(found.float(), computed.float(), rtol=1e-5, atol=0):
         raise CheckpointError(
-            f"{name} must be the powers of 1/10000 that the model computes, got others; it is foreign"
+            f"{name} must be the powers of 1/10000 that the model computes, got others in {file}; it is foreign"
         )
 
 
