@@ -190,7 +190,14 @@ def check_range(config: PreTrainedConfig, least: float, most: float, *fields: st
 
 
 def check_sizes(config: PreTrainedConfig, *fields: str) -> None:
-    """Refuse a size that no tensor can have, and a number of layers that would take minutes to build."""
+    """Refuse a size that no tensor can have, a number of layers that would take minutes to build, and a value of
+    another type.
+    """
+    for field, kind in type(config).__annotations__.items():
+        value = getattr(config, field)
+        whole = field in (*fields, "num_hidden_layers", "pad_token_id") and value is not None
+        if (whole and type(value) is not int) or (kind is bool and type(value) is not bool):
+            raise ValueError(f"config field {field} must be of type {'int' if whole else 'bool'}, got {value!r}")
     check_range(config, 1, MOST_ENTRIES, *fields)
     check_range(config, 1, MOST_LAYERS, "num_hidden_layers")
     check_range(config, 0, 1e9, "initializer_range", "layer_norm_eps")

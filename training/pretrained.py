@@ -213,6 +213,8 @@ def read_object(file: Path, name: str, flag: str) -> dict:
     text = _read_text(file, name, flag)
     try:
         value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # raises for half a character
     except (ValueError, RecursionError) as error:
         raise ArgumentError(f"{flag} {name} must hold {file.name} as JSON, got: {error}; copy it again") from error
     if not isinstance(value, dict):

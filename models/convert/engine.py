@@ -96,6 +96,9 @@ def make_config(fields: dict) -> PreTrainedConfig:
     with library_errors(CheckpointError, "config.json and --config must give a config", "correct them"):
         if not isinstance(kind, str):
             raise ValueError(f"model_type {kind!r}")
+        names = fields.get("architectures") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"architectures {names!r}")
         return AutoConfig.for_model(kind, **fields)
 
 
