@@ -54,6 +54,16 @@ def run_together(
     return outputs[0][0]
 
 
+def start_alone(script: Path, words: Sequence, logs: Path) -> multiprocessing.Process:
+    """Start a script as a process that goes on beside the test, which is to kill it; logs as of run_together."""
+    words = [str(word) for word in words]
+    member = SERVER.Process(
+        target=_become, args=(0, {"CUDA_VISIBLE_DEVICES": ""}, None, str(logs), str(script), words)
+    )
+    member.start()
+    return member
+
+
 def _become(rank: int, place: dict, folder: str | None, logs: str, script: str, words: list[str]) -> None:
     """In the new process: be this script, whose files are logs/out-RANK and logs/err-RANK."""
     for number, stream in ((1, "out"), (2, "err")):

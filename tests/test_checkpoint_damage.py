@@ -4,13 +4,14 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.processes import start_alone
 from tests.runs import as_before_checksums, assert_same_run, killed_in, read_log
 from tests.small_runs import SCRIPTS
 from training.checkpoints import fault
@@ -257,26 +258,25 @@ def test_neither_the_newest_nor_the_best_checkpoint_goes(small_runs, tmp_path, c
 @pytest.mark.parametrize(
     "script", ["mlm", *(pytest.param(s, marks=pytest.mark.slow) for s in ("electra", "clm", "glue"))]
 )
-def test_a_second_process_changes_nothing(small_runs, tmp_path, script):
+def test_a_second_process_changes_nothing(small_runs, tmp_path, tmp_path_factory, script):
     """Whether it is the same command, or another one that is told to overwrite."""
-    words = small_runs.words(script, tmp_path / "run", max_steps=100000, save_steps=100000, eval_steps=100000)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / f"{SCRIPTS[script]}.py"), *words]
-    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    steps = {"max_steps": 100000, "save_steps": 100000, "eval_steps": 100000}
+    logs = tmp_path_factory.mktemp("logs")
+    first = start_alone(ROOT / f"{SCRIPTS[script]}.py", small_runs.words(script, tmp_path / "run", **steps), logs)
     try:
-        while "step 3/" not in (line := first.stderr.readline()):
-            assert line
+        while not (logs / "err-0").is_file() or "step 3/" not in (logs / "err-0").read_text():
+            assert first.is_alive()
+            time.sleep(0.1)
         changes = [{}, {"resume": "false"}] if script == "glue" else [{}, {"overwrite_output_dir": True, "seed": 8}]
-        os.kill(first.pid, 19)  # it writes no log meanwhile
+        os.kill(first.pid, signal.SIGSTOP)  # it writes no log meanwhile
         before = stamps(tmp_path)
         for change in changes:
-            steps = {"max_steps": 100000, "save_steps": 100000, "eval_steps": 100000}
             with pytest.raises(ArgumentError, match=f"in which process {first.pid} on .* has trained since"):
                 small_runs.run(script, tmp_path / "run", **steps, **change)
         assert stamps(tmp_path) == before
     finally:
         first.kill()
-        first.wait()
+        first.join()
     small_runs.run(
         script, tmp_path / "run", **({"resume": "false"} if script == "glue" else {"overwrite_output_dir": True})
     )
