@@ -99,12 +99,12 @@ class CausalLanguageModelling:
         pair = row | {"position_ids": torch.where(places < first, places, places - first)}
         whole = row | {"attention_mask": torch.ones_like(ids), "documents": None}
 
-        def logits(inputs, part=slice(None)):
-            inputs = {name: tensor if tensor is None else tensor[:, part] for name, tensor in inputs.items()}
+        def logits(inputs, start=0, stop=length):
+            inputs = {name: tensor if tensor is None else tensor[:, start:stop] for name, tensor in inputs.items()}
             return model(**self._arguments(inputs, None)).logits.float()
 
         with trying(model), told(model.config, overrides):
-            parts = [logits(whole, slice(0, first)), logits(whole, slice(first, None))]
+            parts = [logits(whole, 0, first), logits(whole, first)]
             if _apart(logits(whole)[:, :first], parts[0]):
                 raise ArgumentError(
                     f"{type(model).__name__} must be causal, and its tokens see those that follow them; give "
