@@ -13,6 +13,7 @@ from data.collators import MaskCollator
 from data.corpus import FORMAT, Corpus, CorpusError, shard_name, write_manifest, write_shard
 from data.electra_examples import ElectraRows, ExampleBuilder
 from data.masking import TokenMasking
+from data.tokenization import tokenizer_hash
 from training.pretrained import ArgumentError, load_tokenizer
 
 CLS, SEP = 101, 102
@@ -109,7 +110,8 @@ def corpus(tmp_path, tokenizer):
             lengths = np.array([len(row) for row in ids[part]])
             write_shard(path, flat.astype(np.uint16), marks, lengths, np.array(numbers[part]), {})
             shards.append({"file": path.name, "bytes": path.stat().st_size})
-        manifest = {"format": FORMAT, "complete": True, "shards": shards, "settings": settings}
+        made = {"name": "tiny", "size": len(tokenizer), "hash": tokenizer_hash(tokenizer.backend_tokenizer)}
+        manifest = {"format": FORMAT, "complete": True, "tokenizer": made, "shards": shards, "settings": settings}
         write_manifest(tmp_path, manifest)
         return Corpus(tmp_path)
 
