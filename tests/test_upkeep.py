@@ -106,25 +106,55 @@ def test_recipes_parse_with_the_script_they_call(recipe):
             assert_flags_exist(script, call[1])
 
 
-def test_readme_commands_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks, "README.md shows its commands in bash blocks"
-    for block in blocks:
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_and_links_of_the_pages_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL):
         for words in commands(block):
             call = script_and_flags(words)
             if call:
                 script = ROOT / call[0]
                 if not script.exists():
                     script = ROOT / "data" / script.name
-                assert script.exists(), f"README.md names {call[0]}, which is not there"
+                assert script.exists(), f"{page.name} names {call[0]}, which is not there"
                 assert_flags_exist(script, call[1])
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        file, _, anchor = target.partition("#")
+        file = page.parent / file if file else page
+        assert file.exists(), f"{page.name} links to {target}, which is not there"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}, a heading that is not there"
 
 
-def test_readme_links_and_pictures_exist():
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are linked by, as code hosts make it of their text."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_fits_two_screens():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
-        assert (ROOT / target).exists(), f"README.md links to {target}, which is not there"
+    assert "```bash" in text, "README.md shows its commands"
+    assert text.count("\n") <= 150 and max(map(len, text.splitlines())) <= 110 and len(text.encode()) <= 10_000
+
+
+def test_the_map_names_every_file():
+    text = (ROOT / "docs/code.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE))
+    folders = (
+        "benchmarks",
+        "benchmarks/originals",
+        "common",
+        "data",
+        "examples",
+        "models",
+        "models/convert",
+        "training",
+    )
+    there = {p for folder in (".", *folders) for p in (ROOT / folder).glob("*.py")} | set((ROOT / "scripts").iterdir())
+    assert listed == {str(p.relative_to(ROOT)) for p in there}
 
 
 def test_ruff_is_content():
