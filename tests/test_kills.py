@@ -82,7 +82,7 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_undisturbed(tmp_path
 @pytest.mark.timeout(3000)
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(tmp_path, bert_folder):
     torch.manual_seed(0)
-    folder, file = bert_folder(), tmp_path / "rows.jsonl"
+    folder, file, errors = bert_folder(), tmp_path / "rows.jsonl", tmp_path / "errors"
     tokenizer = load_tokenizer(str(folder), "--tokenizer")
     tokenizer.save_pretrained(folder)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -95,10 +95,9 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(tmp_path, be
     words += ["--seeds", "1,2", "--grid", "lr=1e-3,1e-2", "--jobs_per_gpu", 2, "--output_dir"]
 
     def start(out):
-        command = [sys.executable, ROOT / "run_glue.py", *words, out]
-        return subprocess.Popen(
-            list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command = list(map(str, [sys.executable, ROOT / "run_glue.py", *words, out]))
+        with open(errors, "wb") as file:
+            return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=file)
 
     began = time.monotonic()
     assert start(tmp_path / "whole").wait() == 0
@@ -106,13 +105,13 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(tmp_path, be
     while kills < KILLS:
         process = start(tmp_path / "killed")
         try:
-            assert process.wait(moments.uniform(0.2, 0.6) * seconds) == 0
+            assert process.wait(moments.uniform(0.2, 0.6) * seconds) == 0, errors.read_text()
             shutil.rmtree(tmp_path / "killed")
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             kills += 1
-    assert start(tmp_path / "killed").wait() == 0
+    assert start(tmp_path / "killed").wait() == 0, errors.read_text()
     tables = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "killed")]
     for table in tables:
         for row in table["configurations"]:
