@@ -24,7 +24,8 @@ import training.trainer as trainer_module
 from common.errors import Stopped, UserError
 from common.script import INTERRUPTED, NOT_FINITE, one_line_errors
 from tests.processes import SERVER, run_together
-from tests.runs import assert_same_run, killed_in, read_log, weights
+from tests.runs import Killed, assert_same_run, killed_in, read_log, weights
+from training import finetuning
 from training.finiteness import NotFinite, Watch
 from training.objectives import MaskedLanguageModelling
 from training.trainer import Trainer
@@ -456,3 +457,12 @@ def test_what_is_no_training_is_left_out_of_the_logged_speed(flags, tmp_path, mo
     seen = [0, *(record["tokens_seen"] for record in records)]
     seconds = [(b - a) / record["tokens_per_second"] for a, b, record in zip(seen, seen[1:], records, strict=False)]
     assert max(seconds) < 0.4, seconds
+
+
+def test_a_job_killed_while_it_tidies_up_leaves_no_part_of_a_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3/optimizer.pt").touch()
+    monkeypatch.setattr(shutil, "rmtree", lambda *words, **options: fail(Killed()))
+    with pytest.raises(Killed):
+        finetuning.finish(tmp_path, {}, keep_best=True)
+    assert not checkpoints(tmp_path) and not (tmp_path / "result.json").exists()

@@ -25,7 +25,7 @@ import transformers
 
 from common.secrecy import shown_command
 from training.arguments import RunArguments
-from training.checkpoints import PROGRESS, all_checkpoints, newest_checkpoint, publish, remove_partial
+from training.checkpoints import PROGRESS, all_checkpoints, discard, newest_checkpoint, publish, remove_partial
 from training.files import CHECKSUMS, PARTIAL, broken_seal, read_json, write_whole
 from training.finetune_arguments import SCHEDULE_NAMES, JobArguments
 from training.grid import JOB_FILE
@@ -267,7 +267,7 @@ def keep_selected(trainer, folder: Path, best: bool) -> None:
 def finish(folder: Path, result: dict, keep_best: bool) -> None:
     """Remove what only an unfinished job needs, then write result.json, last of all and whole."""
     for checkpoint in all_checkpoints(folder):
-        shutil.rmtree(checkpoint)
+        discard(checkpoint)  # a kill leaves no part of one behind, from which nothing could go on
     if keep_best:
         (folder / BEST / CHECKSUMS).unlink(missing_ok=True)
     else:
