@@ -26,14 +26,14 @@ if __name__ == "__main__":
 import torch
 from safetensors.torch import load_file, save_file
 
-from common.errors import library_errors
+from common.errors import ArgumentError, library_errors
 from common.script import run_script
 from models.convert import SOURCES, CheckpointError, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
 from models.convert.output import apart, new_output
 from models.convert.travel import refresh_code
-from training.architecture import weight_files
-from training.pretrained import ArgumentError, check_numbers, read_object, resolve_pretrained
+from training.model_setup import weight_files
+from training.pretrained import check_numbers, read_object, resolve_pretrained
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -23,15 +23,16 @@ from transformers.distributed import DistributedConfig
 from transformers.utils.logging import disable_progress_bar
 
 import models  # noqa: F401  registers the model types
+from common.errors import ArgumentError
 from common.script import run_script
-from data.prompts import TEMPLATES, fill_template, read_prompts
-from data.tokenization import split_frame
+from data.text.prompts import TEMPLATES, fill_template, read_prompts
+from data.tokens.tokenizer_files import split_frame
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
-from training.architecture import own_memory, read_model
 from training.generation import PROCESS, PROCESSES, Generator, SharedInterrupt
-from training.pretrained import ArgumentError, load_config, load_tokenizer
+from training.model_setup import own_memory, read_model
+from training.pretrained import load_config, load_tokenizer
 from training.pretraining_flags import to_own_flags
 
 ASK = "\nContext prompt (stop to exit) >>> "

@@ -15,9 +15,10 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 import models  # noqa: F401  registers the model types
+from common.errors import ArgumentError
 from common.script import run_script
-from training.architecture import load_model
-from training.pretrained import ArgumentError, load_config, load_tokenizer
+from training.model_setup import load_model
+from training.pretrained import load_config, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,17 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+from common.errors import ArgumentError
 from common.script import run_script
-from data.jsonl import input_files
-from data.preparation import Preparer, begin, describe_unknown, finish, locked_output, prepare_units
-from data.reference import ReferenceWriter
-from data.segmentation import SEGMENTERS, make_segmenter
-from data.sources import LineSource
-from data.tokenization import FastTokenizer, check_backend, load_backend, names_mask_token, tokenizer_hash
-from training.pretrained import ArgumentError, check_vocabulary_file, load_tokenizer, resolve_pretrained
+from data.corpus.chinese_ref_files import ReferenceWriter
+from data.corpus.output_folder import begin, finish, locked_output
+from data.corpus.preparation import Preparer, describe_unknown, prepare_units
+from data.corpus.sources import LineSource
+from data.files import input_files
+from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
+from data.tokens.tokenizer_files import load_backend, tokenizer_hash
+from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
+from training.pretrained import check_vocabulary_file, load_tokenizer, resolve_pretrained
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,8 +7,9 @@ shuffled rows of the same stream. Without --do_train it prints the perplexity. R
 
 import sys
 
+from common.errors import ArgumentError
 from common.script import one_line_errors, run_script
-from training.pretrained import ArgumentError, load_tokenizer, refuse_unknown_names
+from training.pretrained import load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     with one_line_errors():
@@ -30,20 +31,20 @@ from transformers.integrations.deepspeed import (
 )
 
 import models  # noqa: F401  registers the model types
-from data.sampling import CorpusRows
-from data.streams import CausalCollator, StreamRows, Windows, make_eval_batches, make_train_batches
-from data.token_documents import load_documents, text_frame
+from data.batches.causal_documents import load_documents, text_frame
+from data.batches.causal_streams import CausalCollator, StreamRows, Windows, make_eval_batches, make_train_batches
+from data.batches.sampling import CorpusRows
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
-from training.architecture import check_vocabulary, make_model, own_memory
-from training.arguments import ModelArguments, parse_arguments, settle_steps
-from training.causal_objective import CausalLanguageModelling
+from training.arguments import ModelArguments, ModelParallelArguments, parse_arguments, settle_steps
 from training.files import write_whole
-from training.model_parallel import ModelParallelArguments
+from training.loop.trainer import Trainer
+from training.model_setup import check_vocabulary, make_model, own_memory
+from training.objectives.causal_lm import CausalLanguageModelling
 from training.pretraining_flags import known_flags, to_own_flags
-from training.run import run_settings, run_to_end, set_up_process
-from training.trainer import Trainer
+from training.process import set_up_process
+from training.run_folder import run_settings, run_to_end
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
 

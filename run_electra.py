@@ -7,15 +7,9 @@ again resumes. The run's folder receives discriminator/ and generator/, which tr
 
 import sys
 
+from common.errors import ArgumentError
 from common.script import one_line_errors, run_script
-from training.pretrained import (
-    ArgumentError,
-    check_special_tokens,
-    entry_count,
-    load_config,
-    load_tokenizer,
-    refuse_unknown_names,
-)
+from training.pretrained import check_special_tokens, entry_count, load_config, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     with one_line_errors():
@@ -31,17 +25,21 @@ from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
 from common.files import give_usual_rights
-from data.collators import MaskCollator
-from data.electra_examples import ElectraRows
-from data.masking import MASK_STYLES, TokenMasking, WholeWordMasking
-from data.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, make_eval_batches, make_train_batches, pack
-from data.sampling import CorpusRows
-from models.electra import ElectraForJointPreTraining, discriminator_class, make_joint_model, new_joint_model
-from models.electra_config import SIZES, ElectraOptions, electra_configs, generator_config
+from data.batches.electra_rows import ElectraRows
+from data.batches.mask_collator import MaskCollator
+from data.batches.masking import MASK_STYLES, TokenMasking, WholeWordMasking
+from data.batches.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, pack
+from data.batches.sampling import CorpusRows, make_eval_batches, make_train_batches
+from models.electra.config import SIZES, ElectraOptions, electra_configs, generator_config
+from models.electra.joint_model import (
+    ElectraForJointPreTraining,
+    discriminator_class,
+    make_joint_model,
+    new_joint_model,
+)
 from models.stock import check_isolation, longest_row
-from training.architecture import check_fits, check_length, finish_config, load_model, make_config, set_unigram_bias
 from training.arguments import check_data_flags, parse_arguments, settle_steps
-from training.derivation import check_first_pass
+from training.config_derivation import check_first_pass
 from training.electra_arguments import (
     ElectraDataArguments,
     ElectraModelArguments,
@@ -49,11 +47,13 @@ from training.electra_arguments import (
     fill_from_size,
     run_name,
 )
-from training.electra_objective import ReplacedTokenDetection
-from training.layer_decay import factors_of_part
+from training.loop.layer_decay import factors_of_part
+from training.loop.trainer import Trainer
+from training.model_setup import check_fits, check_length, finish_config, load_model, make_config, set_unigram_bias
+from training.objectives.electra import ReplacedTokenDetection
 from training.pretraining_flags import known_flags, to_own_flags
-from training.run import run_settings, run_to_end, set_up_process, settle_seed
-from training.trainer import Trainer
+from training.process import set_up_process
+from training.run_folder import run_settings, run_to_end, settle_seed
 
 MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
 

@@ -7,8 +7,13 @@ OUTPUT_DIR/<task>/<configuration>/seed<k>. Flags are those of --help; a JSON or 
 
 import sys
 
+from common.errors import ArgumentError
 from common.script import one_line_errors, run_script
-from training.pretrained import ArgumentError, refuse_unknown_names
+from data.features.build import describe_splits, label_array, make_all_features, row_tokens
+from data.scoring.boards import averages
+from data.scoring.item_sums import items
+from data.scoring.prediction_file import write_verdicts
+from training.pretrained import refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     with one_line_errors():
@@ -26,31 +31,31 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from data import task_data
-from data.collators import TaskCollator
-from data.features import Features, make_eval_batches, make_train_batches
-from data.judging import Judge
-from data.metrics import merge_splits
-from data.sampling import CorpusRows
-from data.submission import make_submissions
-from data.tasks import Split, Task
+from data.batches.sampling import CorpusRows
+from data.features.build import Features, make_eval_batches, make_train_batches
+from data.features.task_collator import TaskCollator
+from data.scoring.metrics import merge_splits
+from data.scoring.split_scorer import Judge
+from data.scoring.submission import make_submissions
+from data.tasks import plan as task_data
+from data.tasks.table import Split, Task
 from models import task_heads
 from models.stock import longest_row
 from models.task_heads import takes_token_types
-from training import finetuning
-from training.adversary import FastGradient
 from training.arguments import RunArguments, parse_arguments, settle_steps
-from training.evaluation import EvalRows, Evaluator
-from training.finetune_arguments import JobArguments, SweepArguments, flag_names, to_own_flags
-from training.finetune_objectives import make_objective
-from training.finetuning import BEST, TRAIN_LOG, JobRecord
-from training.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, write_job
-from training.layer_decay import layer_factors
-from training.results import summarise
-from training.run import set_up_process
-from training.sweep import describe, find_devices, run_jobs
-from training.task_model import make_task_model, output_names
-from training.trainer import Trainer
+from training.finetune import job as finetuning
+from training.finetune.adversary import FastGradient
+from training.finetune.arguments import JobArguments, SweepArguments, flag_names, to_own_flags
+from training.finetune.evaluation import EvalRows, Evaluator
+from training.finetune.job import BEST, TRAIN_LOG, JobRecord
+from training.finetune.task_model import make_task_model, output_names
+from training.loop.layer_decay import layer_factors
+from training.loop.trainer import Trainer
+from training.objectives.tasks import make_objective
+from training.process import set_up_process
+from training.sweep.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, write_job
+from training.sweep.queue import describe, find_devices, run_jobs
+from training.sweep.results import summarise
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +97,7 @@ def main(argv=None) -> list[dict]:
 def conclude(args: SweepArguments, known: bool) -> None:
     """Sum up all results below --output_dir, of known or own tasks; make the files to submit from what is chosen."""
     out = Path(args.output_dir)
-    summary = summarise(out, args.baseline, task_data.averages, task_data.items if known else None)
+    summary = summarise(out, args.baseline, averages, items if known else None)
     print((out / "summary.md").read_text(encoding="utf-8"))
     if args.submission_dir:
         folders = {row["task"]: finetuning.best_folder(row) for row in summary["configurations"] if row["chosen"]}
@@ -162,7 +167,7 @@ def finish_job(made: Prepared, started: float) -> dict:
             raise SystemExit("stopped; the same command goes on from here")
         finetuning.keep_selected(trainer, folder, bool(made.plan.scored) and made.settings.select == "best")
     result = finetuning.describe_run(job, made.settings, trainer) | {
-        "splits": task_data.describe_splits(made.splits, made.features)
+        "splits": describe_splits(made.splits, made.features)
     }
     result |= judge(made, trainer)
     result |= {"seconds": time.perf_counter() - started, **finetuning.surroundings(made.args.device)}
@@ -210,7 +215,7 @@ def read_features(made: Prepared) -> dict[str, Features]:
     types = takes_token_types(made.model) if settings.token_types == "auto" else settings.token_types == "yes"
     splits = {name: made.splits[name] for name in made.plan.wanted(task)}
     options = {"max_length": length, "token_types": types, "label_ids": made.label_ids}
-    return task_data.make_all_features(task, splits, settings, made.tokenizer, **options)
+    return make_all_features(task, splits, settings, made.tokenizer, **options)
 
 
 def make_trainer(made: Prepared) -> Trainer:
@@ -218,10 +223,10 @@ def make_trainer(made: Prepared) -> Trainer:
     batches = weights = None
     rows = made.features[task.train_split] if made.plan.training else None
     if rows is not None:
-        settle_steps(args, task_data.row_tokens(rows))
+        settle_steps(args, row_tokens(rows))
         share = (args.train_batch_size, args.gradient_accumulation_steps, args.data_processes, args.data_process)
         batches = make_train_batches(rows, *share, steps=args.max_steps, seed=args.seed)
-        labels = task_data.label_array(task, made.splits[task.train_split], made.label_ids)
+        labels = label_array(task, made.splits[task.train_split], made.label_ids)
         weights = finetuning.class_weights(settings.class_weights, labels, len(task.labels))
     longest = max(int(features.lengths.max()) for features in made.features.values())
     decay, offset = settings.lwlrd, settings.lwlrd_offset or 1
@@ -271,7 +276,7 @@ def judge(made: Prepared, trainer: Trainer) -> dict:
             result["degenerate"] |= any(verdict.degenerate for verdict in evaluator.verdicts.values())
             if made.args.should_save:
                 path = made.job.folder / f"{prefix}_preds.jsonl"
-                task_data.write_verdicts(path, made.task, made.splits, evaluator.verdicts)
+                write_verdicts(path, made.task, made.splits, evaluator.verdicts)
                 logger.info("%s: predictions of %s in %s", made.task.name, ", ".join(names), path)
                 result["predictions"][prefix] = path.name
     return result

@@ -7,8 +7,9 @@ JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
 
 import sys
 
+from common.errors import ArgumentError
 from common.script import one_line_errors, run_script
-from training.pretrained import ArgumentError, check_special_tokens, entry_count, load_tokenizer, refuse_unknown_names
+from training.pretrained import check_special_tokens, entry_count, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
     with one_line_errors():
@@ -22,13 +23,12 @@ from functools import partial
 from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
-from data.collators import MaskCollator
-from data.masking import TokenMasking, WholeWordMasking
-from data.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, make_eval_batches, make_train_batches, pack
-from data.sampling import CorpusRows
+from data.batches.mask_collator import MaskCollator
+from data.batches.masking import TokenMasking, WholeWordMasking
+from data.batches.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, pack
+from data.batches.sampling import CorpusRows, make_eval_batches, make_train_batches
 from models.post_norm import quicken
 from models.stock import adapt, check_isolation, longest_row
-from training.architecture import check_length, make_model, set_unigram_bias
 from training.arguments import (
     CorpusArguments,
     ModelArguments,
@@ -37,11 +37,13 @@ from training.arguments import (
     parse_arguments,
     settle_steps,
 )
-from training.derivation import check_first_pass
-from training.objectives import MaskedLanguageModelling
+from training.config_derivation import check_first_pass
+from training.loop.trainer import Trainer
+from training.model_setup import check_length, make_model, set_unigram_bias
+from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretraining_flags import known_flags, to_own_flags
-from training.run import run_settings, run_to_end, set_up_process
-from training.trainer import Trainer
+from training.process import set_up_process
+from training.run_folder import run_settings, run_to_end
 
 logger = logging.getLogger(__name__)
 

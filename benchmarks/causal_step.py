@@ -26,10 +26,10 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import DTYPES, add_options, in_child, report
-from data.sampling import TrainBatches
+from data.batches.sampling import TrainBatches
 from models import TransformerXLConfig, TransformerXLForCausalLM
 from models.relative import named_cache
-from training.causal_objective import CausalLanguageModelling
+from training.objectives.causal_lm import CausalLanguageModelling
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.collators import MaskCollator
-from data.masking import WholeWordMasking
-from training.run import keep_freed_memory
+from data.batches.mask_collator import MaskCollator
+from data.batches.masking import WholeWordMasking
+from training.process import keep_freed_memory
 
 VOCAB, PAD, UNK, CLS, SEP, MASK = 12000, 0, 100, 101, 102, 103
 SPECIAL = (PAD, UNK, CLS, SEP, MASK)
@@ -123,11 +123,11 @@ def main(argv=None):
     tokens = args.rows * args.length
     speeds = {
         "transformers 4.x": tokens / cpu_seconds(ListCollator(), rows, max(3, args.rounds // 4)),
-        "data/collators.py": tokens / cpu_seconds(ours, rows, 10 * args.rounds),
+        "data/batches/mask_collator.py": tokens / cpu_seconds(ours, rows, 10 * args.rounds),
     }
     for name, speed in speeds.items():
         print(f"{name:20} {speed / 1e6:8.3f} million tokens per CPU-second")
-    print(f"{'ratio':20} {speeds['data/collators.py'] / speeds['transformers 4.x']:8.1f}")
+    print(f"{'ratio':20} {speeds['data/batches/mask_collator.py'] / speeds['transformers 4.x']:8.1f}")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from transformers import BertTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.features import Features, Windows, combine, make_features
-from data.metrics import decode, score
-from data.tasks import find_task, load_task
+from data.features.build import Features, Windows, combine, make_features
+from data.scoring.decode import decode
+from data.scoring.metrics import score
+from data.tasks.table import find_task, load_task
 
 
 def character_tokenizer(records: list[dict]) -> BertTokenizer:

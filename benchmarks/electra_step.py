@@ -6,11 +6,11 @@
 
 A step is forward through both networks, backward, clipping at 1.0 and torch's fused AdamW, on full rows of which 15 %
 of the tokens are masked. The opponent (benchmarks/originals/electra.py) computes the generator's logits at all
-positions and draws its noise for the whole vocabulary; both pass the parity case of tests/models/test_electra.py. Both
-sides hold the same weights (their losses are compared first), dropout, inputs, dtype, threads and allocator settings
-and take turns in one process; speed is tokens per second of CPU time, the ratio the median over rounds. Peak memory is
-the growth of a fresh process' resident set over a step, parameters, gradients and AdamW's state included.
-"""
+positions and draws its noise for the whole vocabulary; both pass the parity case of
+tests/models/electra/test_joint_model.py. Both sides hold the same weights (their losses are compared first), dropout,
+inputs, dtype, threads and allocator settings and take turns in one process; speed is tokens per second of CPU time,
+the ratio the median over rounds. Peak memory is the growth of a fresh process' resident set over a step, parameters,
+gradients and AdamW's state included."""
 
 import argparse
 import resource
@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import DTYPES, add_options, in_child, report
 from benchmarks.originals.electra import OriginalElectra
-from models.electra import new_joint_model
-from models.electra_config import ElectraOptions, electra_configs
+from models.electra.config import ElectraOptions, electra_configs
+from models.electra.joint_model import new_joint_model
 
 SIDES = ("original", "ours")
 VOCABULARY, MASKED_SHARE, MAX_GRAD_NORM = 30522, 0.15, 1.0

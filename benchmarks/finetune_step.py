@@ -5,11 +5,11 @@
 
 The file is UER's ChnSentiCorp train.tsv or laid out like it: tab separated, columns label and text_a. The recipe of
 run_glue.py of transformers: datasets.map with padding="max_length" and truncation, a shuffling DataLoader, its default
-collator. Ours: data/features.py and TaskCollator, rows of like length together, padded to the longest. Both feed one
-model with one AdamW (fused), clipping at 1.0, dropout, dtype, threads and allocator settings and take turns in one
-process, a block of steps each. A block's CPU time is all of making batches, forward, backward and update; preparation
-(tokenising the whole file) is timed once for each and counts into the figure of an epoch. The figures are medians over
-blocks. Ours sorts the rows of 50 steps by length: blocks of so many hold rows of every length.
+collator. Ours: data/features/build.py and TaskCollator, rows of like length together, padded to the longest. Both
+feed one model with one AdamW (fused), clipping at 1.0, dropout, dtype, threads and allocator settings and take turns
+in one process, a block of steps each. A block's CPU time is all of making batches, forward, backward and update;
+preparation (tokenising the whole file) is timed once for each and counts into the figure of an epoch. The figures are
+medians over blocks. Ours sorts the rows of 50 steps by length: blocks of so many hold rows of every length.
 """
 
 import argparse
@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: F401  registers the model types
 from benchmarks.measuring import DTYPES, add_options, in_child, report
-from data.collators import TaskCollator
-from data.features import make_features, make_train_batches
-from data.sampling import BUCKET_STEPS, CorpusRows
-from data.tasks import adhoc_task
+from data.batches.sampling import BUCKET_STEPS, CorpusRows
+from data.features.build import make_features, make_train_batches
+from data.features.task_collator import TaskCollator
+from data.tasks.table import adhoc_task
 from training.pretrained import load_tokenizer
 
 SIDES = ("run_glue", "ours")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from training.run import tune_cpu
+from training.process import tune_cpu
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 

@@ -26,11 +26,11 @@ from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.collators import MaskCollator
-from data.corpus import Corpus
-from data.masking import WholeWordMasking
-from data.sampling import CorpusRows, EvalBatches, TrainBatches
-from training.run import tune_cpu
+from data.batches.mask_collator import MaskCollator
+from data.batches.masking import WholeWordMasking
+from data.batches.sampling import CorpusRows, EvalBatches, TrainBatches
+from data.corpus.store import Corpus
+from training.process import tune_cpu
 
 
 def masking_for(tokenizer: Tokenizer, seed: int) -> WholeWordMasking:

@@ -96,3 +96,7 @@ def _raised_here(error: BaseException) -> bool:
         trace = trace.tb_next
     path = Path(trace.tb_frame.f_code.co_filename)
     return path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OURS
+
+
+class ArgumentError(UserError):
+    """A flag has a value that cannot work; the message is one line and starts with the flag."""

@@ -1,8 +1,8 @@
 """How a script begins and ends: expected errors as one line, Ctrl-C without a traceback, all processes in order.
 
 Exit codes: 0 done, or stopped by a signal or the clock with a checkpoint to go on from; 1 an expected error, told in
-one line, or any other one, with a traceback; 3 the loss or the gradient was not finite (training/finiteness.py); 130
-after Ctrl-C.
+one line, or any other one, with a traceback; 3 the loss or the gradient was not finite (training/loop/finiteness.py);
+130 after Ctrl-C.
 """
 
 import atexit

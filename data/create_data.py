@@ -17,14 +17,17 @@ from pathlib import Path
 if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from common.errors import ArgumentError
 from common.script import run_script
-from data.grouping import group_rows
-from data.inputs import open_dataset, open_files
-from data.preparation import Preparer, begin, describe_unknown, finish, locked_output, prepare_units
-from data.segmentation import SEGMENTERS, make_segmenter
-from data.sources import CleanedLines, Part, Source, held_out
-from data.tokenization import FastTokenizer, check_backend, load_backend, names_mask_token, tokenizer_hash
-from training.pretrained import ArgumentError, check_vocabulary_file, load_tokenizer, resolve_pretrained
+from data.corpus.concat_shards import group_rows
+from data.corpus.output_folder import begin, finish, locked_output
+from data.corpus.preparation import Preparer, describe_unknown, prepare_units
+from data.corpus.sources import CleanedLines, Part, Source, held_out
+from data.corpus.table_inputs import open_dataset, open_files
+from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
+from data.tokens.tokenizer_files import load_backend, tokenizer_hash
+from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
+from training.pretrained import check_vocabulary_file, load_tokenizer, resolve_pretrained
 
 VALIDATION = "validation"  # folder of the held-out documents below --output_dir
 

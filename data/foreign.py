@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import UserError
-from data.jsonl import DataError
+from data.files import DataError
 
 _LONGEST = 200  # characters of what the library says
 _OF_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}

@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.files import DataError
 from data.foreign import foreign_errors
-from data.jsonl import DataError
-from data.steady import open_steady, stamp
+from data.unchanged_inputs import open_steady, stamp
 
 _LONGEST = 1 << 28  # characters of a field
 _ROWS = 1000  # of a batch, as the datasets library cuts tables; the manifest's hash depends on it

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from common.errors import UserError
 from common.script import run_script
-from data.jsonl import input_files
+from data.files import input_files
 from data.outputs import atomic_folder, telling
-from data.vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
+from data.tokens.wordpiece_vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
 
 SPECIALS = {
     "pad_token": "[PAD]",

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.script import run_script
-from data.documents import Layout, split_units
-from data.external_sort import BUCKET_BYTES, Buckets, position_keys
-from data.ingest import Counts, Job, read_all
-from data.jsonl import input_files, refuse_foreign, refuse_json
+from data.files import input_files, refuse_foreign, refuse_json
 from data.outputs import is_temporary, put_in_place, resolve_output, telling, temporary_folder
-from data.overlap import Overlap
+from data.text.external_sort import BUCKET_BYTES, Buckets, position_keys
+from data.text.overlap import Overlap
+from data.text.parallel_reader import Counts, Job, read_all
+from data.text.raw_documents import Layout, split_units
 
 
 def build_parser() -> argparse.ArgumentParser:

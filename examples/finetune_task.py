@@ -4,8 +4,7 @@
     torchrun --nproc_per_node 2 examples/finetune_task.py ...      # on two devices; or accelerate launch
 
 MODEL is a folder or hub name. Files are TSV, CSV or JSONL with one or two columns of text and a column `label`.
---batch_size counts the rows of all processes together, so that the result does not depend on their number.
-Long texts are cut for training; evaluation reads them in windows and averages the logits.
+--batch_size counts the rows of all processes. Long texts are cut for training; evaluation averages over windows.
 """
 
 import argparse
@@ -23,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: F401  (this repository's encoders join the Auto classes)
 from common.script import run_script
-from data.collators import TaskCollator
-from data.features import combine, make_features
-from data.metrics import decode, score
-from data.tasks import adhoc_task
+from data.features.build import combine, make_features
+from data.features.task_collator import TaskCollator
+from data.scoring.decode import decode
+from data.scoring.metrics import score
+from data.tasks.table import adhoc_task
 from training.pretrained import load_tokenizer
 
 
@@ -42,19 +42,19 @@ def main(argv=None) -> dict[str, float]:
     # Without cpu=True, accelerate on a machine without a device makes every process a run of its own.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), dataloader_config=loading)
     task, splits = adhoc_task("classification", args.train_file, args.validation_file, None)
-    train, validation = splits["train"].records, splits["validation"].records
-    names, ids = dict(enumerate(task.labels)), {name: i for i, name in enumerate(task.labels)}
+    validation = splits["validation"].records
+    ids = {name: i for i, name in enumerate(task.labels)}
     tokenizer = load_tokenizer(args.model, "--model")
-    options = {"id2label": names, "label2id": ids, "trust_remote_code": False}  # no code that comes with a model
+    options = {"id2label": dict(enumerate(task.labels)), "label2id": ids, "trust_remote_code": False}  # runs no code
     model = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
     inputs = {"tokenizer": tokenizer, "max_length": args.max_length, "label_ids": ids}
     inputs["token_types"] = "token_type_ids" in inspect.signature(model.forward).parameters
-    rows = make_features(task, train, training=True, **inputs)
+    rows = make_features(task, splits["train"].records, training=True, **inputs)
     windows = make_features(task, validation, training=False, **inputs)
     batches = {"batch_size": args.batch_size, "collate_fn": TaskCollator(task.kind, tokenizer.pad_token_id)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-    loaders = (DataLoader(rows, shuffle=True, **batches), DataLoader(windows, **batches))
-    loader, window_loader = accelerator.prepare(*loaders)
+    loader = accelerator.prepare(DataLoader(rows, shuffle=True, **batches))
+    window_loader = accelerator.prepare(DataLoader(windows, **batches))
     schedule = get_linear_schedule_with_warmup(optimizer, 0, args.epochs * len(loader))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     for epoch in range(args.epochs):

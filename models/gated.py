@@ -14,15 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .layers import (
-    affine_heads,
-    gather_positions,
-    keep_factors,
-    linear_gradients,
-    rotate,
-    scatter_positions,
-    toeplitz,
-)
+from .layers import affine_heads, gather_positions, keep_factors, linear_gradients, rotate, scatter_positions, toeplitz
 
 silu_backward_into = torch.ops.aten.silu_backward.grad_input
 

@@ -11,8 +11,8 @@ python=python
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
 found=$("$python" - "$board" "$data" <<'PYTHON'
 import sys
-from data.task_sources import find_folder, has_training_data
-from data.tasks import TASKS
+from data.tasks.loading import find_folder, has_training_data
+from data.tasks.table import TASKS
 
 board, data = sys.argv[1:]
 found = {task.name: task for task in TASKS.values() if board in task.groups and find_folder(task, data)}

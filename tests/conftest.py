@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.corpus import FORMAT, shard_name, write_manifest, write_shard
-from data.tokenization import tokenizer_hash
+from data.corpus.store import FORMAT, shard_name, write_manifest, write_shard
+from data.tokens.tokenizer_files import tokenizer_hash
 from models.convert import transformer_xl
 from models.tokenization_cog import cog_tokenizer
 from tests.small_runs import SmallRuns

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
 
 
 def read_log(folder, name="log.jsonl"):

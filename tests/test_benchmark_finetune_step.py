@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import finetune_step
-from data.features import make_features
+from data.features.build import make_features
 
 
 @pytest.mark.timeout(600)

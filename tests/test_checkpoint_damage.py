@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.errors import ArgumentError
 from tests.processes import start_alone
 from tests.runs import as_before_checksums, assert_same_run, killed_in, read_log
 from tests.small_runs import SCRIPTS
-from training.checkpoints import fault
-from training.pretrained import ArgumentError
+from training.loop.checkpoints import fault
 
 ROOT = Path(__file__).parents[1]
 ALONE = SimpleNamespace(world_size=1, fp16=False, deepspeed=None, fsdp=None)

@@ -15,9 +15,9 @@ import models
 from models.convert import thudm
 from models.task_heads import new_task_model
 from tests import fuzzing
-from training import task_model
-from training.architecture import load_model
-from training.finetune_arguments import JobArguments
+from training.finetune import task_model
+from training.finetune.arguments import JobArguments
+from training.model_setup import load_model
 from training.pretrained import load_config, load_tokenizer
 
 FLAG = "--model_name_or_path"

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import generate_text
-from data.prompts import fill_template
+from data.text.prompts import fill_template
 from models import TransformerXLConfig, TransformerXLForCausalLM
 from tests.processes import search_path
 from training.pretrained import load_tokenizer

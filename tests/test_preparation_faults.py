@@ -16,10 +16,12 @@ import pytest
 
 import run_chinese_ref
 from common.errors import UserError
-from data import create_data, documents, ingest, outputs, preparation, prompts, sources, train_tokenizer, trans_to_json
-from data import vocabulary as vocabularies
-from data.corpus import Corpus, CorpusError, shard_name, write_shard
-from data.jsonl import DataError
+from data import create_data, outputs, train_tokenizer, trans_to_json
+from data.corpus import preparation, sources
+from data.corpus.store import Corpus, CorpusError, shard_name, write_shard
+from data.files import DataError
+from data.text import parallel_reader, prompts, raw_documents
+from data.tokens import wordpiece_vocabulary as vocabularies
 
 ROOT = Path(__file__).parent.parent
 WORDS = ["研究", "生命", "起源", "北京", "大学", "，", "手机", "OK"]
@@ -38,7 +40,7 @@ def source(tmp_path_factory):
 def scripts(bert_folder, monkeypatch):
     """name -> (main, flags of the input, flags of the output, its name, where in mid-run, in what)."""
     monkeypatch.setattr(sources, "UNIT_BYTES", 3000)
-    monkeypatch.setattr(documents, "UNIT_BYTES", 3000)
+    monkeypatch.setattr(raw_documents, "UNIT_BYTES", 3000)
     tokenizer = str(bert_folder())
     chinese = ["--model_name", tokenizer, "--segmenter", "basic", "--workers", "1", "--input_path"]
     created = ["--tokenizer_name", tokenizer, "--preprocessing_num_workers", "1", "--train_file"]
@@ -49,7 +51,7 @@ def scripts(bert_folder, monkeypatch):
             trans_to_json.main,
             ["--json_field=text", "--input_path"],
             "--output_path",
-            ingest,
+            parallel_reader,
             "Buckets",
         ),
         "train_tokenizer": (train_tokenizer.main, ["--input_path"], "--output_dir", vocabularies, "parse_text"),

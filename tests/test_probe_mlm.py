@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import models
-from common.errors import UserError
+from common.errors import ArgumentError, UserError
 from probe_mlm import Probe, main
-from training.pretrained import ArgumentError
 
 TEXT = "一丁[MASK]丂七[MASK]"
 

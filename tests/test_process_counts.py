@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import ArgumentError
 from tests.processes import run_together
 from tests.runs import as_before_checksums, assert_same_run, curve
 from tests.small_runs import ROWS, SCRIPTS, SHAPES
-from training.pretrained import ArgumentError
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,7 +105,7 @@ STOPPED = """
 import os, signal, sys
 sys.path.insert(0, {path!r})
 import run_glue
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
 
 real, calls = Trainer.training_step, []
 

@@ -14,12 +14,13 @@ import datasets
 import pytest
 
 import run_chinese_ref
-from data import preparation, sources
-from data.corpus import Corpus, CorpusError
-from data.jsonl import DataError
+from common.errors import ArgumentError
+from data.corpus import output_folder, preparation, sources
+from data.corpus.output_folder import locked_output
+from data.corpus.store import Corpus, CorpusError
+from data.files import DataError
 from data.outputs import temporary_folder
-from data.tokenization import load_backend
-from training.pretrained import ArgumentError
+from data.tokens.tokenizer_files import load_backend
 
 WORDS = [
     "研究",
@@ -153,7 +154,9 @@ def test_the_same_command_goes_on_at_the_first_missing_shard(tokenizer, tmp_path
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tokenizer, tmp_path):
     source, out = write_jsonl(tmp_path / "in.jsonl", documents(1500)), tmp_path / "out"
-    code = "import sys, data.sources as p; p.UNIT_BYTES = 9000; import run_chinese_ref as r; r.main(sys.argv[1:])"
+    code = (
+        "import sys, data.corpus.sources as p; p.UNIT_BYTES = 9000; import run_chinese_ref as r; r.main(sys.argv[1:])"
+    )
     command = [sys.executable, "-c", code, "--model_name", str(tokenizer), "--input_path", str(source)]
     command += ["--workers", "2", "--reference_files", "--output_dir"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
@@ -166,7 +169,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tokenizer, tmp_path
         time.sleep(rng.uniform(0, 0.02) if share else rng.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with preparation.locked_output(out):  # free once no orphan writes any more
+        with locked_output(out):  # free once no orphan writes any more
             done = contents(out)
             assert not [name for name in done if name.endswith(".partial")]
             interrupted += 0 < sum(name.startswith("data-") for name in done) < shards
@@ -311,10 +314,10 @@ def test_a_folder_with_other_things_is_left_alone(tokenizer, tmp_path):
 
 
 def test_two_runs_never_share_a_folder(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(output_folder, "_LOCK_SECONDS", 0.1)
     source = write_jsonl(tmp_path / "in.jsonl", ["我"])
     with (
-        preparation.locked_output(tmp_path / "out"),
+        locked_output(tmp_path / "out"),
         pytest.raises(CorpusError, match="--output_dir must be free"),
     ):
         prepare(tokenizer, source, tmp_path / "out")

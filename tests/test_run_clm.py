@@ -11,9 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import run_clm
+from common.errors import ArgumentError
 from tests.processes import run_together
 from tests.runs import as_before_checksums, assert_close_runs, assert_same_run, curve, killed_in, weights
-from training.pretrained import ArgumentError, load_tokenizer
+from training.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 XL = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,mem_len=8,segment_length=8,attention_window=12"

@@ -22,13 +22,14 @@ from transformers import (
 )
 
 import run_electra
-from data.corpus import CorpusError
+from common.errors import ArgumentError
+from data.corpus.store import CorpusError
 from tests.processes import run_together
 from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, weights
 from training.arguments import parse_arguments
 from training.electra_arguments import ElectraDataArguments, ElectraRunArguments, fill_from_size, run_name
-from training.pretrained import ArgumentError, load_tokenizer
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
+from training.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHAPE = "embedding_size=16,hidden_size=32,num_hidden_layers=2,num_attention_heads=4,intermediate_size=64"

@@ -20,10 +20,11 @@ from transformers import (
 
 import models
 import run_glue
-from data.tasks import TaskError
+from common.errors import ArgumentError
+from data.tasks.table import TaskError
 from tests.processes import run_together
 from tests.runs import killed_in
-from training.pretrained import ArgumentError, load_tokenizer
+from training.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.15}  # 1 / sqrt(hidden_size), about

@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 import run_glue
-from data.submission import SubmissionError
+from data.scoring.prediction_file import SubmissionError
 from training.pretrained import load_tokenizer
 
 TEXT = "今天天气很好我们去公园玩"

@@ -53,8 +53,8 @@ def test_a_failing_job_is_reported_while_the_others_finish_and_are_summed_up(fla
 
 SWEEP = """
 import json, sys
-from training.grid import plan_jobs
-from training.sweep import run_jobs
+from training.sweep.grid import plan_jobs
+from training.sweep.queue import run_jobs
 
 settings, out = json.loads(sys.argv[1]), sys.argv[2]
 run_jobs(plan_jobs(["adhoc"], settings, {}, [1], out), [sys.executable, "run_glue.py"], ["cpu"])

@@ -17,13 +17,14 @@ import torch
 import yaml
 
 import run_mlm_wwm
-from data.corpus import CorpusError
+from common.errors import ArgumentError
+from data.corpus.store import CorpusError
 from tests.processes import run_together
 from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, read_log, weights
-from training.architecture import make_config
 from training.arguments import ModelArguments
-from training.pretrained import ArgumentError, load_config, load_tokenizer
-from training.trainer import Trainer
+from training.loop.trainer import Trainer
+from training.model_setup import make_config
+from training.pretrained import load_config, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHAPE = "hidden_size=32,intermediate_size=64,num_hidden_layers=2,attention_key_size=16"

@@ -13,19 +13,21 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 import models  # noqa: F401  registers the model types
 import run_mlm_wwm
+from common.errors import ArgumentError
 from data import create_data
-from data.collators import MaskCollator
-from data.corpus import Corpus, CorpusError
-from data.masking import TokenMasking
-from data.packing import Rows, pack
+from data.batches.mask_collator import MaskCollator
+from data.batches.masking import TokenMasking
+from data.batches.packing import Rows, pack
+from data.corpus.store import Corpus, CorpusError
 from models.post_norm import quicken
 from models.stock import adapt
 from tests.processes import run_together
 from tests.runs import killed_in, read_log
-from training.architecture import make_model
 from training.arguments import ModelArguments
-from training.objectives import MaskedLanguageModelling, separate_documents
-from training.pretrained import ArgumentError, load_tokenizer
+from training.model_setup import make_model
+from training.objectives.base import separate_documents
+from training.objectives.masked_lm import MaskedLanguageModelling
+from training.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMER = (

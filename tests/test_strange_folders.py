@@ -20,12 +20,12 @@ import generate_text
 import models
 import probe_mlm
 import run_chinese_ref
-from common.errors import UserError
+from common.errors import ArgumentError, UserError
 from data import create_data
 from models.convert import thudm
 from models.task_heads import LinearHeadConfig
-from training.architecture import check_fits, load_model, own_memory
-from training.pretrained import ArgumentError, load_config, load_tokenizer
+from training.model_setup import check_fits, load_model, own_memory
+from training.pretrained import load_config, load_tokenizer
 
 FLAG = "--model_name_or_path"
 SMALL = {"vocab_size": 192, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}

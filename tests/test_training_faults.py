@@ -20,15 +20,15 @@ import pytest
 import torch
 
 import run_mlm_wwm
-import training.trainer as trainer_module
+import training.loop.trainer as trainer_module
 from common.errors import Stopped, UserError
 from common.script import INTERRUPTED, NOT_FINITE, one_line_errors
 from tests.processes import SERVER, run_together
 from tests.runs import Killed, assert_same_run, killed_in, read_log, weights
-from training import finetuning
-from training.finiteness import NotFinite, Watch
-from training.objectives import MaskedLanguageModelling
-from training.trainer import Trainer
+from training.finetune import job
+from training.loop.finiteness import NotFinite, Watch
+from training.loop.trainer import Trainer
+from training.objectives.masked_lm import MaskedLanguageModelling
 
 SHAPE = "hidden_size=32,intermediate_size=64,num_hidden_layers=1,attention_key_size=16"
 
@@ -464,5 +464,5 @@ def test_a_job_killed_while_it_tidies_up_leaves_no_part_of_a_checkpoint(tmp_path
     (tmp_path / "checkpoint-3/optimizer.pt").touch()
     monkeypatch.setattr(shutil, "rmtree", lambda *words, **options: fail(Killed()))
     with pytest.raises(Killed):
-        finetuning.finish(tmp_path, {}, keep_best=True)
+        job.finish(tmp_path, {}, keep_best=True)
     assert not checkpoints(tmp_path) and not (tmp_path / "result.json").exists()

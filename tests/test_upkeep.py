@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data", "models", "training")  # none imports a sibling; each may import common/, which imports none
-SOURCES = sorted(p for folder in (".", "common", *PACKAGES, "models/convert") for p in (ROOT / folder).glob("*.py"))
+SOURCES = sorted([*ROOT.glob("*.py"), *(p for room in ("common", *PACKAGES) for p in (ROOT / room).rglob("*.py"))])
 ROOT_SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
 DATA_SCRIPTS = {p for p in (ROOT / "data").glob("*.py") if "def main(" in p.read_text(encoding="utf-8")}
 RECIPES = sorted((ROOT / "scripts").glob("*.sh"))
@@ -143,17 +143,12 @@ def test_readme_fits_two_screens():
 def test_the_map_names_every_file():
     text = (ROOT / "docs/code.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE))
-    folders = (
-        "benchmarks",
-        "benchmarks/originals",
-        "common",
-        "data",
-        "examples",
-        "models",
-        "models/convert",
-        "training",
-    )
-    there = {p for folder in (".", *folders) for p in (ROOT / folder).glob("*.py")} | set((ROOT / "scripts").iterdir())
+    folders = ("benchmarks", "common", "data", "examples", "models", "training")
+    there = {
+        *ROOT.glob("*.py"),
+        *(ROOT / "scripts").iterdir(),
+        *(p for f in folders for p in (ROOT / f).rglob("*.py")),
+    }
     assert listed == {str(p.relative_to(ROOT)) for p in there}
 
 

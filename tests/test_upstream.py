@@ -19,8 +19,8 @@ import training
 from common.errors import UserError
 from models.layers import RECORDING
 from models.post_norm import LAYERS
-from training import upstream
-from training.trainer import Trainer
+from training.loop import upstream
+from training.loop.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 UPSTREAM = ("accelerate", "datasets", "deepspeed", "tokenizers", "torch", "transformers")
@@ -29,7 +29,7 @@ UPSTREAM = ("accelerate", "datasets", "deepspeed", "tokenizers", "torch", "trans
 # before it is set or read on instances, so that the source of the owner's module must have it; "..." a key in a file
 # or a call that the named source must hold.
 TABLE = """
-training/trainer.py: transformers.trainer.Trainer:
+training/loop/trainer.py: transformers.trainer.Trainer:
     _issue_warnings_after_load(load_result)
     _get_num_items_in_batch(batch_samples, device)
     _determine_best_metric(metrics, trial)
@@ -67,11 +67,11 @@ training/trainer.py: transformers.trainer.Trainer:
     "self.get_decay_parameter_names("
     "self.loss_is_scaled_for_ga"
     "ignore_data_skip"
-training/trainer.py: transformers.TrainerState:
+training/loop/trainer.py: transformers.TrainerState:
     compute_steps(args, max_steps)
-training/trainer.py: deepspeed.runtime.engine.DeepSpeedEngine:
+training/loop/trainer.py: deepspeed.runtime.engine.DeepSpeedEngine:
     .first_dataloader_check
-training/model_parallel.py: deepspeed.module_inject.autotp_config:
+training/loop/model_parallel.py: deepspeed.module_inject.autotp_config:
     "layer_specs"
     "grad_allreduce"
     "use_default_specs"
@@ -100,7 +100,7 @@ models/flash_quad.py: transformers.PreTrainedModel:
     _keys_to_ignore_on_load_unexpected
     _no_split_modules
     _tied_weights_keys
-models/electra.py: transformers.PreTrainedModel:
+models/electra/joint_model.py: transformers.PreTrainedModel:
     _supports_sdpa
     _tied_weights_keys
 models/task_heads.py: transformers.PreTrainedModel:
@@ -135,15 +135,15 @@ models/post_norm.py: transformers.PreTrainedConfig:
     _attn_implementation
 models/stock.py: transformers.PreTrainedConfig:
     _attn_implementation
-training/causal_objective.py: transformers.PreTrainedConfig:
+training/objectives/causal_lm.py: transformers.PreTrainedConfig:
     _attn_implementation
-models/electra_config.py: transformers.PreTrainedConfig:
+models/electra/config.py: transformers.PreTrainedConfig:
     "_name_or_path"
-training/run.py: transformers.PreTrainedConfig:
+training/run_folder.py: transformers.PreTrainedConfig:
     "_name_or_path"
-data/inputs.py: datasets.Dataset:
+data/corpus/table_inputs.py: datasets.Dataset:
     ._indices
-data/corpus.py: datasets.Dataset:
+data/corpus/store.py: datasets.Dataset:
     "_data_files"
     "_fingerprint"
     "_format_columns"

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils.versions import require_version
 
-from common.errors import UserError
+from common.errors import ArgumentError, UserError
 from common.secrecy import shown_command
 from training.flag_checks import check_raw, check_settled
-from training.pretrained import ArgumentError
-from training.schedules import SCHEDULES
+from training.loop.schedules import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class RunArguments(TrainingArguments):
     """How to train: optimiser, schedule, precision, logging, checkpoints."""
 
-    model_parallel_size = 1  # processes that hold one model: a field of training/model_parallel.py's arguments
+    model_parallel_size = 1  # processes that hold one model: a field of training/loop/model_parallel.py's arguments
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the run: checkpoints, log.jsonl, model."}
@@ -358,3 +358,25 @@ def per_epoch_to_steps(args: RunArguments, steps_per_epoch: float) -> None:
             setattr(args, f"{kind}_steps", math.ceil(steps_per_epoch))
     if args.do_eval and args.eval_strategy == "no":
         args.eval_strategy, args.eval_steps = type(args.eval_strategy)("steps"), args.max_steps
+
+
+@dataclass
+class ModelParallelArguments(RunArguments):
+    """RunArguments of a script whose model may be cut."""
+
+    model_parallel_size: int = field(
+        default=1, metadata={"help": "Adjacent processes that share each layer's matrices; needs --deepspeed."}
+    )
+
+    def _check(self):
+        super()._check()
+        parts = self.model_parallel_size
+        if parts < 1 or self.world_size % parts:
+            raise UserError(
+                f"--model_parallel_size (MP_SIZE) must divide the number of processes, {self.world_size}, "
+                f"got {parts}; change one of them"
+            )
+        if parts > 1 and (not self.deepspeed or self.hf_deepspeed_config.is_zero3()):
+            raise UserError(f"--model_parallel_size {parts} needs --deepspeed with ZeRO stage 2 or below; add it")
+        if parts > 1:  # older versions pass over what layer_specs says of gradients
+            require_version("deepspeed>=0.19.8", f"--model_parallel_size {parts} needs a newer deepspeed; upgrade it")

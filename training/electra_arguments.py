@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from common.errors import UserError
+from common.errors import ArgumentError, UserError
 from training.arguments import CorpusArguments, ModelArguments, RunArguments
-from training.pretrained import ArgumentError
 
 logger = logging.getLogger(__name__)
 

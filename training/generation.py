@@ -16,7 +16,8 @@ import torch
 from tokenizers import Regex, decoders
 from transformers import LogitsProcessor, TextStreamer
 
-from training.pretrained import ArgumentError, entry_count
+from common.errors import ArgumentError
+from training.pretrained import entry_count
 
 logger = logging.getLogger(__name__)
 

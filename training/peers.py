@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from common.errors import ArgumentError
 from training.files import CHECKSUMS, PARTIAL
-from training.pretrained import ArgumentError
 
 _CHUNK = 64 << 20
 

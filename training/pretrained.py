@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError, library_errors
+from common.errors import ArgumentError, library_errors
 
 HUB_SECONDS = 4.0  # the whole answer of the hub, name resolution included
 _HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?!.{97})\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?")
@@ -29,10 +29,6 @@ _MOST = {"num_labels": 10**6}
 _MOST_PARTS, _MOST_NUMBER = 500, 2**31 - 1
 # Counts of what has a module of its own.
 _PARTS = re.compile(r"(.*_)?(layers?|experts|stages|blocks|groups)|depths?|.*group_num|num_feedforward_networks")
-
-
-class ArgumentError(UserError):
-    """A flag has a value that cannot work; the message is one line and starts with the flag."""
 
 
 def resolve_pretrained(name: str, flag: str) -> str:

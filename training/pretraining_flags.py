@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 
-from training.pretrained import ArgumentError
-from training.replaced_flags import split_flags
+from common.errors import ArgumentError
+from training.finetune.replaced_flags import split_flags
 
 logger = logging.getLogger(__name__)
 

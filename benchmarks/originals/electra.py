@@ -1,7 +1,8 @@
 """The joint ELECTRA model as its PyTorch ports compute it, on transformers' two heads: logits at all positions.
 
-Source: what richarddwang/electra_pytorch does in a step, in our own words: the opponent of models/electra.py in
-benchmarks/electra_step.py. It passes the same parity case (tests/models/test_electra.py).
+Source: what richarddwang/electra_pytorch does in a step, in our own words: the opponent of
+models/electra/joint_model.py in benchmarks/electra_step.py. It passes the same parity case
+(tests/models/electra/test_joint_model.py).
 Letters: B batch, T tokens, N masked tokens, V vocab_size.
 """
 

@@ -82,7 +82,7 @@ def sentences():
 @pytest.fixture(scope="session")
 def make():
     """(task, records, tokenizer, max_length, ...) -> features, by default for evaluation."""
-    from data.features import make_features
+    from data.features.build import make_features
 
     def features(task, records, tokenizer, max_length, training=False, label_ids=None, token_types=True, **options):
         label_ids = {label: number for number, label in enumerate(task.labels)} if label_ids is None else label_ids

@@ -17,10 +17,10 @@ import tokenizers
 import run_chinese_ref
 import run_electra
 import run_mlm_wwm
+from common.errors import ArgumentError
 from data import create_data, train_tokenizer, trans_to_json
-from data.corpus import Corpus
-from data.prompts import read_documents
-from training.pretrained import ArgumentError
+from data.corpus.store import Corpus
+from data.text.prompts import read_documents
 
 ROOT = Path(__file__).parents[2]
 

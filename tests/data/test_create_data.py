@@ -17,11 +17,13 @@ from tokenizers import ByteLevelBPETokenizer, SentencePieceBPETokenizer, Sentenc
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from transformers import AutoTokenizer
 
-from data import create_data, grouping, preparation, sources
-from data.corpus import Corpus, CorpusError
-from data.jsonl import DataError
-from data.tokenization import load_backend
-from training.pretrained import ArgumentError, load_tokenizer
+from common.errors import ArgumentError
+from data import create_data
+from data.corpus import concat_shards, preparation, sources
+from data.corpus.store import Corpus, CorpusError
+from data.files import DataError
+from data.tokens.tokenizer_files import load_backend
+from training.pretrained import load_tokenizer
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = [
@@ -205,7 +207,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tokenizers, tmp_path, small
 def test_a_run_stopped_while_rows_are_cut_goes_on(tokenizers, tmp_path, small_units, monkeypatch, stop):
     flags = ("--train_file", write_jsonl(tmp_path / "in.jsonl", TEXTS), "--max_seq_length", 300)  # longer than a unit
     prepare(tokenizers["wordpiece"], tmp_path / "whole", *flags)
-    real, calls = grouping.write_shard, []
+    real, calls = concat_shards.write_shard, []
 
     def failing(path, *args):
         calls.append(1)
@@ -214,7 +216,7 @@ def test_a_run_stopped_while_rows_are_cut_goes_on(tokenizers, tmp_path, small_un
         real(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(grouping, "write_shard", failing)
+        patch.setattr(concat_shards, "write_shard", failing)
         with pytest.raises(KeyboardInterrupt):
             prepare(tokenizers["wordpiece"], tmp_path / "out", *flags)
     with pytest.raises(CorpusError, match="must be a finished corpus"):

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from data import train_tokenizer
-from data.jsonl import DataError
+from data.files import DataError
+from data.tokens.wordpiece_vocabulary import choose_alphabet, count_characters, count_words, learn_pieces
 from data.train_tokenizer import SPECIALS, build_backend
-from data.vocabulary import choose_alphabet, count_characters, count_words, learn_pieces
 
 ROOT = Path(__file__).parents[2]
 TEXT = "研究生命的起源，low lower lowest newest Newest １９９８年café ok２\U00020000。"

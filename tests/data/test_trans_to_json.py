@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import documents, trans_to_json
-from data.jsonl import DataError
+from data import trans_to_json
+from data.files import DataError
 from data.outputs import temporary_folder
+from data.text import raw_documents as documents
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import models
-from models.electra import new_joint_model
-from models.electra_config import ElectraOptions, generator_config
+from models.electra.config import ElectraOptions, generator_config
+from models.electra.joint_model import new_joint_model
 from models.post_norm import quicken
 from models.stock import adapt
 

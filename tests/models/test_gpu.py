@@ -74,8 +74,8 @@ def test_a_step_never_waits_for_the_device(model, batch):
 
 
 def test_joint_electra_has_the_losses_of_the_cpu(batch):
-    from models.electra import new_joint_model
-    from models.electra_config import ElectraOptions, generator_config
+    from models.electra.config import ElectraOptions, generator_config
+    from models.electra.joint_model import new_joint_model
 
     config = models.GAUAlphaConfig(**FAMILIES["GAUAlpha"])
     joint = new_joint_model(generator_config(config, 2), config, ElectraOptions())

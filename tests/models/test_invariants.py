@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import models
 from models.layers import toeplitz
-from training.architecture import own_memory
+from training.model_setup import own_memory
 
 SMALL = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 16}
 GAU = SMALL | {"intermediate_size": 40, "attention_key_size": 8, "hidden_dropout_prob": 0.0}

@@ -29,7 +29,7 @@ from models.task_heads import (
     takes_token_types,
     task_model,
 )
-from training.architecture import own_memory
+from training.model_setup import own_memory
 
 SIZE = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "initializer_range": 0.2}
 STOCK = SIZE | {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 48, "pad_token_id": 0}

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from huggingface_hub import constants
 
-from training.pretrained import ArgumentError, load_tokenizer, resolve_pretrained
+from common.errors import ArgumentError
+from training.pretrained import load_tokenizer, resolve_pretrained
 
 
 def test_a_local_folder_wins_over_a_hub_name(tmp_path, monkeypatch):

@@ -7,10 +7,9 @@ import pytest
 import generate_text
 import run_clm
 import run_mlm_wwm
-from training.arguments import ModelArguments, RunArguments
+from common.errors import ArgumentError
+from training.arguments import ModelArguments, ModelParallelArguments, RunArguments
 from training.electra_arguments import ElectraDataArguments, ElectraModelArguments, ElectraRunArguments
-from training.model_parallel import ModelParallelArguments
-from training.pretrained import ArgumentError
 from training.pretraining_flags import known_flags, to_own_flags
 
 KNOWN = {

@@ -1,0 +1,1 @@
+"""Rows of a corpus to micro-batches: packing, sampling, masks."""

@@ -1,0 +1,210 @@
+"""Rows for ELECTRA: one segment, or two, of lines that follow each other in a document.
+
+Sources: ExampleBuilder of google-research/electra's build_pretraining_dataset.py and ELECTRADataProcessor of
+richarddwang/electra_pytorch, which give the same examples for the same draws. `reference` is theirs, and cuts off what
+exceeds a row; `packed` differs in one thing: what was cut off begins the document's next row, so that every token of
+the corpus is in one row. Their lines are the lines of a corpus that keeps them, else its sentences.
+
+Letters: L tokens of the longest row, N rows of the corpus that are used, R rows that come of them.
+Contents are the tokens of the used rows without [CLS] and [SEP], numbered through.
+"""
+
+import random
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from operator import itemgetter
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from data.batches.packing import Rows
+from data.corpus.sentences import row_sentence_starts, sentence_tables
+from data.corpus.store import Corpus, CorpusError
+from data.tokens.tokenizer_files import special_frame
+
+ELECTRA_DATA = ("reference", "packed")
+_SINGLE_SHARE, _SHORT_SHARE = 0.1, 0.05  # rows of one segment only, and rows that aim at a random shorter length
+_SHORTEST, _NO_SECOND = 5, 100_000
+
+Span = tuple[int, int]  # number of the first content, and how many follow each other from there
+
+
+class ExampleBuilder:
+    """Puts lines into rows, with the draws of the references in their order.
+
+    Args:
+        length: L.
+        seed: of Python's random generator.
+        keep_overflow: carry what exceeds a row over to the next one instead of dropping it.
+    """
+
+    def __init__(self, length: int, seed: int, keep_overflow: bool = False):
+        self._length, self._random, self._keep = length, random.Random(seed), keep_overflow
+        self._target = length
+        self._lines: list[Span] = []
+        self._size = 0
+
+    def add(self, lines: Iterable[tuple[int, int, bool]]) -> Iterator[tuple[list[Span], list[Span]]]:
+        """Rows that further lines complete: spans of the first and of the second segment.
+
+        lines: first content, contents (at least 1), and whether the line begins a document.
+        """
+        for start, size, begins_document in lines:
+            if begins_document:
+                yield from self.end_document()
+            self._lines.append((start, size))
+            self._size += size
+            while self._size >= self._target:
+                yield self._make_row()
+
+    def end_document(self) -> Iterator[tuple[list[Span], list[Span]]]:
+        """Rows of what is left of the document."""
+        while self._size:
+            yield self._make_row()
+
+    def _make_row(self) -> tuple[list[Span], list[Span]]:
+        draw = self._random.random
+        first_target = _NO_SECOND if draw() < _SINGLE_SHARE else (self._target - 3) // 2
+        first, second, size = [], [], 0
+        for line in self._lines:
+            fits = not first or size + line[1] < first_target
+            if fits or (not second and size < first_target and draw() < 0.5):
+                first.append(line)
+                size += line[1]
+            else:
+                second.append(line)
+        first, overflow = _cut(first, self._length - 2)
+        second, more = _cut(second, max(0, self._length - min(size, self._length - 2) - 3))
+        self._lines = sorted(overflow + more, key=itemgetter(0)) if self._keep else []
+        self._size = sum(line[1] for line in self._lines)
+        is_short = draw() < _SHORT_SHARE
+        self._target = self._random.randint(_SHORTEST, self._length) if is_short else self._length
+        return first, second
+
+
+def _cut(lines: list[Span], room: int) -> tuple[list[Span], list[Span]]:
+    """The first `room` contents of some lines, and the rest of them."""
+    for number, (start, size) in enumerate(lines):
+        if size > room:
+            head = [(start, room)] if room else []
+            return lines[:number] + head, [(start + room, size - room), *lines[number + 1 :]]
+        room -= size
+    return lines, []
+
+
+class ElectraRows(Rows):
+    """The rows that an ExampleBuilder makes of some rows of a corpus."""
+
+    def __init__(self, corpus: Corpus, numbers: np.ndarray, kind: str, length: int, backend: Tokenizer, seed: int):
+        """kind: one of ELECTRA_DATA; numbers: increasing; length: L; seed: of the builder's draws.
+
+        CorpusError when L is too small, or the tokenizer sets no token on either side of a text.
+        """
+        super().__init__(corpus, numbers)
+        self._frame = special_frame(backend)
+        if length < _SHORTEST + 3:
+            raise CorpusError(f"--max_seq_length must be at least {_SHORTEST + 3}, got {length}; raise it")
+        if len(self._frame) != 2:
+            raise CorpusError(
+                f"--electra_data needs a tokenizer with one token before a text and one after it, got "
+                f"{len(self._frame)} in all; use --packing concat or another tokenizer"
+            )
+        self._runs: list[np.ndarray] = []
+        builder = ExampleBuilder(length, seed, keep_overflow=kind == "packed")
+        self._store(builder, self._lines(*sentence_tables(backend)))
+        # [4, runs]: first content of a run, contents, its row in the corpus, its place in the row
+        self._runs = np.concatenate([np.zeros((4, 0), np.int64), *self._runs], axis=1)
+
+    def _store(self, builder: ExampleBuilder, lines: Iterator[list[tuple[int, int, bool]]]) -> None:
+        """Keep the rows as flat arrays: spans, where the spans of each row begin, and the size of first segments."""
+        starts, sizes, edges, firsts, lengths = array("q"), array("q"), array("q", [0]), array("q"), array("q")
+        for found in chain(map(builder.add, lines), [builder.end_document()]):
+            for segments in found:
+                for segment in segments:
+                    barrier = len(starts)
+                    for start, size in segment:
+                        if len(starts) > barrier and starts[-1] + sizes[-1] == start:
+                            sizes[-1] += size
+                        else:
+                            starts.append(start)
+                            sizes.append(size)
+                first, second = (sum(size for _, size in segment) for segment in segments)
+                edges.append(len(starts))
+                firsts.append(first)
+                lengths.append(first + 2 + (second + 1 if second else 0))
+        self._starts, self._sizes, self._edges = (np.frombuffer(found, np.int64) for found in (starts, sizes, edges))
+        self._firsts, self.lengths = np.array(firsts, np.int64), np.array(lengths, np.int64)
+
+    def _lines(self, kinds: np.ndarray, opens: np.ndarray) -> Iterator[list[tuple[int, int, bool]]]:
+        """By shard: first content, contents, and whether it begins a document, of each line. Notes the runs."""
+        contents, previous = 0, (-2, -1)  # last row and its document
+        for first_row, ids, marks, offsets in self.corpus.shards():
+            rows = self.numbers[slice(*np.searchsorted(self.numbers, [first_row, first_row + len(offsets) - 1]))]
+            if not len(rows):
+                continue
+            starts, stops, row, begins = self._runs_of(rows, ids, offsets, first_row, previous)
+            firsts = contents + np.cumsum(stops - starts) - (stops - starts)
+            self._runs.append(np.stack([firsts, stops - starts, row, starts - offsets[row - first_row]]))
+            is_line = begins if self.corpus.is_grouped else np.ones(len(starts), bool)
+            is_line[:1] = True
+            places = firsts[is_line]
+            sentences = firsts[:0] if self.corpus.has_lines else row_sentence_starts(ids, marks, kinds, opens)
+            run = np.searchsorted(starts, sentences, side="right") - 1
+            inside = (run >= 0) & (sentences < stops[run])
+            places = np.unique(np.append(places, firsts[run[inside]] + (sentences - starts[run])[inside]))
+            contents = int(firsts[-1] + stops[-1] - starts[-1]) if len(firsts) else contents
+            sizes = np.diff(places, append=contents)
+            yield list(zip(places.tolist(), sizes.tolist(), np.isin(places, firsts[begins]).tolist(), strict=True))
+            previous = (int(rows[-1]), int(self.corpus.documents[rows[-1]]))
+
+    def _runs_of(self, rows, ids, offsets, first_row: int, previous: tuple[int, int]):
+        """Runs of contents in a shard: where each starts and stops in ids, its row, whether it begins a document."""
+        local = rows - first_row
+        documents = self.corpus.documents[rows]
+        goes_on = np.diff(rows, prepend=previous[0]) == 1
+        if not self.corpus.is_grouped:
+            begins = ~goes_on | (np.diff(documents, prepend=previous[1]) != 0)
+            starts, stops = offsets[local].astype(np.int64) + 1, offsets[local + 1].astype(np.int64) - 1
+            kept = stops > starts
+            return starts[kept], stops[kept], rows[kept], begins[kept]
+        # Rows were cut anywhere from one stream of [CLS] document [SEP]: a run begins behind either of them.
+        used = np.zeros(len(offsets) - 1, bool)
+        used[local] = True
+        is_content = np.repeat(used, np.diff(offsets)) & (ids != self._frame[0]) & (ids != self._frame[1])
+        after_break = np.append(True, ~is_content[:-1])
+        after_break[offsets[:-1][offsets[:-1] < len(ids)]] = True
+        starts = np.flatnonzero(is_content & after_break)
+        ends_run = np.append(~is_content[1:] | after_break[1:], True)
+        stops = np.flatnonzero(is_content & ends_run) + 1
+        row = np.searchsorted(offsets, starts, side="right") - 1
+        begins = np.append(True, ~is_content)[starts]
+        return starts, stops, row + first_row, begins
+
+    def rows(self, indices) -> list[dict]:
+        """As Rows, with first_segment: the tokens of [CLS], the first segment and the [SEP] behind it."""
+        return [self._row(index) for index in np.asarray(indices, np.int64).tolist()]
+
+    def _row(self, index: int) -> dict:
+        spans = slice(*self._edges[index : index + 2].tolist())
+        ids, marks = [], []
+        for start, size in zip(self._starts[spans].tolist(), self._sizes[spans].tolist(), strict=True):
+            run = int(np.searchsorted(self._runs[0], start, side="right")) - 1
+            while size:
+                first, contents, row, place = self._runs[:, run].tolist()
+                (found,) = self.corpus.rows([row])
+                inside = slice(place + start - first, place + min(start - first + size, contents))
+                ids.append(found["input_ids"][inside])
+                marks.append(found["continuation"][inside])
+                start, size, run = start + len(ids[-1]), size - len(ids[-1]), run + 1
+        ids, marks = np.concatenate(ids), np.concatenate(marks)
+        first = int(self._firsts[index])
+        frames, separators = [0, first], [self._frame[0], self._frame[1]]
+        if first < len(ids):
+            frames, separators = [*frames, len(ids)], [*separators, self._frame[1]]
+        return {
+            "sample": index,
+            "input_ids": np.insert(ids, frames, separators),
+            "continuation": np.insert(marks, frames, 0),
+            "first_segment": first + 2,
+        }

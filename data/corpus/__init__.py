@@ -1,0 +1,1 @@
+"""The corpus on disk: blocks, shards, manifest, and how they are made."""

@@ -1,0 +1,130 @@
+"""The folder of a corpus while it is made: held by one run, begun, gone on with, finished."""
+
+import errno
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from common.errors import UserError
+from data.corpus.chinese_ref_files import REFERENCE
+from data.corpus.preparation import COUNTS
+from data.corpus.store import (
+    FORMAT,
+    MANIFEST,
+    CorpusError,
+    check_sum,
+    dataset_info,
+    drop_journals,
+    known_checksums,
+    read_manifest,
+    shard_name,
+    write_manifest,
+)
+from data.outputs import clear_left, is_temporary, resolve_output, telling
+
+_LOCK = ".lock"
+
+
+_LOCK_SECONDS = 10.0
+
+
+@contextmanager
+def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
+    """Hold the output folder for this run and its workers, and clear what a killed run left half written.
+
+    CorpusError naming `flag` when the folder holds other things, or another run does not release it. What files and
+    memory do to the inside ends in a UserError that says that the finished shards stay.
+    """
+    folder = resolve_output(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CorpusError(f"{flag} must name a folder, got the file {str(folder)!r}; choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    others = [path.name for path in sorted(folder.iterdir()) if path.name != _LOCK and not is_temporary(path)]
+    if others and not (folder / MANIFEST).is_file():
+        raise CorpusError(
+            f"{flag} must be new, empty or a corpus, got {str(folder)!r} with {others[0]!r} in it; "
+            "choose another folder"
+        )
+    with (folder / _LOCK).open("a") as handle:  # workers inherit the lock: no new run while an orphan still writes
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _try_lock(handle):
+            if time.monotonic() > deadline:
+                raise CorpusError(f"{flag} must be free, got {str(folder)!r} held by another run; wait for it to end")
+            time.sleep(0.05)
+        for place in filter(Path.is_dir, (folder, folder / REFERENCE)):
+            clear_left(place)
+        try:
+            with telling(f"finished shards are kept in {folder}; mend that and run the same command again to go on"):
+                yield
+        except UserError as error:
+            if folder.is_dir():
+                raise
+            raise CorpusError(
+                f"{flag} must stay while it is written, got {str(folder)!r} removed; run the same command again to "
+                "begin anew"
+            ) from error
+
+
+def _try_lock(handle: IO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+            raise
+    return True
+
+
+def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict, flags: tuple[str, str]) -> dict:
+    """Return the manifest of an unfinished corpus: the one in the folder, or a new one, which is written.
+
+    flags: those that name the input and the tokenizer; the keys of `settings` are flags too.
+    CorpusError naming the flag when the folder was begun with other inputs, another tokenizer or other settings.
+    """
+    fresh = {"format": FORMAT, "complete": False, "inputs": inputs, "tokenizer": tokenizer, "settings": settings}
+    if not (folder / MANIFEST).is_file():
+        write_manifest(folder, fresh)
+        return fresh
+    found = read_manifest(folder, "--output_dir")
+    differences = [(flags[0], _describe(found["inputs"]), _describe(inputs), found["inputs"] != inputs)]
+    old, new = found["tokenizer"], tokenizer
+    described = [f"{made['name']} ({made['size']} entries)" for made in (old, new)]
+    differences.append((flags[1], *described, old["hash"] != new["hash"]))
+    for name, value in settings.items():
+        differences.append((f"--{name}", found["settings"].get(name), value, found["settings"].get(name) != value))
+    for flag, before, now, differs in differences:
+        if differs:
+            raise CorpusError(
+                f"{flag} must be the same as when {folder} was begun, {before}, got {now}"
+                f"{' with other content' if before == now else ''}; go back to it or choose another --output_dir"
+            )
+    return found
+
+
+def _describe(inputs: list[dict]) -> str:
+    return f"{len(inputs)} files of {sum(file['bytes'] for file in inputs):,} bytes"
+
+
+def finish(folder: Path, manifest: dict, records: list[dict]) -> dict:
+    """Write what makes the folder a finished corpus, the manifest last; return the manifest. Reads all shards again.
+
+    CorpusError when one is damaged or gone.
+    """
+    counts = {name: sum(record[name] for record in records) for name in COUNTS}
+    shards, known, sums = [], known_checksums(folder), {}
+    for record in records:
+        path = folder / shard_name(record["unit"])
+        if not path.is_file():
+            raise CorpusError(f"{path} must stay while the corpus is made, got it removed; run the same command again")
+        shards.append({"file": path.name, "bytes": path.stat().st_size, **{name: record[name] for name in COUNTS}})
+    for path in (*folder.glob("data-*.arrow"), *folder.glob(f"{REFERENCE}/data-*.arrow")):
+        sums[path.relative_to(folder).as_posix()] = check_sum(path, known.get(path))
+    dataset_info(folder, [shard["file"] for shard in shards])
+    manifest = {**manifest, "complete": True, "counts": counts, "shards": shards}
+    write_manifest(folder, manifest, dict(sorted(sums.items())))
+    drop_journals(folder)
+    return manifest

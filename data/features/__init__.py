@@ -1,0 +1,1 @@
+"""Records of a task to rows of tokens, and micro-batches of these."""

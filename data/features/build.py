@@ -1,0 +1,187 @@
+"""From task records to the rows that an encoder reads, and from its logits back to one output per record.
+
+Texts are tokenised once each; pairs are built of ids as the tokenizer itself builds them. Training cuts long texts;
+evaluation reads them in windows and averages the logits, so that nothing is silently left out. Contexts of questions
+and tagged records are read in windows everywhere.
+
+Letters: N records, R rows, t tokens of one row, W windows (the rows of questions), T tokens of the longest one.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+
+from common.errors import UserError
+from data.batches.sampling import BUCKET_STEPS, EvalBatches, TrainBatches
+from data.features.pairs import c3_features, chid_features, swag_features, text_features
+from data.features.rows import Building, Features
+from data.features.spans import Windows, span_features
+from data.features.tagging import tag_features
+from data.features.token_texts import frame_of
+from data.tasks.records import swapped_pairs
+from data.tasks.task import Split, Task
+
+__all__ = ["Features", "Windows", "combine", "in_order", "make_eval_batches", "make_features", "make_train_batches"]
+
+logger = logging.getLogger(__name__)
+
+LONG_ROWS = ("window", "truncate")
+_LAYOUTS = {
+    "text": text_features,
+    "swag": swag_features,
+    "c3": c3_features,
+    "chid": chid_features,
+    "qa": span_features,
+    "characters": tag_features,
+}
+
+
+def make_features(
+    task: Task,
+    records: Sequence[dict],
+    tokenizer,
+    *,
+    max_length: int,
+    training: bool,
+    token_types: bool,
+    label_ids: Mapping[str, int],
+    doc_stride: int = 128,
+    long_rows: str = "window",
+) -> Features:
+    """Rows of some records of a task.
+
+    tokenizer: a fast one of transformers. max_length: tokens of a row, special ones included. token_types: whether the
+    model takes them. label_ids: the model's output of each label name. doc_stride: tokens that two windows of a
+    question's context share (at most half a window). long_rows: what evaluation does with long texts, of LONG_ROWS.
+    ValueError without records, for a max_length that leaves no room, an unlabelled record in training and a label that
+    the model lacks.
+    """
+    if not records:
+        raise UserError(f"{task.name} must have records, got none")
+    building = Building(
+        tokenizer=tokenizer,
+        frame=frame_of(tokenizer),
+        max_length=max_length,
+        windowed=not training and long_rows == "window",
+        training=training,
+        token_types=token_types,
+        label_ids=label_ids,
+        overlap=doc_stride,
+    )
+    features = _LAYOUTS[task.layout](task, records, building)
+    if not training and long_rows == "truncate" and features.truncated:
+        logger.warning(
+            "%s: %.1f %% of the rows are longer than %d tokens and are cut; --long_rows window reads them whole",
+            *(task.name, 100 * features.truncated, max_length),
+        )
+    return features
+
+
+def combine(features: Features, logits: Sequence[np.ndarray]):
+    """Outputs of each record from the logits of each row, which come in the order of the rows.
+
+    logits: of classification [C], of regression [1], of multiple choice [choices], of tagging [t, C], of questions
+    [2, t] (start, end); padding behind choices and tokens is ignored.
+
+    Returns:
+        Means over windows, float32. Classification [N, C]; regression [N]; multiple choice a list of [choices];
+        tagging a list of [characters, C]; questions Windows, which data/scoring/decode.py turns into answers.
+    """
+    if len(logits) != len(features):
+        raise ValueError(f"logits must be of all {len(features)} rows, got {len(logits)}")
+    return features.combine(logits)
+
+
+def make_train_batches(
+    features: Features, micro_batch: int, accumulation: int, processes: int, process: int, *, steps: int, seed: int
+) -> TrainBatches:
+    """Micro-batches of rows of like length, a pure function of the seed and the place in the run.
+
+    Rows are sorted within one epoch at most, so that a small training set is still seen in random order.
+    """
+    step_size = micro_batch * accumulation * processes
+    return TrainBatches(
+        np.arange(len(features)),
+        *(micro_batch, accumulation, processes, process),
+        steps=steps,
+        seed=seed,
+        lengths=features.lengths,
+        pool_steps=min(BUCKET_STEPS, max(1, len(features) // step_size)),
+    )
+
+
+def make_eval_batches(features: Features, batch_size: int, processes: int = 1, process: int = 0) -> EvalBatches:
+    """This process's share of the evaluation, longest rows together; no row comes twice."""
+    return EvalBatches(np.arange(len(features)), features.lengths, batch_size, processes, process)
+
+
+def in_order(features: Features, numbers: Sequence[int], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Outputs of rows, gathered from all processes in any order, in the order of the rows.
+
+    numbers: the row of each output. ValueError unless every row comes exactly once.
+    """
+    if sorted(numbers) != list(range(len(features))):
+        raise ValueError(f"every one of {len(features)} rows must have one output, got {len(numbers)}")
+    found = dict(zip(numbers, outputs, strict=True))
+    return [found[number] for number in range(len(features))]
+
+
+def make_all_features(
+    task: Task,
+    splits: Mapping[str, Split],
+    flags,
+    tokenizer,
+    *,
+    max_length: int,
+    token_types: bool,
+    label_ids: Mapping[str, int],
+) -> dict[str, Features]:
+    """Features of each split; logs the share of records that are cut or read in windows. ValueError names the flag."""
+    features = {}
+    for name, split in splits.items():
+        training = name == task.train_split
+        features[name] = make_features(
+            task,
+            swapped_pairs(split.records) if training and flags.swap_augment else split.records,
+            tokenizer,
+            max_length=max_length,
+            training=training,
+            token_types=token_types,
+            label_ids=label_ids,
+            doc_stride=flags.doc_stride,
+            long_rows=flags.long_rows,
+        )
+        share = 100 * features[name].truncated
+        logger.info("%s %s: %.1f %% of the records are longer than %d tokens", task.name, name, share, max_length)
+    return features
+
+
+def row_tokens(features: Features) -> np.ndarray:
+    """Tokens of each row when it stands in a batch, int64 [R]: those of all its choices."""
+    return features.lengths * (1 if features.bounds is None else int(np.diff(features.bounds).max()))
+
+
+def label_array(task: Task, split: Split, label_ids: Mapping[str, int]) -> np.ndarray:
+    """The model's output that each label of a split stands for, int64; empty for kinds without names of labels."""
+    if not task.labels:
+        return np.array([], np.int64)
+    names = chain.from_iterable(record["tags"] if "tags" in record else [record["label"]] for record in split.records)
+    return np.array([label_ids[name] for name in names], np.int64)
+
+
+def describe_splits(splits: Mapping[str, Split], features: Mapping[str, Features]) -> dict[str, dict]:
+    """What result.json says about the data: rows, their source, what was left out and what was too long."""
+    return {
+        name: {
+            "records": len(splits[name].records),
+            "rows": len(found),
+            "expected": splits[name].expected,
+            "source": splits[name].source,
+            "skipped": splits[name].skipped,
+            "notes": splits[name].notes,
+            "truncated": found.truncated,
+        }
+        for name, found in features.items()
+    }

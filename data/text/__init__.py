@@ -1,0 +1,1 @@
+"""Raw text: documents, their order, what repeats an evaluation set; prompts."""

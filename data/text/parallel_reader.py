@@ -1,0 +1,204 @@
+"""Read raw text in parallel: documents that can be read, are long enough and repeat no evaluation text go to buckets.
+
+Each process reads units of work (byte ranges) and writes bucket files of its own; nothing here depends on which
+process reads what.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from json import JSONEncoder
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.script import interrupts_held
+from data.files import DataError
+from data.text.external_sort import RECORD, Buckets, content_keys, position_keys, random_keys, sorted_indices
+from data.text.overlap import Overlap
+from data.text.raw_documents import Layout, Unit
+
+_SEARCHED_CHARACTERS = 1 << 18  # documents are compared with evaluation texts in batches of about this size
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a reading process must know. `bucket_count` buckets in `folder`; `total` bytes in all inputs."""
+
+    layout: Layout
+    key: str
+    min_length: int
+    skip_errors: bool
+    dedup: bool
+    shuffle: bool
+    seed: int
+    overlap: Path | None
+    folder: Path
+    bucket_count: int
+    total: int
+
+
+@dataclass
+class Counts:
+    """Documents not written, by reason; `per_file`: excluded documents, `found`: runs met, of each --exclude file.
+
+    `characters` of all documents that could be read, of the `largest` one, and the `lines` of that.
+    """
+
+    short: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+    excluded: int = 0
+    characters: int = 0
+    largest: int = 0
+    lines: int = 0
+    per_file: np.ndarray | int = 0
+    found: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def add(self, other: "Counts") -> None:
+        """Add what another unit of work counted."""
+        for name in ("short", "skipped", "duplicates", "excluded", "characters", "per_file"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.largest, self.lines = max((self.largest, self.lines), (other.largest, other.lines))
+        self.found = np.union1d(self.found, other.found)
+
+
+def _documents(job: Job, unit: Unit, counts: Counts) -> Iterator[tuple[int, str]]:
+    """Yield (position in all inputs, text) of the documents of `unit` that can be read and are long enough."""
+    for offset, raw in job.layout.raw_documents(unit):
+        try:
+            text = job.layout.text(raw, unit.path, offset)
+        except DataError:
+            if not job.skip_errors:
+                raise
+            counts.skipped += 1
+            continue
+        counts.characters += len(text)
+        if len(text) > counts.largest:
+            counts.largest, counts.lines = len(text), text.count("\n", 0, -1) + 1
+        if len(text) > job.min_length:
+            yield unit.base + offset, text
+        else:
+            counts.short += 1
+
+
+def _without_overlap(
+    documents: Iterator[tuple[int, str]], overlap: Overlap, counts: Counts
+) -> Iterator[tuple[int, str]]:
+    """Drop and count the documents that repeat a text of the evaluation files."""
+    counts.per_file = np.zeros(len(overlap.line_counts), np.int64)
+    for batch in _batches(documents):
+        repeating, runs = overlap.find([text for _, text in batch])
+        pairs = np.unique(np.stack((repeating, overlap.run_files[runs])), axis=1)
+        counts.per_file += np.bincount(pairs[1], minlength=len(counts.per_file))
+        counts.found = np.union1d(counts.found, runs)
+        dropped = set(repeating.tolist())
+        counts.excluded += len(dropped)
+        yield from (document for i, document in enumerate(batch) if i not in dropped)
+
+
+def _batches(documents: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document[1])
+        if characters >= _SEARCHED_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def distribute(job: Job, overlap: Overlap | None, unit: Unit) -> Counts:
+    """Read one unit of work and add its documents, ready to be written, to the buckets."""
+    counts, encode = Counts(), JSONEncoder(ensure_ascii=False).encode
+    start = f"{{{encode(job.key)}: "
+    documents = _documents(job, unit, counts)
+    if overlap is not None:
+        documents = _without_overlap(documents, overlap, counts)
+    positions, characters, payloads = [], [], []
+    for position, text in documents:
+        positions.append(position)
+        characters.append(len(text))
+        payloads.append(f"{start}{encode(text)}}}\n".encode())
+    records = np.zeros(len(payloads), RECORD)
+    records["position"], records["characters"] = positions, characters
+    if job.dedup:
+        content_keys(records, payloads, job.seed)
+        first = np.sort(sorted_indices(records, distinct=True))  # fewer copies on disk of what is repeated often
+        counts.duplicates += len(records) - len(first)
+        records, payloads = records[first], [payloads[i] for i in first.tolist()]
+    elif job.shuffle:
+        random_keys(records, job.seed)
+    else:
+        position_keys(records, job.total)
+    Buckets(job.folder, job.bucket_count).add(records, payloads)
+    return counts
+
+
+_work: Callable[[Unit], Counts]  # of a reading process
+
+
+def _start_worker(job: Job) -> None:
+    """Prepare a reading process: it leaves Ctrl-C to its parent and ends when the parent does, however that ends."""
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    _work = _worker(job)
+
+
+def _worker(job: Job) -> Callable[[Unit], Counts]:
+    overlap = Overlap.load(job.overlap) if job.overlap else None
+    return lambda unit: distribute(job, overlap, unit)
+
+
+def _run_worker(unit: Unit) -> Counts:
+    return _work(unit)
+
+
+def _in_order(pool: ProcessPoolExecutor, units: list[Unit], ahead: int) -> Iterator[Counts]:
+    """Yield the results of all units in order; no more than `ahead` wait at a time, however many units there are."""
+    waiting = deque()
+    for unit in units:
+        with interrupts_held():  # it may start a process
+            waiting.append(pool.submit(_run_worker, unit))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> Counts:
+    """Distribute all units, in `workers` processes; the first error in the order of the units is raised.
+
+    UserError naming --workers when a process is killed.
+    """
+    counts, pool = Counts(), None
+    if workers > 1 and len(units) > 1:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(workers, len(units)), context, _start_worker, (job,))
+    bar = tqdm(total=job.total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval)
+    try:
+        results = _in_order(pool, units, 4 * workers) if pool else map(_worker(job), units)
+        for unit, result in zip(units, results, strict=True):
+            counts.add(result)
+            bar.update(unit.end - unit.start)
+    except BrokenProcessPool:
+        raise UserError(
+            f"--workers must leave each process enough memory, got {workers} and one was killed; lower it and run the "
+            "same command again"
+        ) from None
+    finally:
+        bar.close()
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    return counts

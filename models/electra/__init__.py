@@ -1,0 +1,1 @@
+"""ELECTRA: generator and discriminator under one loss."""

@@ -1,0 +1,186 @@
+"""Streams of documents: the original's samples, masks and order; corpora and windows; nothing lost, nothing twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.batches.causal_documents import CorpusDocuments, Documents, encode_documents, split
+from data.batches.causal_streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
+from data.batches.mask_collator import IGNORED
+from data.batches.sampling import CorpusRows
+from data.corpus.store import Corpus, CorpusError
+from training.pretrained import load_tokenizer
+
+ORIGINAL = json.loads((Path(__file__).parents[2] / "fixtures" / "xl_dataset.json").read_text(encoding="utf-8"))
+END = 99
+
+
+def documents_of(pairs, end=END):
+    lengths = [len(prompt) + len(text) for prompt, text in pairs]
+    ids = np.array([token for prompt, text in pairs for token in (*prompt, *text)], np.int32)
+    return Documents(ids, np.array(lengths), np.array([len(prompt) for prompt, _ in pairs]), end)
+
+
+def random_documents(count, seed=0, longest=30):
+    rng = np.random.default_rng(seed)
+    return documents_of(
+        [
+            (rng.integers(0, 90, rng.integers(0, 5)), rng.integers(0, 90, rng.integers(1, longest)))
+            for _ in range(count)
+        ]
+    )
+
+
+def in_order(pairs, seed, end):
+    """Documents that the stream with this seed puts into the order of `pairs`."""
+    shuffled = StreamRows(documents_of([((), (i,)) for i in range(len(pairs))]), len(pairs), seed).rows([0])[0]
+    given = [None] * len(pairs)
+    for pair, place in zip(pairs, shuffled["input_ids"].tolist(), strict=True):
+        given[place] = pair
+    return documents_of(given, end)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_samples_are_those_of_the_original(seed):
+    pairs = [(document["prompt"], document["text"]) for document in ORIGINAL["documents"]]
+    rows = StreamRows(in_order(pairs, seed, ORIGINAL["end"]), ORIGINAL["length"], seed)
+    assert len(rows) == len(ORIGINAL["samples"])
+    batch = CausalCollator(ORIGINAL["end"], ORIGINAL["length"])(rows.rows(range(len(rows))))
+    delta = np.arange(8)[:, None] + ORIGINAL["memory"] - np.arange(12)  # of query and key
+    for number, sample in enumerate(ORIGINAL["samples"]):
+        found = {name: batch[name][number].numpy() for name in ("input_ids", "labels", "position_ids")}
+        real = batch["attention_mask"][number].bool().numpy()
+        assert found["input_ids"].tolist() == sample["text"]
+        scored = np.array(sample["loss_mask"], bool)
+        assert np.array_equal(found["labels"] != IGNORED, scored)
+        assert np.array_equal(found["labels"][scored], np.array(sample["target"])[scored])
+        seen = (delta >= 0) & (delta <= found["position_ids"][:, None])
+        original = np.array([[int(mark) for mark in line] for line in sample["attention_mask"]], bool) & (delta >= 0)
+        assert np.array_equal(seen[real], original[real])
+
+
+def test_rows_of_a_batch_follow_the_original_order():
+    batches = StreamBatches(np.arange(7), 2, steps=6, seed=0)
+    found = [[row for _, row in batch] for _, batch in zip(range(6), batches, strict=False)]
+    assert found == ORIGINAL["order"]
+
+
+def test_streams_do_not_depend_on_how_a_step_is_shared():
+    def steps(micro, accumulation, processes, start=0):
+        sides = []
+        for process in range(processes):
+            batches = StreamBatches(np.arange(50), micro, accumulation, processes, process, steps=4, seed=0)
+            batches.start = start
+            sides.append([batch for _, batch in zip(range(4 * accumulation), batches, strict=False)])
+        return [
+            [
+                sides[process][step * accumulation + number]
+                for number in range(accumulation)
+                for process in range(processes)
+            ]
+            for step in range(4)
+        ]
+
+    def flat(found):
+        return [[pair for batch in step for pair in batch] for step in found]
+
+    whole = flat(steps(8, 1, 1))
+    assert flat(steps(2, 4, 1)) == whole and flat(steps(2, 2, 2)) == whole
+    assert [row for _, row in whole[1]] == [row + 1 for _, row in whole[0]]
+    assert flat(steps(8, 1, 1, start=16))[0] == whole[2]
+
+
+def test_the_stream_holds_every_token_and_target_once():
+    documents = random_documents(40)
+    rows = StreamRows(documents, 16, seed=3)
+    found = rows.rows(range(len(rows)))
+    ids, labels, places = (
+        np.concatenate([row[name] for row in found]) for name in ("input_ids", "labels", "position_ids")
+    )
+    assert len(ids) == documents.lengths.sum() == rows.lengths.sum()
+    begins = np.flatnonzero(places == 0)
+    parts = {tuple(part) for part in np.split(ids, begins[1:])}
+    assert parts == {tuple(documents.tokens(i, 0, n).tolist()) for i, n in enumerate(documents.lengths)}
+    assert (labels != IGNORED).sum() == documents.targets()
+    inside = (labels != IGNORED) & (labels != END)
+    assert np.array_equal(labels[inside], ids[np.flatnonzero(inside) + 1])
+    assert (labels == END).sum() == len(documents.lengths)
+
+
+@pytest.mark.parametrize("length, stride", [(8, 8), (8, 3), (16, 1), (64, 64)])
+def test_windows_score_every_target_once_with_all_the_context_there_is(length, stride):
+    documents = random_documents(12, seed=1)
+    windows = Windows(documents, length, stride)
+    scored = 0
+    for row in windows.rows(range(len(windows))):
+        tokens = documents.tokens(row["document"], 0, int(documents.lengths[row["document"]]))
+        targets = np.append(tokens[1:], END)[row["position_ids"]]
+        chosen = row["labels"] != IGNORED
+        assert np.array_equal(row["labels"][chosen], targets[chosen])
+        assert len(row["input_ids"]) <= length
+        if row["position_ids"][0] and chosen.any():
+            assert chosen[: length - stride].sum() == 0
+        scored += chosen.sum()
+    assert scored == documents.targets()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_segments_of_documents_come_in_order_and_side_by_side(processes):
+    windows = Windows(random_documents(11, seed=2), 8, 8)
+    seen, collate = [], CausalCollator(0, 8)
+    for process in range(processes):
+        at, batches = {}, SegmentBatches(windows, 3, processes, process)
+        found = list(batches)
+        assert len(found) == len(batches)
+        for pairs in found:
+            rows = CorpusRows(windows).__getitems__(pairs)
+            batch = collate(rows)
+            assert batch["fresh"] == any(len(row["input_ids"]) and row["position_ids"][0] == 0 for row in rows)
+            for column, (_, row) in enumerate(pairs):
+                if row == len(windows):
+                    continue
+                if batch["fresh"]:
+                    at[column] = row - 1
+                assert row == at[column] + 1
+                at[column] = row
+                seen.append(row)
+    assert sorted(seen) == list(range(len(windows)))
+
+
+def test_prompt_and_text_are_tokenised_apart_and_a_text_without_tokens_is_named():
+    def encode(texts):
+        return [[ord(letter) - 97 for letter in text if letter != " "] for text in texts]
+
+    documents = encode_documents([("f:1", "ab", "cd"), ("f:2", "", "e")], encode, [50], END)
+    assert documents.tokens(0, 0, 9).tolist()[:5] == [50, 0, 1, 2, 3]
+    assert documents.prompts.tolist() == [3, 1] and documents.lengths.tolist() == [5, 2]
+    with pytest.raises(CorpusError, match=r"^f:3: the text must have at least one token"):
+        encode_documents([("f:3", "ab", "  ")], encode, [], END)
+
+
+def test_a_corpus_gives_its_documents_back(tmp_path, bert_folder, write_corpus):
+    folder = bert_folder()
+    corpus = Corpus(write_corpus(tmp_path / "corpus", folder))
+    backend = load_tokenizer(str(folder), "--tokenizer_name").backend_tokenizer
+    for begin in ([], [7]):
+        documents = CorpusDocuments(corpus, begin, END, backend)
+        for number in range(len(documents.lengths)):
+            rows = corpus.rows(np.flatnonzero(corpus.documents == number))
+            whole = np.concatenate([begin, *(row["input_ids"][1:-1] for row in rows)])
+            size = int(documents.lengths[number])
+            assert np.array_equal(documents.tokens(number, 0, size), whole)
+            for start, stop in ((0, 1), (1, 5), (size - 1, size), (5, size)):
+                assert np.array_equal(documents.tokens(number, start, stop), whole[start:stop])
+
+
+def test_held_out_documents_are_apart_and_always_the_same():
+    documents = random_documents(20)
+    train, held = split(documents, 0.25)
+    assert (len(train.lengths), len(held.lengths)) == (15, 5)
+    again = split(documents, 0.25)[1]
+    assert [held.tokens(i, 0, 99).tolist() for i in range(5)] == [again.tokens(i, 0, 99).tolist() for i in range(5)]
+    for share in (0, 1, 1.5):
+        with pytest.raises(CorpusError, match="--validation_split"):
+            split(documents, share)

@@ -1,0 +1,59 @@
+"""Adam without bias correction takes google-research/electra's steps, and its state goes through a checkpoint."""
+
+import copy
+
+import pytest
+import torch
+
+from training.loop.optimizers import AdamWithoutBiasCorrection
+
+GRADIENTS = (0.1, -0.2, 0.3)
+
+
+def steps(make):
+    parameter = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+    optimizer, values = make(parameter), []
+    for gradient in GRADIENTS:
+        parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+        values.append(parameter.item())
+    return values
+
+
+@pytest.mark.parametrize(
+    "decay, expected",
+    [(0.01, [0.6828722, 0.83774638, 0.66701058]), (0.0, [0.6838722, 0.83942925, 0.6695312])],
+)
+def test_updates_are_those_of_the_original(decay, expected):
+    found = steps(lambda p: AdamWithoutBiasCorrection([p], lr=0.1, eps=1e-6, weight_decay=decay))
+    assert found == pytest.approx(expected, abs=6e-9)
+
+
+def test_torchs_adamw_is_the_corrected_one():
+    found = steps(lambda p: torch.optim.AdamW([p], lr=0.1, eps=1e-6, weight_decay=0.01, fused=True))
+    assert found == pytest.approx([0.899001, 0.93471212, 0.89945346], abs=6e-9)
+
+
+def test_state_goes_through_a_checkpoint():
+    def train(parameter, optimizer, numbers):
+        for number in numbers:
+            parameter.grad = torch.arange(3.0) - number
+            optimizer.step()
+
+    whole, first = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    train(whole, AdamWithoutBiasCorrection([whole], lr=0.1, weight_decay=0.01), range(4))
+    optimizer = AdamWithoutBiasCorrection([first], lr=0.1, weight_decay=0.01)
+    train(first, optimizer, range(2))
+    second = torch.nn.Parameter(first.detach().clone())
+    restored = AdamWithoutBiasCorrection([second], lr=0.1, weight_decay=0.01)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(second, restored, range(2, 4))
+    assert torch.equal(whole, second) and not torch.equal(whole, first)
+
+
+def test_parameters_without_gradients_stay():
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = AdamWithoutBiasCorrection(parameters, lr=0.1, weight_decay=0.5)
+    parameters[0].grad = torch.ones(2)
+    optimizer.step()
+    assert (parameters[0] < 1).all() and (parameters[1] == 1).all()

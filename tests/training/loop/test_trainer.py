@@ -1,0 +1,167 @@
+"""The Trainer's sums: several losses with counts of their own, each over the whole global batch."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from models import GAUAlphaConfig, GAUAlphaForMaskedLM
+from training.arguments import RunArguments, parse_arguments
+from training.loop.trainer import Trainer
+
+SIZE, LENGTH = 8, 12
+WEIGHT = 1.3  # of a target: counts need not be whole numbers
+
+
+class TwoTerms:
+    """A loss over labelled positions and a heavier one over all real tokens: their counts are unlike."""
+
+    weights = {"few": 1.0, "many": 50.0}  # noqa: RUF012
+    metrics = ("share",)
+    histograms = {  # noqa: RUF012
+        "median": (LENGTH + 1, lambda bins: next(n for n in range(LENGTH + 1) if 2 * sum(bins[: n + 1]) >= sum(bins)))
+    }
+    perplexity_of = None
+    example_lengths = (6, 12)
+
+    def example(self, length):
+        ones = torch.ones(1, length, dtype=torch.int64)
+        return {"input_ids": ones, "attention_mask": ones, "labels": ones}
+
+    def counts(self, inputs):
+        return {"few": WEIGHT * (inputs["labels"] != -100).sum(), "many": inputs["attention_mask"].sum()}
+
+    def __call__(self, model, inputs):
+        logits = model(inputs["input_ids"], inputs["attention_mask"]).logits
+        few = torch.nn.functional.cross_entropy(logits.transpose(1, 2), inputs["labels"], reduction="sum")
+        many = (logits.square().mean(-1) * inputs["attention_mask"]).sum()
+        share = (inputs["attention_mask"].sum(), torch.ones_like(inputs["labels"]).sum())
+        lengths = torch.bincount(inputs["attention_mask"].sum(1), minlength=LENGTH + 1)
+        return {"few": few, "many": many}, {"share": share, "median": lengths}
+
+
+class Rows(Dataset):
+    def __getitems__(self, indices):
+        return indices
+
+
+def collate(rows):
+    ids = torch.tensor([[(7 * row + place) % 30 + 1 for place in range(LENGTH)] for row in rows])
+    mask = torch.tensor([[int(place < 3 + row) for place in range(LENGTH)] for row in rows])
+    labels = ids.masked_fill(torch.arange(LENGTH) >= torch.tensor(rows)[:, None] // 2, -100)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class Batches:
+    """The same eight rows in every step."""
+
+    step_size, steps, start = SIZE, 3, 0
+
+    def __init__(self, micro):
+        self.micro = micro
+
+    def epoch_at(self, place):
+        return place / SIZE
+
+    def __len__(self):
+        return self.steps * SIZE // self.micro
+
+    def __iter__(self):
+        while True:
+            yield from (list(range(first, first + self.micro)) for first in range(0, SIZE, self.micro))
+
+
+def run(folder, micro):
+    flags = [
+        "--output_dir",
+        str(folder),
+        "--optim",
+        "sgd",
+        "--learning_rate",
+        "0.1",
+        "--report_to",
+        "none",
+        "--use_cpu",
+    ]
+    flags += ["--logging_steps", "1", "--max_grad_norm", "1e9", "--lr_scheduler_type", "constant"]
+    flags += ["--gradient_accumulation_steps", str(SIZE // micro), "--save_strategy", "no"]
+    (args,) = parse_arguments([RunArguments], flags)
+    torch.manual_seed(0)
+    shape = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = GAUAlphaConfig(**shape, attention_key_size=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    batches = Batches(micro)
+    trainer = Trainer(
+        model=GAUAlphaForMaskedLM(config),
+        args=args,
+        objective=TwoTerms(),
+        train_dataset=Rows(),
+        train_batches=batches,
+        data_collator=collate,
+        eval_dataset=Rows(),
+        eval_batches=[list(range(first, first + micro)) for first in range(0, SIZE, micro)],
+        eval_collator=collate,
+    )
+    trainer.train()
+    trainer.save_model()
+    return trainer, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_two_losses_with_their_own_counts_do_not_depend_on_accumulation(tmp_path, micro):
+    whole_trainer, whole = run(tmp_path / "whole", SIZE)
+    trainer, parts = run(tmp_path / "parts", micro)
+    for one, other in zip(whole, parts, strict=True):
+        for name in ("loss", "few_loss", "many_loss", "share", "median", "grad_norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-5)
+        assert one["loss"] == pytest.approx(one["few_loss"] + 50 * one["many_loss"], rel=1e-6)
+    ends = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=1e-5, atol=1e-6, msg=name)
+    assert whole_trainer.evaluate() == pytest.approx(trainer.evaluate(), rel=1e-5)
+
+
+def test_the_loss_is_the_sum_over_the_step_by_its_count(tmp_path):
+    trainer, records = run(tmp_path / "run", 2)
+    torch.manual_seed(0)
+    model = GAUAlphaForMaskedLM(trainer.model.config)
+    batch = collate(list(range(SIZE)))
+    logits = model(batch["input_ids"], batch["attention_mask"]).logits
+    few = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["labels"]) / WEIGHT
+    many = logits.square().mean(-1)[batch["attention_mask"] == 1].mean()
+    loss = few + 50 * many
+    loss.backward()
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in model.parameters()]))
+    assert records[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert records[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [["--optim", "sgd"], ["--adam_bias_correction", "false"]], ids=lambda w: w[0])
+def test_an_update_skipped_for_an_overflow_does_not_hold_the_schedule_up(tmp_path, monkeypatch, optimizer):
+    flags = ["--output_dir", str(tmp_path), "--report_to", "none", "--use_cpu", "--logging_steps", "1"]
+    flags += ["--learning_rate", "0.1", "--schedule", "original_linear", "--save_strategy", "no", *optimizer]
+    (args,) = parse_arguments([RunArguments], flags)
+    shape = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = GAUAlphaForMaskedLM(GAUAlphaConfig(**shape, attention_key_size=8))
+    rows = {"train_dataset": Rows(), "train_batches": Batches(SIZE), "data_collator": collate}
+    trainer = Trainer(model=model, args=args, objective=TwoTerms(), **rows)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    weight, seen, skipped = next(model.parameters()), [], []
+    weight.register_hook(lambda gradient: gradient * torch.inf if len(seen) == 1 else gradient)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+            seen.append(weight.detach().clone())
+            skipped.append(trainer.accelerator.optimizer_step_was_skipped)
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2]) and seen[2].isfinite().all()
+    assert trainer.accelerator.scaler.get_scale() == 4.0  # halved once
+    if "sgd" in optimizer:
+        assert skipped == [False, True, False]
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["learning_rate"] for record in records] == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3])
+    assert trainer.lr_scheduler.last_epoch == 3

@@ -1,0 +1,106 @@
+"""Configs of new models: what follows from what is given, and what cannot work is told in one line before a run."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertTokenizer, MistralConfig
+
+from common.errors import ArgumentError
+from models.stock import adapt
+from training.arguments import ModelArguments
+from training.config_derivation import check_first_pass
+from training.model_setup import make_config, make_model
+from training.objectives.causal_lm import CausalLanguageModelling
+from training.objectives.masked_lm import MaskedLanguageModelling
+
+TINY = "hidden_size=64,num_attention_heads=4,num_hidden_layers=2,intermediate_size=64"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bert_folder):
+    return BertTokenizer.from_pretrained(bert_folder())
+
+
+def arguments(kind, overrides, **more):
+    return ModelArguments(tokenizer_name="", model_type=kind, config_overrides=overrides, **more)
+
+
+@pytest.mark.parametrize(
+    "kind, overrides, width",
+    [
+        ("transformer_xl", "hidden_size=32,num_attention_heads=4", 128),
+        ("transformer_xl", "hidden_size=32,num_attention_heads=4,intermediate_size=48", 48),
+        ("transformer_xl", "num_hidden_layers=2", 4 * 2560),
+        ("bert", "hidden_size=36", 3072),
+    ],
+)
+def test_a_width_that_follows_from_another_one_does_so_when_that_is_changed(tokenizer, kind, overrides, width):
+    assert make_config(arguments(kind, overrides), tokenizer).intermediate_size == width
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "expected"),
+    [
+        ("llama", TINY, {"head_dim": 16, "num_key_value_heads": 4}),
+        ("llama", TINY + ",head_dim=8,num_key_value_heads=2", {"head_dim": 8, "num_key_value_heads": 2}),
+        ("mistral", TINY, {"head_dim": 16, "num_key_value_heads": 1}),
+        ("qwen2", TINY, {"num_key_value_heads": 4, "layer_types": ["full_attention"] * 2}),
+        ("modernbert", TINY, {"layer_types": ["full_attention", "sliding_attention"]}),
+        ("gemma2", TINY, {"layer_types": ["sliding_attention", "full_attention"]}),
+        (
+            "gpt_neo",
+            'num_layers=2,attention_types=[[["global","local"],1]]',
+            {"attention_layers": ["global", "local"]},
+        ),
+    ],
+)
+def test_fields_that_follow_from_the_given_ones_do_so(tokenizer, kind, overrides, expected):
+    config = make_config(arguments(kind, overrides), tokenizer)
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert (config.vocab_size, config.pad_token_id) == (len(tokenizer), tokenizer.pad_token_id)
+
+
+def test_fields_follow_in_a_config_of_a_file_too_and_others_stay(tokenizer, tmp_path):
+    MistralConfig(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, sliding_window=7).save_pretrained(
+        tmp_path
+    )
+    found = make_config(arguments(None, "num_attention_heads=3", config_name=str(tmp_path)), tokenizer)
+    assert (found.head_dim, found.num_key_value_heads, found.sliding_window) == (32, 1, 7)
+    assert make_config(arguments(None, None, config_name=str(tmp_path)), tokenizer).head_dim == 16
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "roformer", "deberta-v2", "convbert", "mpnet"])
+def test_a_small_masked_lm_of_any_type_takes_a_first_step(tokenizer, kind):
+    model = adapt(make_model(AutoModelForMaskedLM, arguments(kind, TINY), tokenizer)).train()
+    state = torch.get_rng_state()
+    check_first_pass(model, MaskedLanguageModelling(model, 12, 0.15), TINY)
+    assert model.training and torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "message"),
+    [
+        ("gptj", "n_embd=64,n_head=4,n_layer=1", "must give a gptj model that can be built and run.*rotary_dim=64"),
+        ("cwm", TINY, "among num_key_value_heads=8,"),
+        ("ministral", TINY, "must give a ministral model that can be built and run.*among head_dim=null"),
+        ("gpt_neo", "num_layers=2,hidden_size=32", "attention_types"),
+        ("mamba2", "hidden_size=64", r"num_heads \* head_dim"),
+        ("gemma4_assistant", "hidden_size=32", "--model_type gemma4_assistant must have a config of its own"),
+        ("llama", "hidden_size=x", "key hidden_size must be like 4096, got 'x'"),
+        ("llama", "hidden_size", "hidden_size must be key=value"),
+        ("llama", "tie_word_embeddings=maybe", "key tie_word_embeddings must be like False, got 'maybe'"),
+        ("gpt2", "n_embd=32,n_layer=1", "hidden_size must be a multiple of num_attention_heads, got 32, 12"),
+    ],
+)
+def test_what_cannot_be_built_or_run_names_the_fields_in_one_line(tokenizer, kind, overrides, message):
+    with pytest.raises(ArgumentError, match=message) as caught:
+        model = make_model(AutoModelForCausalLM, arguments(kind, overrides), tokenizer)
+        CausalLanguageModelling(model, 12).check(model, packed=True, overrides=overrides)
+    assert str(caught.value).startswith((f"--config_overrides {overrides}", "--model_type"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_masked_lm_that_cannot_take_a_step_is_told_before_the_run(tokenizer):
+    overrides = "d_model=32,encoder_layers=1,decoder_layers=1,encoder_attention_heads=2,decoder_attention_heads=2"
+    model = adapt(make_model(AutoModelForMaskedLM, arguments("bart", overrides), tokenizer))
+    with pytest.raises(ArgumentError, match="--model_type must be that of an encoder, got bart"):
+        check_first_pass(model, MaskedLanguageModelling(model, 12, 0.15), overrides)

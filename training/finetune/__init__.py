@@ -1,0 +1,1 @@
+"""One finetuning job."""

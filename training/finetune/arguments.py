@@ -1,0 +1,276 @@
+"""Flags of run_glue.py: what one job is (JobArguments) and how many there are (SweepArguments).
+
+A flag of a job that is left out takes the value of --recipe, then the task's own, then the default below. Old names
+of flags are those of HF's, PaddleNLP's and UER's drivers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from transformers.hf_argparser import HfArg
+
+from common.errors import ArgumentError
+from training.finetune.replaced_flags import rewrite_flags
+from training.loop.schedules import SCHEDULES
+
+DEFAULTS = {
+    "lr": 2e-5, "batch_size": 32, "epochs": 3.0, "warmup_ratio": 0.1, "weight_decay": 0.01, "schedule": "linear",
+    "optimizer": "adamw", "betas": "0.9,0.999", "eps": 1e-8, "clip": 1.0, "head": "auto", "pooling": "first",
+    "muon_lr": 5e-3,
+}  # fmt: skip
+# google-research/electra's finetuning of a small or base model, and what it does otherwise for some tasks.
+RECIPES = {
+    "electra": {
+        "lr": 1e-4, "batch_size": 32, "epochs": 3.0, "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "schedule": "original_linear", "optimizer": "adamw_nobc", "eps": 1e-6, "lwlrd": 0.8, "lwlrd_offset": 2,
+        "head": "linear",
+    },
+}  # fmt: skip
+_OF_TASK = {
+    "electra": {
+        "rte": {"epochs": 10.0}, "stsb": {"epochs": 10.0, "swap_augment": True}, "mrpc": {"swap_augment": True},
+    },
+}  # fmt: skip
+# Our name of a schedule: transformers' name.
+SCHEDULE_NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "poly": "polynomial"}
+OPTIMIZERS = ("adamw", "adamw_nobc", "adafactor", "muon")
+
+
+@dataclass
+class JobArguments:
+    """What one job trains and evaluates. Every flag may stand in --grid."""
+
+    model: str | None = HfArg(
+        default=None,
+        aliases=["--model_name_or_path"],
+        help="Folder or hub name of the encoder, or of a finetuned model.",
+    )
+    tokenizer: str | None = HfArg(
+        default=None, aliases=["--tokenizer_name_or_path", "--tokenizer_name"], help="Its tokenizer; default: --model."
+    )
+    arch: str | None = HfArg(default=None, aliases=["--model_type"], help="model_type that --model must be of.")
+    random_init: bool = HfArg(default=False, help="Take only the shape of --model, with random weights.")
+    head: str | None = HfArg(default=None, help="auto (the family's own) or linear (dropout and one linear layer).")
+    pooling: str | None = HfArg(default=None, help="What the linear head reads: first (token), mean or max of all.")
+    dropout: float | None = HfArg(default=None, help="Of encoder and head; default: what the model was made with.")
+    trust_remote_code: bool = HfArg(default=False, help="Run code that comes with --model or --tokenizer (auto_map).")
+    token_types: str = HfArg(default="auto", help="auto, yes or no: tell the segments of a pair apart.")
+    recipe: str | None = HfArg(default=None, help="Published recipe for flags left out: electra.")
+
+    data_dir: str | None = HfArg(default=None, help="Folder that holds a folder for each task.")
+    source: str = HfArg(default="auto", help="auto (local if --data_dir has the task), local or hub.")
+    train_file: str | None = HfArg(default=None, help="Training file of a task of your own.")
+    validation_file: str | None = HfArg(default=None, help="Validation file of a task of your own.")
+    test_file: str | None = HfArg(default=None, help="Test file of a task of your own.")
+    dataset_name: str | None = HfArg(
+        default=None, help="Data set of the hub, or folder of one, in place of these files."
+    )
+    dataset_config_name: str | None = HfArg(default=None, help="Its configuration.")
+    text_columns: str | None = HfArg(
+        default=None,
+        aliases=["--text_column_names", "--text_column_name", "--text_column"],
+        help="Its text column or two of them: a,b.",
+    )
+    label_column: str | None = HfArg(default=None, aliases=["--label_column_name"], help="Its label column.")
+    kind: str | None = HfArg(
+        default=None, help="Its kind: classification, regression, multiple_choice, question_answering, tagging."
+    )
+    csl_joiner: str = HfArg(default=" ", help="What stands between the keywords of CSL.")
+
+    do_train: bool = HfArg(default=False, help="Train; without --do_eval it does so anyway.")
+    do_eval: bool = HfArg(default=False, help="Evaluate only, with the head of --model, unless --do_train.")
+    do_predict: bool = HfArg(default=False, help="Predict the test splits, and score those with labels.")
+    label_order: str | None = HfArg(default=None, help="Labels of the model's outputs, if it has no names: a,b,c.")
+
+    max_length: int | None = HfArg(default=None, aliases=["--max_seq_length"], help="Tokens of a row.")
+    doc_stride: int = HfArg(default=128, help="Tokens that windows of one context share.")
+    long_rows: str = HfArg(default="window", help="Rows too long at evaluation: window (averaged) or truncate.")
+    swap_augment: bool | None = HfArg(
+        default=None, help="Train on every pair in both orders.", metadata={"nargs": "?", "const": True}
+    )
+    batch_size: int | None = HfArg(
+        default=None,
+        aliases=["--per_device_train_batch_size", "--per_gpu_train_batch_size", "--train_batch_size"],
+        help="Rows of a micro-batch on one device.",
+    )
+    eval_batch_size: int | None = HfArg(
+        default=None,
+        aliases=["--per_device_eval_batch_size", "--per_gpu_eval_batch_size"],
+        help="Rows of a batch of evaluation; default: --batch_size.",
+    )
+    grad_accum: int = HfArg(default=1, aliases=["--gradient_accumulation_steps"], help="Micro-batches of an update.")
+    lr: float | None = HfArg(default=None, aliases=["--learning_rate"], help="Peak learning rate.")
+    epochs: float | None = HfArg(default=None, aliases=["--num_train_epochs"], help="Passes over the training rows.")
+    max_steps: int = HfArg(default=-1, aliases=["--max_train_steps"], help="Updates; overrides --epochs.")
+    warmup_ratio: float | None = HfArg(
+        default=None, aliases=["--warmup_proportion"], help="Share of the updates over which the rate rises."
+    )
+    warmup_steps: int | None = HfArg(
+        default=None, aliases=["--num_warmup_steps"], help="The same in updates; overrides --warmup_ratio."
+    )
+    weight_decay: float | None = HfArg(default=None, help="Of all but biases and norms.")
+    schedule: str | None = HfArg(
+        default=None,
+        aliases=["--lr_scheduler_type"],
+        help=f"{', '.join(SCHEDULE_NAMES)} or one of {', '.join(SCHEDULES)}.",
+    )
+    optimizer: str | None = HfArg(default=None, help=f"{', '.join(OPTIMIZERS)}; nobc: no bias correction.")
+    muon_lr: float | None = HfArg(default=None, help="Peak learning rate of hidden matrices under muon.")
+    betas: str | None = HfArg(default=None, help="Adam's betas: 0.9,0.999.")
+    eps: float | None = HfArg(default=None, aliases=["--adam_epsilon"], help="Adam's epsilon.")
+    clip: float | None = HfArg(default=None, aliases=["--max_grad_norm"], help="Most norm of a gradient; 0 for any.")
+    dtype: str = HfArg(default="fp32", help="fp32, fp16 or bf16 (autocast).")
+    on_nan: str = HfArg(default="stop", help="Steps without a finite gradient: stop after --nan_steps, or skip them.")
+    nan_steps: int = HfArg(default=10, help="Steps in a row without a finite loss and gradient that end the job.")
+
+    lwlrd: float | None = HfArg(default=None, help="Layer-wise decay of the learning rate, in (0, 1]; 0.8 is usual.")
+    lwlrd_offset: int | None = HfArg(default=None, help="Depth of the head above the last layer: 1 or 2 (ELECTRA).")
+    fgm_eps: float = HfArg(default=0.0, help="Length of FGM's move of the word embeddings; 1 is usual.")
+    rdrop: float = HfArg(default=0.0, help="Weight of R-Drop's divergence; 1 to 5 is usual.")
+    label_smoothing: float = HfArg(
+        default=0.0, aliases=["--label_smoothing_factor"], help="Share of a target spread over all labels, in [0, 1)."
+    )
+    class_weights: str | None = HfArg(default=None, help="balanced, or a number for each label: 1,2.5.")
+
+    logging_steps: int = HfArg(default=20, help="Updates between training records.")
+    eval_steps: int | None = HfArg(
+        default=None, help="Updates between evaluations; default: --save_steps, or an epoch."
+    )
+    save_steps: int | None = HfArg(
+        default=None, help="Updates between checkpoints; default: --eval_steps, or an epoch."
+    )
+    eval_strategy: str | None = HfArg(
+        default=None,
+        aliases=["--evaluation_strategy"],
+        help="steps, epoch or no (at the end only); default: epoch without --eval_steps.",
+    )
+    save_strategy: str | None = HfArg(default=None, help="steps or epoch; default: epoch without --save_steps.")
+    patience: int | None = HfArg(
+        default=None,
+        aliases=["--early_stopping_patience"],
+        help="Evaluations without a better one after which training stops.",
+    )
+    select: str = HfArg(default="best", help="Weights to keep: best on validation (ties: the earlier) or last.")
+    metric_for_best: str | None = HfArg(
+        default=None, aliases=["--metric_for_best_model"], help="Metric to select by; default: the task's first."
+    )
+    keep_model: bool = HfArg(default=True, help="Keep the selected weights in best/.")
+    n_best: int = HfArg(default=20, aliases=["--n_best_size"], help="Starts and ends of answers that are considered.")
+    max_answer: int = HfArg(default=50, aliases=["--max_answer_length"], help="Most tokens of an answer.")
+    chid_decode: str = HfArg(default="optimal", help="How ChID's idioms are given out: argmax, greedy or optimal.")
+
+    max_train_samples: int | None = HfArg(default=None, help="Train on the first so many records: no submission.")
+    max_eval_samples: int | None = HfArg(default=None, help="Evaluate the first so many records: no submission.")
+    max_predict_samples: int | None = HfArg(default=None, help="The same of test records alone: no submission.")
+    overfit: int | None = HfArg(default=None, help="Train and evaluate on the first so many training records.")
+    dry_run: bool = HfArg(default=False, help="Two updates and a few rows of evaluation, to see that all works.")
+
+    def __post_init__(self):
+        choices = {
+            "head": (None, "auto", "linear"), "token_types": ("auto", "yes", "no"), "recipe": (None, *RECIPES),
+            "long_rows": ("window", "truncate"), "schedule": (None, *SCHEDULE_NAMES, *SCHEDULES),
+            "optimizer": (None, *OPTIMIZERS), "dtype": ("fp32", "fp16", "bf16"), "select": ("best", "last"),
+            "eval_strategy": (None, "no", "steps", "epoch"), "save_strategy": (None, "steps", "epoch"),
+            "lwlrd_offset": (None, 1, 2), "pooling": (None, "first", "mean", "max"),
+            "chid_decode": ("argmax", "greedy", "optimal"), "source": ("auto", "local", "hub"),
+            "on_nan": ("stop", "skip"),
+        }  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(str(value) for value in allowed if value is not None)
+                raise ArgumentError(f"--{name} must be one of {listed}, got {getattr(self, name)}; correct it")
+        self._check_numbers()
+        if self.optimizer == "muon" and self.lwlrd is not None:
+            raise ArgumentError("--lwlrd must stand without --optimizer muon, got both; leave one of them out")
+
+    def _check_numbers(self) -> None:
+        at_least = {"batch_size": 1, "eval_batch_size": 1, "grad_accum": 1, "max_length": 4, "logging_steps": 1,
+                    "eval_steps": 1, "save_steps": 1, "patience": 1, "overfit": 1, "max_train_samples": 1,
+                    "max_eval_samples": 1, "max_predict_samples": 1, "fgm_eps": 0, "rdrop": 0, "clip": 0,
+                    "doc_stride": 0, "nan_steps": 1, "n_best": 1, "max_answer": 1}  # fmt: skip
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ArgumentError(f"--{name} must be at least {least}, got {value}; raise it")
+        for name, value, least, most in (
+            ("label_smoothing", self.label_smoothing, 0, 1 - 1e-9),
+            ("lwlrd", 1 if self.lwlrd is None else self.lwlrd, 1e-9, 1),
+            ("dropout", self.dropout or 0, 0, 1 - 1e-9),
+            ("lr", 1 if self.lr is None else self.lr, 1e-30, float("inf")),
+            ("muon_lr", 1 if self.muon_lr is None else self.muon_lr, 1e-30, float("inf")),
+            ("epochs", 1 if self.epochs is None else self.epochs, 1e-9, float("inf")),
+        ):
+            if not least <= value <= most:
+                low = "[0" if least == 0 else "(0"
+                high = "any)" if most == float("inf") else "1]" if most == 1 else "1)"
+                raise ArgumentError(f"--{name} must lie in {low}, {high}, got {value}; change it")
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is asked to train, if there is something to train on."""
+        return self.do_train or not self.do_eval
+
+    def settle(self, task_name: str, task_defaults: Mapping[str, float]) -> "JobArguments":
+        """The same with a value for every flag that decides about training."""
+        recipe = RECIPES.get(self.recipe, {}) | _OF_TASK.get(self.recipe, {}).get(task_name, {})
+        values = DEFAULTS | dict(task_defaults) | recipe
+        names = {field.name for field in fields(self)}
+        unknown = sorted(values.keys() - names)
+        if unknown:
+            raise ArgumentError(f"recipe of {task_name} must hold flags of a job, got {unknown[0]}")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return type(self)(**values | given)
+
+    def changed(self) -> dict:
+        """Flags whose value is not their default: what a job is told, and known by."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+
+@dataclass
+class SweepArguments:
+    """Which jobs there are, and where they run."""
+
+    tasks: str | None = HfArg(
+        default=None,
+        aliases=["--task_name"],
+        help="Tasks or groups: sst2,rte; glue, clue10, all; adhoc for your files.",
+    )
+    output_dir: str | None = HfArg(default=None, help="Folder of all results; the same command goes on there.")
+    seeds: str = HfArg(default="42", aliases=["--seed"], help="One job for each of these: 1,2,3.")
+    grid: str | None = HfArg(default=None, help="One job for each combination: lr=1e-5,2e-5;batch_size=16,32.")
+    init_from_task: str | None = HfArg(
+        default=None, help="Start tasks from another one's best weights: rte,mrpc,stsb=mnli; auto: where it is usual."
+    )
+    device: str | None = HfArg(default=None, help="gpu or cpu; default: gpu where there is one.")
+    gpus: str | None = HfArg(default=None, help="GPUs to use: 0,1; default: all.")
+    jobs_per_gpu: int = HfArg(default=1, help="Jobs at the same time on each GPU, or on the CPU.")
+    resume: bool = HfArg(default=True, help="Leave out finished jobs and go on with begun ones.")
+    max_retries: int = HfArg(default=1, help="Further attempts at a job that fails.")
+    baseline: str | None = HfArg(default=None, help="Configuration to compare the others with in the summary.")
+    submission_dir: str | None = HfArg(default=None, help="Folder for glue.zip and CLUE's zips; needs --do_predict.")
+    team: str = HfArg(default="team", help="Name in CLUE's submission file.")
+    clue_version: str = HfArg(default="both", aliases=["--version"], help="CLUE board: 1.0, 1.1 or both.")
+    wnli_majority: bool = HfArg(default=False, help="Submit WNLI's majority class instead of predictions.")
+    job: str | None = HfArg(default=None, help="Run the one job of this folder's job.json and nothing else.")
+
+    def __post_init__(self):
+        for name, allowed in (("device", (None, "gpu", "cpu")), ("clue_version", ("1.0", "1.1", "both"))):
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(str(value) for value in allowed if value)
+                raise ArgumentError(f"--{name} must be one of {listed}, got {getattr(self, name)}; correct it")
+
+
+def flag_names(arguments: type = JobArguments) -> dict[str, str]:
+    """Whatever may be typed for a flag of a job, old names included -> the flag."""
+    names = {}
+    for field in fields(arguments):
+        aliases = field.metadata.get("aliases") or []
+        names |= {name.removeprefix("--"): field.name for name in (field.name, *aliases)}
+    return names
+
+
+def to_own_flags(argv: Sequence[str]) -> list[str]:
+    """A command line of the scripts that run_glue.py replaces, in flags of these two classes."""
+    names = flag_names() | flag_names(SweepArguments)
+    switches = {f"no_{field.name}" for one in (JobArguments, SweepArguments) for field in fields(one)}
+    return rewrite_flags(argv, {*names, *switches, "help"})

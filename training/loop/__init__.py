@@ -1,0 +1,1 @@
+"""The training loop: Trainer, optimisers, schedules, logs, checkpoints."""

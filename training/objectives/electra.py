@@ -1,0 +1,88 @@
+"""Replaced token detection (ELECTRA): cross entropy of the generator and fifty times that of the discriminator.
+
+Both are means over the whole global batch, of masked tokens and of all real tokens (Clark et al. 2020, section 2).
+"""
+
+import torch
+
+from training.objectives.base import IGNORED, separate_documents
+
+SCORE_BINS, SCORE_RANGE = 2048, 10.0  # of the histogram from which the AUC is computed, in nats of logit
+
+
+class ReplacedTokenDetection:
+    """Losses and metrics of models.electra.joint_model.ElectraForJointPreTraining."""
+
+    perplexity_of = None
+
+    def __init__(self, model: torch.nn.Module, longest: int, probability: float):
+        """longest: tokens of the longest row; probability: masked tokens per token."""
+        options = model.options
+        self.weights, self.metrics, self.histograms = {}, [], {}
+        if model.generator is not None:
+            self.weights["generator"] = options.gen_weight
+            self.metrics += ["generator_accuracy"]
+        if model.discriminator is not None:
+            self.weights["discriminator"] = options.disc_weight
+            names = ("accuracy", "precision", "recall")
+            self.metrics += ["sampled_accuracy", "share_replaced", *(f"discriminator_{name}" for name in names)]
+            self.histograms["discriminator_auc"] = (2 * SCORE_BINS, area_under_curve)
+        self.example_lengths = (max(longest // 2, 1), max(longest, 2))
+        self._probability = probability
+
+    def counts(self, inputs: dict) -> dict[str, torch.Tensor]:
+        found = {"generator": (inputs["labels"] != IGNORED).sum(), "discriminator": inputs["attention_mask"].sum()}
+        return {term: found[term] for term in self.weights}
+
+    def example(self, length: int) -> dict[str, torch.Tensor]:
+        ones = torch.ones(1, length, dtype=torch.int64)
+        positions = torch.arange(max(1, round(self._probability * length))).unsqueeze(0)
+        return {
+            "input_ids": ones,
+            "attention_mask": ones,
+            "labels": ones,
+            "masked_positions": positions,
+            "noise_seed": ones[:, 0],
+        }
+
+    def __call__(self, model, inputs: dict):
+        found = model(**separate_documents(inputs), real_tokens=inputs["attention_mask"])
+        sums = {term: getattr(found, f"{term}_loss") for term in self.weights}
+        metrics = {}
+        if found.generator_loss is not None:
+            metrics["generator_accuracy"] = (found.generator_correct, found.masked)
+        if found.discriminator_loss is not None:
+            metrics["sampled_accuracy"] = (found.sampled_correct, found.masked)
+            metrics |= detection_metrics(found.logits.detach(), found.replaced, found.scored)
+        return sums, metrics
+
+
+def detection_metrics(logits: torch.Tensor, replaced: torch.Tensor, scored: torch.Tensor) -> dict:
+    """Pairs, and the histogram of scores, of logits [B, T] over the scored tokens; replaced, scored [B, T] bool."""
+    guessed = logits > 0
+    hits, total, fakes = (guessed & replaced & scored).sum(), scored.sum(), (replaced & scored).sum()
+    return {
+        "discriminator_accuracy": (((guessed == replaced) & scored).sum(), total),
+        "discriminator_precision": (hits, (guessed & scored).sum()),
+        "discriminator_recall": (hits, fakes),
+        "share_replaced": (fakes, total),
+        "discriminator_auc": score_histogram(logits, replaced, scored),
+    }
+
+
+def score_histogram(logits: torch.Tensor, replaced: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Numbers of original, then of replaced scored tokens in each bin of their logit, [2 SCORE_BINS] int64."""
+    bins = ((logits.float() + SCORE_RANGE) * (SCORE_BINS / (2 * SCORE_RANGE))).long().clamp(0, SCORE_BINS - 1)
+    bins = bins + SCORE_BINS * replaced
+    return torch.zeros(2 * SCORE_BINS, dtype=torch.int64, device=logits.device).index_add_(
+        0, bins.flatten(), scored.flatten().long()
+    )
+
+
+def area_under_curve(histogram: list[float]) -> float:
+    """How probably a replaced token scores higher than an original one, ties halved; 0.5 without one of the kinds."""
+    originals, fakes = torch.tensor(histogram, dtype=torch.float64).view(2, -1)
+    pairs = originals.sum() * fakes.sum()
+    if not pairs:
+        return 0.5
+    return ((fakes * (originals.cumsum(0) - originals / 2)).sum() / pairs).item()

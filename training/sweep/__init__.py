@@ -1,0 +1,1 @@
+"""Many finetuning jobs, and what they sum up to."""
