@@ -9,7 +9,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARAL
 if [ $# -gt 0 ]; then
     "$python" -m pytest "$@"
 else
-    cores=$(nproc)
+    cores=$(env -u OMP_NUM_THREADS nproc)  # which counts threads, where that is set
     "$python" -m pytest --numprocesses "$((cores < 8 ? cores : 8))" --dist loadfile
     QUICKSTART_STEPS="${QUICKSTART_STEPS:-20}" QUICKSTART_OUTPUT="$root/outputs/quickstart_ci" bash scripts/quickstart.sh
 fi
