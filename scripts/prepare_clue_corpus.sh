@@ -10,7 +10,7 @@ zips=$(realpath -m "${CLUE_ZIPS:-corpora/clue_zips}")
 out=$(realpath -m "${CLUE_OUTPUT:-corpora/clue_small_wwm_data}")
 model=${CLUE_MODEL:-junnyu/roformer_chinese_char_base}
 [ ! -d "$model" ] || model=$(realpath "$model")
-workers=${CLUE_WORKERS:-$(nproc)}
+workers=${CLUE_WORKERS:-$(env -u OMP_NUM_THREADS nproc)}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=python
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
