@@ -168,6 +168,13 @@ def write_corpus():
     return write
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, bert_folder, write_corpus):
+    """(tokenizer folder, corpus folder)"""
+    tokenizer = bert_folder()
+    return tokenizer, write_corpus(tmp_path_factory.mktemp("prepared") / "corpus", tokenizer)
+
+
 @pytest.fixture(scope="session")
 def train_sentencepiece(tmp_path_factory):
     """(**options) -> the file of a small sentencepiece model trained as that of Chinese Transformer-XL was."""

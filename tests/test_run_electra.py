@@ -39,13 +39,6 @@ METRICS = {"generator_loss", "generator_accuracy", "sampled_accuracy", "discrimi
 METRICS |= {"discriminator_precision", "discriminator_recall", "discriminator_auc", "share_replaced"}
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, bert_folder, write_corpus):
-    """(tokenizer folder, corpus folder)"""
-    tokenizer = bert_folder()
-    return tokenizer, write_corpus(tmp_path_factory.mktemp("prepared") / "corpus", tokenizer)
-
-
 @pytest.fixture
 def flags(prepared, tmp_path):
     """(flag=value, ...) -> the arguments of a tiny run into tmp_path/run; True is a bare flag, None leaves one out."""

@@ -31,13 +31,6 @@ SHAPE = "hidden_size=32,intermediate_size=64,num_hidden_layers=2,attention_key_s
 NO_DROPOUT = SHAPE + ",hidden_dropout_prob=0,attention_probs_dropout_prob=0"
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, bert_folder, write_corpus):
-    """(tokenizer folder, corpus folder)"""
-    tokenizer = bert_folder()
-    return tokenizer, write_corpus(tmp_path_factory.mktemp("prepared") / "corpus", tokenizer)
-
-
 @pytest.fixture
 def flags(prepared, tmp_path):
     """(flag=value, ...) -> the arguments of a tiny run into tmp_path/run; True is a bare flag, None leaves one out."""

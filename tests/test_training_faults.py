@@ -33,13 +33,6 @@ from training.objectives.masked_lm import MaskedLanguageModelling
 SHAPE = "hidden_size=32,intermediate_size=64,num_hidden_layers=1,attention_key_size=16"
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, bert_folder, write_corpus):
-    """(tokenizer folder, corpus folder)"""
-    tokenizer = bert_folder()
-    return tokenizer, write_corpus(tmp_path_factory.mktemp("prepared") / "corpus", tokenizer)
-
-
 @pytest.fixture
 def flags(prepared, tmp_path):
     """(flag=value, ...) -> the arguments of a tiny run into tmp_path/run."""
