@@ -18,6 +18,22 @@ from tests.small_runs import SmallRuns
 from training.pretrained import load_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # beside the repository
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked needs_shared are skipped where the folder of real files is absent."""
+    if not SHARED.is_dir():
+        absent = pytest.mark.skip(reason="needs the real files of ../shared, a folder beside the repository")
+        for item in items:
+            if item.get_closest_marker("needs_shared"):
+                item.add_marker(absent)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real files, for tests marked needs_shared."""
+    return SHARED
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,6 @@ from convert_checkpoint import main
 from models.convert import thudm, transformer_xl
 
 END = ["--config", '{"eos_token_id": 63}']
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "parity"
 
 
 def read(folder, rank=0):
@@ -192,12 +191,13 @@ def test_what_the_tensors_do_not_show_is_asked_for(xl_folder, tmp_path, small_co
         main([str(tmp_path), str(tmp_path / "ours"), "--tokenizer", str(small_cog_file)])
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
+@pytest.mark.needs_shared
 @pytest.mark.parametrize("name", ["transformer_xl_mp1", "transformer_xl_mp2"])
-def test_the_original_tools_own_files(tmp_path, name, xl_state):
-    _, back = there_and_back(SHARED / name, tmp_path, *END)
+def test_the_original_tools_own_files(tmp_path, name, xl_state, shared):
+    files = shared / "parity"
+    _, back = there_and_back(files / name, tmp_path, *END)
     assert_equal(back, xl_state())
     if name.endswith("1"):
-        change_mp.main([str(SHARED / name), "2", "--output", str(tmp_path / "halves")])
+        change_mp.main([str(files / name), "2", "--output", str(tmp_path / "halves")])
         for rank in range(2):
-            assert_equal(read(tmp_path / "halves", rank), read(SHARED / "transformer_xl_mp2", rank))
+            assert_equal(read(tmp_path / "halves", rank), read(files / "transformer_xl_mp2", rank))

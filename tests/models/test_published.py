@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,14 +143,11 @@ def test_every_tokenizer_class_that_a_published_folder_may_name_is_known(publish
     assert type(tokenizer).__name__ == wanted.removesuffix("Fast")
 
 
-VOCABULARY = Path(__file__).parents[3] / "shared" / "data" / "vocab" / "gau_char_12000.txt"
-
-
 @EVERY
-@pytest.mark.skipif(not VOCABULARY.is_file(), reason="needs ../shared")
-def test_the_published_vocabulary_is_whole(published, name):
+@pytest.mark.needs_shared
+def test_the_published_vocabulary_is_whole(published, shared, name):
     folder = published(name)
-    (folder / "vocab.txt").write_bytes(VOCABULARY.read_bytes())
+    shutil.copy(shared / "data/vocab/gau_char_12000.txt", folder / "vocab.txt")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == 12000
     assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [0, 100, 101, 102, 103]

@@ -5,7 +5,6 @@ import json
 import random
 import sys
 import unicodedata
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +13,7 @@ from transformers import AutoTokenizer
 
 from models.tokenization_cog import cog_tokenizer
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-MODEL = SHARED / "data" / "vocab" / "cog-pretrain.model"
-CASES = SHARED / "parity" / "cog_tokenizer.json"
-given_model = pytest.mark.skipif(not MODEL.is_file(), reason="needs cog-pretrain.model")
+ORIGINAL = "data/vocab/cog-pretrain.model"  # of the folder of real files
 
 WORDS = (
     "<n>",
@@ -201,10 +197,10 @@ def assert_all_the_same(tokenizer, processor, texts):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("source", ["small", pytest.param("given", marks=given_model)])
-def test_every_character_and_many_clusters_agree(source, small_cog_file):
+@pytest.mark.parametrize("source", ["small", pytest.param("original", marks=pytest.mark.needs_shared)])
+def test_every_character_and_many_clusters_agree(source, small_cog_file, shared):
     """All code points, alone and behind a no-break space, which the table maps; what may compose, by twos to sixes."""
-    tokenizer, processor = load_pair(small_cog_file if source == "small" else MODEL)
+    tokenizer, processor = load_pair(small_cog_file if source == "small" else shared / ORIGINAL)
     rng = random.Random(0)
     for before in ("", "\xa0"):
         for first in range(0, len(CHARACTERS), 50000):
@@ -215,11 +211,11 @@ def test_every_character_and_many_clusters_agree(source, small_cog_file):
         assert_all_the_same(tokenizer, processor, texts)
 
 
-@given_model
-def test_every_case_of_the_original_with_its_own_model():
-    described = json.loads(CASES.read_text(encoding="utf-8"))
-    assert hashlib.sha256(MODEL.read_bytes()).hexdigest() == described["sha256"]
-    tokenizer = cog_tokenizer(MODEL)
+@pytest.mark.needs_shared
+def test_every_case_of_the_original_with_its_own_model(shared):
+    described = json.loads((shared / "parity/cog_tokenizer.json").read_text(encoding="utf-8"))
+    assert hashlib.sha256((shared / ORIGINAL).read_bytes()).hexdigest() == described["sha256"]
+    tokenizer = cog_tokenizer(shared / ORIGINAL)
     assert len(tokenizer) == described["num_tokens"]
     for case in described["encode"]:
         assert tokenizer(case["text"]).input_ids == case["ids"], case["name"]
