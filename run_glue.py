@@ -60,9 +60,10 @@ from training.sweep.results import summarise
 logger = logging.getLogger(__name__)
 
 
-def main(argv=None) -> list[dict]:
+def main(argv=None, script: str = __file__) -> list[dict]:
     """Run the jobs that the flags say; returns the results of those that are finished.
 
+    script: what runs one of several jobs, another one where it adds tasks and calls this (docs/extending.md).
     SystemExit, which names what failed, when a job did.
     """
     flags, args = parse_arguments([JobArguments, SweepArguments], argv, to_own_flags)
@@ -79,7 +80,7 @@ def main(argv=None) -> list[dict]:
         write_job(jobs[0])
         run_job(jobs[0].folder, use_cpu)
     else:
-        command, devices = [sys.executable, os.path.abspath(__file__)], find_devices(args.gpus, use_cpu)
+        command, devices = [sys.executable, os.path.abspath(script)], find_devices(args.gpus, use_cpu)
         failures = run_jobs(jobs, command, devices, args.jobs_per_gpu, args.max_retries)
     finished = [(job, result) for job in jobs if (result := finetuning.read_result(job.folder)) is not None]
     results = [result for _, result in finished]

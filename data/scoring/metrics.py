@@ -64,7 +64,7 @@ def is_degenerate(task: Task, records: Sequence[Mapping], predictions: Sequence)
     evaluate = partial(_evaluate, task, task.metrics[0], records)
     level = 0.0
     if task.kind in ("classification", "multiple_choice"):
-        labels = set(_gold(task, records))
+        labels = set(gold_labels(task, records))
         if len(labels) == 1:
             return False
         level = max(evaluate([label] * len(records)) for label in labels)
@@ -84,7 +84,7 @@ def merge_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dic
     return merged
 
 
-def _gold(task: Task, records: Sequence[Mapping]) -> list:
+def gold_labels(task: Task, records: Sequence[Mapping]) -> list:
     """The label of each record, of questions the list of answer strings."""
     key = {"question_answering": "answers", "tagging": "tags"}.get(task.kind, "label")
     unknown = sum(record[key] is None or (key == "answers" and not record[key]) for record in records)
@@ -106,20 +106,20 @@ def _evaluate(task: Task, name: str, records: Sequence[Mapping], predictions: Se
 
 
 def _accuracy(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
-    return accuracy_score(_gold(task, records), predictions)
+    return accuracy_score(gold_labels(task, records), predictions)
 
 
 def _f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
     """F1 of the second label, the positive one of MRPC and QQP."""
-    return f1_score(_gold(task, records), predictions, pos_label=task.labels[1], zero_division=0)
+    return f1_score(gold_labels(task, records), predictions, pos_label=task.labels[1], zero_division=0)
 
 
 def _macro_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
-    return f1_score(_gold(task, records), predictions, average="macro", zero_division=0)
+    return f1_score(gold_labels(task, records), predictions, average="macro", zero_division=0)
 
 
 def _mcc(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
-    return matthews_corrcoef(_gold(task, records), predictions)  # 0 for a constant
+    return matthews_corrcoef(gold_labels(task, records), predictions)  # 0 for a constant
 
 
 def _correlation(
@@ -128,7 +128,7 @@ def _correlation(
     records: Sequence[Mapping],
     predictions: Sequence,
 ) -> float:
-    gold = _gold(task, records)
+    gold = gold_labels(task, records)
     for name, values in (("labels", gold), ("predictions", predictions)):
         if np.ptp(values) == 0:
             logger.warning("%s: all %s are %s, so their correlation counts 0", task.name, name, values[0])
@@ -141,16 +141,16 @@ def _answers(
 ) -> float:
     if missing := sum(prediction is None for prediction in predictions):
         logger.warning("%s: %d of %d questions have no prediction and count 0", task.name, missing, len(records))
-    return np.mean(best_over_answers(rule, predictions, _gold(task, records)))
+    return np.mean(best_over_answers(rule, predictions, gold_labels(task, records)))
 
 
 def _tag_accuracy(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
-    return accuracy_score(list(chain(*_gold(task, records))), list(chain(*predictions)))
+    return accuracy_score(list(chain(*gold_labels(task, records))), list(chain(*predictions)))
 
 
 def _entity_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
     """Micro F1 over entities by type and position; an I- that continues nothing begins an entity."""
-    gold, predicted = (list(map(legalise, rows)) for rows in (_gold(task, records), predictions))
+    gold, predicted = (list(map(legalise, rows)) for rows in (gold_labels(task, records), predictions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # says that there are no entities
         return seqeval_f1(gold, predicted, mode="strict", scheme=IOB2, zero_division=0)
@@ -163,7 +163,7 @@ def _macro_entity_f1(task: Task, records: Sequence[Mapping], predictions: Sequen
     that is neither has nothing to score and is left out.
     """
     common, total = Counter(), Counter()
-    for record, gold, predicted in zip(records, _gold(task, records), predictions, strict=True):
+    for record, gold, predicted in zip(records, gold_labels(task, records), predictions, strict=True):
         wanted, found = (_entity_strings(record["chars"], tags) for tags in (gold, predicted))
         common.update(kind for kind, _ in wanted & found)
         total.update(kind for kind, _ in (*wanted, *found))
@@ -174,7 +174,7 @@ def _entity_strings(chars: Sequence[str], tags: Sequence[str]) -> set[tuple[str,
     return {(kind, "".join(chars[first:end])) for kind, first, end in to_entities(tags)}
 
 
-METRICS: Mapping[str, Mapping[str, Callable[[Task, Sequence[Mapping], Sequence], float]]] = {
+METRICS: dict[str, dict[str, Callable[[Task, Sequence[Mapping], Sequence], float]]] = {
     "classification": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "mcc": _mcc},
     "regression": {
         "pearson": partial(_correlation, stats.pearsonr),

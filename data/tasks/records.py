@@ -99,7 +99,8 @@ def _field(row: Row, names: Sequence[str], reading: Reading) -> Any:
     return value
 
 
-def _text(row: Row, names: Sequence[str], reading: Reading) -> str:
+def text_value(row: Row, names: Sequence[str], reading: Reading) -> str:
+    """The text in the first of these columns that the row has, without white space around it."""
     value = field_of(row, names)
     if value is None:
         if reading.role != "test":
@@ -137,7 +138,7 @@ def one_value(row: Row, value: Any) -> Any:
     return value
 
 
-def _label(row: Row, reading: Reading) -> str | float | None:
+def label_value(row: Row, reading: Reading) -> str | float | None:
     """The label's name, or of a regression its value."""
     task, value = reading.task, _raw_label(row, reading)
     if value is None:
@@ -178,9 +179,9 @@ def _some(labels: Sequence[str]) -> str:
 
 def _texts(row: Row, reading: Reading) -> list[dict]:
     task = reading.task
-    text_a = _text(row, task.text_a, reading)
-    text_b = _text(row, task.text_b, reading) if task.text_b else None
-    return [{"id": row.id, "text_a": text_a, "text_b": text_b, "label": _label(row, reading)}]
+    text_a = text_value(row, task.text_a, reading)
+    text_b = text_value(row, task.text_b, reading) if task.text_b else None
+    return [{"id": row.id, "text_a": text_a, "text_b": text_b, "label": label_value(row, reading)}]
 
 
 def _winograd(row: Row, reading: Reading) -> list[dict]:
@@ -196,15 +197,15 @@ def _winograd(row: Row, reading: Reading) -> list[dict]:
         marks += [(start, 1, before), (start + len(noun), 0, after)]  # at one place, what ends comes first
     for place, _, mark in sorted(marks, reverse=True):
         text = text[:place] + mark + text[place:]
-    return [{"id": row.id, "text_a": text.strip(), "text_b": None, "label": _label(row, reading)}]
+    return [{"id": row.id, "text_a": text.strip(), "text_b": None, "label": label_value(row, reading)}]
 
 
 def _keywords(row: Row, reading: Reading) -> list[dict]:
     """CSL: the keywords, joined, and the abstract."""
     words = _field(row, ("keyword",), reading)
     words = words if isinstance(words, list) else [str(words)]
-    text_b = _text(row, ("abst",), reading)
-    label = _label(row, reading)
+    text_b = text_value(row, ("abst",), reading)
+    label = label_value(row, reading)
     return [{"id": row.id, "text_a": reading.csl_joiner.join(words), "text_b": text_b, "label": label}]
 
 
@@ -219,8 +220,8 @@ def _choices(row: Row, reading: Reading) -> list[dict]:
         choices = ["" if choice is None else choice for choice in choices]
     choices = _choice_texts(row, choices)
     record = {
-        "id": row.id, "group": row.id, "context": _text(row, task.text_a, reading),
-        "question": _text(row, task.text_b, reading) if task.text_b else None, "choices": choices,
+        "id": row.id, "group": row.id, "context": text_value(row, task.text_a, reading),
+        "question": text_value(row, task.text_b, reading) if task.text_b else None, "choices": choices,
     }  # fmt: skip
     label = _raw_label(row, reading)
     if reading.role == "test" and (is_missing(label) or str(label) == "-1"):
@@ -335,7 +336,7 @@ def _cloze_labels(row: Row, tags: Sequence[str], reading: Reading) -> Sequence[i
 
 def _question(row: Row, reading: Reading) -> list[dict]:
     raw = _field(row, reading.task.text_b, reading)
-    context, question = raw.strip(), _text(row, reading.task.text_a, reading)
+    context, question = raw.strip(), text_value(row, reading.task.text_a, reading)
     shift = len(raw) - len(raw.lstrip())
     found, answers = _answers(_raw_label(row, reading) or []), []
     for text, start in found:
@@ -438,7 +439,7 @@ def _entity_tags(row: Row, text: str, given: Mapping, reading: Reading) -> list[
     return tags
 
 
-READERS: Mapping[str, Callable[[Row, Reading], list[dict]]] = {
+READERS: dict[str, Callable[[Row, Reading], list[dict]]] = {
     "text": _texts,
     "wsc": _winograd,
     "csl": _keywords,

@@ -5,7 +5,7 @@ follow ELECTRA's and RoBERTa's for GLUE and the CLUE baselines' and PaddleNLP's 
 data sets nyu-mll/glue and clue/clue; a label is known by its name everywhere else.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +20,7 @@ __all__ = [
     "Split",
     "Task",
     "TaskError",
+    "add_task",
     "adhoc_task",
     "expand_tasks",
     "find_task",
@@ -241,15 +242,23 @@ _TABLE = (
         folders=("smp2020-ewect-virus", "smp2020-ewect/virus"),
     ),
 )  # fmt: skip
-TASKS: Mapping[str, Task] = {task.name: task for task in _TABLE}
+TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
 GROUPS = tuple(dict.fromkeys(group for task in _TABLE for group in task.groups))
 _BOARDS = {"glue": "glue8", "clue": "clue10"}  # board -> its tasks where no folder says which there are
-_NAMES = {name: task for task in _TABLE for name in (task.name, *task.aliases)}
+
+
+def add_task(task: Task) -> None:
+    """Let find_task and expand_tasks know one more task. TaskError when one of its names is taken."""
+    taken = {_plain(name) for known in TASKS.values() for name in (known.name, *known.aliases)}
+    for name in (task.name, *task.aliases):
+        if _plain(name) in taken:
+            raise TaskError(f"task {name} must have a name of its own, got that of another one; choose another")
+    TASKS[task.name] = task
 
 
 def find_task(name: str) -> Task:
     """Return the task of this name or alias; case, `-` and `_` make no difference. TaskError lists the names."""
-    plain = {_plain(known): task for known, task in _NAMES.items()}
+    plain = {_plain(known): task for task in TASKS.values() for known in (task.name, *task.aliases)}
     if _plain(name) not in plain:
         raise TaskError(f"--tasks must name tasks of {', '.join(TASKS)}, got {name!r}; correct the name")
     return plain[_plain(name)]
@@ -263,10 +272,10 @@ def expand_tasks(names: str, data_dir: str | Path | None = None) -> list[Task]:
     """
     found: dict[str, Task] = {}
     for name in filter(None, map(str.strip, names.split(","))):
-        tasks = [task for task in _TABLE if name in task.groups] or [find_task(name)]
+        tasks = [task for task in TASKS.values() if name in task.groups] or [find_task(name)]
         if name in _BOARDS:
             present = [task for task in tasks if data_dir is not None and find_folder(task, data_dir)]
-            tasks = present or [task for task in _TABLE if _BOARDS[name] in task.groups]
+            tasks = present or [task for task in TASKS.values() if _BOARDS[name] in task.groups]
         found |= {task.name: task for task in tasks}
     if not found:
         raise TaskError(f"--tasks must name a task or one of {', '.join(GROUPS)}, got {names!r}; name one")

@@ -4,7 +4,7 @@ import pytest
 
 from data.scoring.metrics import METRICS
 from data.tasks.records import READERS
-from data.tasks.table import GROUPS, KINDS, TASKS, TaskError, expand_tasks, find_task
+from data.tasks.table import GROUPS, KINDS, TASKS, Task, TaskError, add_task, expand_tasks, find_task
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -83,3 +83,12 @@ def test_a_board_stands_for_its_tasks_in_the_data_folder_and_else_for_the_usual_
     assert [task.name for task in expand_tasks("clue,glue", tmp_path)] == ["c3", "cluener", "cola", "wnli"]
     assert [task.name for task in expand_tasks("clue")] == [task.name for task in expand_tasks("clue10")]
     assert expand_tasks("glue", tmp_path / "clue") == expand_tasks("glue8")
+
+
+def test_a_task_that_is_added_is_found_by_its_names_alone(monkeypatch):
+    monkeypatch.setattr("data.tasks.table.TASKS", dict(TASKS))
+    add_task(Task("my_headlines", "classification", ("accuracy",), labels=("no", "yes"), aliases=("headlines",)))
+    assert find_task("My-Headlines") is find_task("headlines")
+    for name in ("headlines", "SST-2", "sst"):
+        with pytest.raises(TaskError, match="must have a name of its own"):
+            add_task(Task(name, "classification", ("accuracy",)))
