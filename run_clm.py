@@ -136,7 +136,7 @@ def main(argv=None) -> dict[str, float]:
         eval_collator=CausalCollator(pad, length if mem_len else None),
     )
     if not args.do_train:
-        return evaluate(trainer, data_args.perplexity_file)
+        return evaluate(trainer, objective, data_args.perplexity_file)
     sources = {"model_name_or_path": model_args.model_name_or_path}
     settings = run_settings(args, data_args, {"documents": train.digest}, model.config, sources)
     return run_to_end(trainer, settings, save=trainer.save_model)
@@ -233,14 +233,13 @@ def settle_lengths(model, data_args) -> tuple[int, int]:
     return length, mem_len
 
 
-def evaluate(trainer: Trainer, perplexity_file: str | None) -> dict[str, float]:
+def evaluate(trainer: Trainer, objective: CausalLanguageModelling, perplexity_file: str | None) -> dict[str, float]:
     """Measure and print; with a file, of each document too."""
-    trainer.objective.documents = [] if perplexity_file else None
-    metrics = trainer.evaluate()
+    with objective.document_sums() as batches:
+        metrics = trainer.evaluate()
     if perplexity_file:
-        found = [torch.cat(parts).double() for parts in zip(*trainer.objective.documents, strict=True)]
-        found = gather_object([torch.stack(found).cpu()])
-        numbers, losses, counts = torch.cat(found, dim=1).numpy()
+        own = torch.stack([torch.cat(parts).double() for parts in zip(*batches, strict=True)]).cpu()
+        numbers, losses, counts = torch.cat(gather_object([own]), dim=1).numpy()
         losses, counts = (np.bincount(numbers.astype(int), weights=values) for values in (losses, counts))
         if trainer.is_world_process_zero():
             lines = [

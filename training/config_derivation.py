@@ -10,7 +10,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging as transformers_logging
 
 from common.errors import ArgumentError, UserError, describe_fault
-from training.objectives.masked_lm import trying
+from training.objectives.base import trying
 
 logger = logging.getLogger(__name__)
 

@@ -402,9 +402,8 @@ class Trainer(transformers.Trainer):
 
     def _restore_memory(self, folder: Path) -> None:
         """What an objective carries from step to step, if it does: of all processes, whose rows may be dealt anew."""
-        if hasattr(self.objective, "restore"):
-            parts = [load_file(file) for file in sorted(folder.glob("memory_*.safetensors"), key=process_of)]
-            self.objective.restore(*parts, device=self.args.device)
+        parts = [load_file(file) for file in sorted(folder.glob("memory_*.safetensors"), key=process_of)]
+        self.objective.restore(*parts, device=self.args.device)
 
     def _load_rng_state(self, checkpoint):
         """As transformers does from as many processes; otherwise a process takes up the state of its number, if any.
@@ -452,7 +451,7 @@ class Trainer(transformers.Trainer):
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """As transformers chooses them, and what the objective says is decayed though it is called a bias."""
-        names, endings = super().get_decay_parameter_names(model), tuple(getattr(self.objective, "decayed", ()))
+        names, endings = super().get_decay_parameter_names(model), self.objective.decayed
         return names + [name for name, _ in model.named_parameters() if name.endswith(endings) and name not in names]
 
     def create_optimizer(self, model=None):
@@ -567,7 +566,7 @@ class Trainer(transformers.Trainer):
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        memory = self.objective.state() if hasattr(self.objective, "state") and self.args.model_part == 0 else {}
+        memory = self.objective.state() if self.args.model_part == 0 else {}
         self._stop_unless_finite(weights=True, state=[*state_tensors(self.optimizer), *memory.values()])
         self.save_model(str(partial), _internal_call=True)
         self._save_optimizer_and_scheduler(str(partial))

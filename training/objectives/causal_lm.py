@@ -7,6 +7,8 @@ Letters: B rows of a micro-batch, T tokens of a segment, K = mem_len + T keys.
 
 import inspect
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
@@ -15,8 +17,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from common.errors import ArgumentError
 from training.config_derivation import told
-from training.objectives.base import IGNORED
-from training.objectives.masked_lm import trying
+from training.objectives.base import IGNORED, Objective, trying
 
 ROUNDING = 1e-4  # of logits that are the same: fp32 gives up to 4e-6, a window or a document not seen above 5e-3
 
@@ -25,14 +26,10 @@ MASKINGS = ("pairs", "positions", "layer_types")  # how a stock model may be tol
 LAYER_TYPES = {"full_attention", "sliding_attention"}  # of which a mask can be made
 
 
-class CausalLanguageModelling:
-    """Loss of any causal LM on batches whose labels [B, T] are the targets of their own positions.
+class CausalLanguageModelling(Objective):
+    """Loss of any causal LM on batches whose labels [B, T] are the targets of their own positions."""
 
-    Attributes: documents, None or a list to which evaluation appends (documents [B], losses [B], targets [B]).
-    """
-
-    weights, metrics, histograms = MappingProxyType({"clm": 1.0}), (), MappingProxyType({})
-    perplexity_of = "clm"
+    weights, perplexity_of = MappingProxyType({"clm": 1.0}), "clm"
     decayed = ("r_w_bias", "r_r_bias")  # as in the original, which spares only what Megatron calls a bias
 
     def __init__(
@@ -43,8 +40,8 @@ class CausalLanguageModelling:
         mem_len: tokens of memory that the model gives and takes, 0 for none; document_mask: whether tokens see their
         own document only.
         """
-        self.example_lengths = (max(length // 2, 1), max(length, 2))
-        self.documents: list | None = None
+        super().__init__(length)
+        self._document_sums: list[tuple[torch.Tensor, ...]] | None = None  # while `document_sums` collects them
         self._mem_len, self._document_mask = mem_len, document_mask
         self._masking = "pairs"  # one of MASKINGS
         self._parameters = inspect.signature(model.forward).parameters
@@ -58,9 +55,8 @@ class CausalLanguageModelling:
         return {"clm": (inputs["labels"] != IGNORED).sum()}
 
     def example(self, length: int) -> dict:
-        ones = torch.ones(1, length, dtype=torch.int64)
         positions = self._mem_len + torch.arange(length).unsqueeze(0)
-        batch = {"input_ids": ones, "attention_mask": ones, "labels": ones, "position_ids": positions, "fresh": True}
+        batch = super().example(length) | {"position_ids": positions, "fresh": True}
         if self._mem_len:
             state = torch.zeros(1, self._mem_len, self._config.hidden_size)
             batch["mems"] = [state] * (self._config.num_hidden_layers + 1)
@@ -77,9 +73,18 @@ class CausalLanguageModelling:
         losses = F.cross_entropy(
             outputs.logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
         ).view_as(labels)
-        if self.documents is not None and not training:
-            self.documents.append((inputs["documents"], losses.sum(1), (labels != IGNORED).sum(1)))
+        if self._document_sums is not None:
+            self._document_sums.append((inputs["documents"], losses.sum(1), (labels != IGNORED).sum(1)))
         return {"clm": losses.sum()}, {}
+
+    @contextmanager
+    def document_sums(self) -> Iterator[list[tuple[torch.Tensor, ...]]]:
+        """Collects (documents [B], losses [B], targets [B]) of each batch that is evaluated meanwhile."""
+        self._document_sums = []
+        try:
+            yield self._document_sums
+        finally:
+            self._document_sums = None
 
     def check(self, model, packed: bool, overrides: str | None = None) -> None:
         """Try a stock model before its run; ArgumentError when it cannot do what the run asks of it.

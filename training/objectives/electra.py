@@ -5,18 +5,17 @@ Both are means over the whole global batch, of masked tokens and of all real tok
 
 import torch
 
-from training.objectives.base import IGNORED, separate_documents
+from training.objectives.base import IGNORED, Objective, separate_documents
 
 SCORE_BINS, SCORE_RANGE = 2048, 10.0  # of the histogram from which the AUC is computed, in nats of logit
 
 
-class ReplacedTokenDetection:
+class ReplacedTokenDetection(Objective):
     """Losses and metrics of models.electra.joint_model.ElectraForJointPreTraining."""
-
-    perplexity_of = None
 
     def __init__(self, model: torch.nn.Module, longest: int, probability: float):
         """longest: tokens of the longest row; probability: masked tokens per token."""
+        super().__init__(longest)
         options = model.options
         self.weights, self.metrics, self.histograms = {}, [], {}
         if model.generator is not None:
@@ -27,34 +26,27 @@ class ReplacedTokenDetection:
             names = ("accuracy", "precision", "recall")
             self.metrics += ["sampled_accuracy", "share_replaced", *(f"discriminator_{name}" for name in names)]
             self.histograms["discriminator_auc"] = (2 * SCORE_BINS, area_under_curve)
-        self.example_lengths = (max(longest // 2, 1), max(longest, 2))
         self._probability = probability
 
     def counts(self, inputs: dict) -> dict[str, torch.Tensor]:
-        found = {"generator": (inputs["labels"] != IGNORED).sum(), "discriminator": inputs["attention_mask"].sum()}
-        return {term: found[term] for term in self.weights}
+        targets = {"generator": (inputs["labels"] != IGNORED).sum(), "discriminator": inputs["attention_mask"].sum()}
+        return {term: targets[term] for term in self.weights}
 
     def example(self, length: int) -> dict[str, torch.Tensor]:
-        ones = torch.ones(1, length, dtype=torch.int64)
         positions = torch.arange(max(1, round(self._probability * length))).unsqueeze(0)
-        return {
-            "input_ids": ones,
-            "attention_mask": ones,
-            "labels": ones,
-            "masked_positions": positions,
-            "noise_seed": ones[:, 0],
-        }
+        seed = torch.ones(1, dtype=torch.int64)
+        return super().example(length) | {"masked_positions": positions, "noise_seed": seed}
 
     def __call__(self, model, inputs: dict):
-        found = model(**separate_documents(inputs), real_tokens=inputs["attention_mask"])
-        sums = {term: getattr(found, f"{term}_loss") for term in self.weights}
+        outputs = model(**separate_documents(inputs), real_tokens=inputs["attention_mask"])
+        sums = {"generator": outputs.generator_loss, "discriminator": outputs.discriminator_loss}
         metrics = {}
-        if found.generator_loss is not None:
-            metrics["generator_accuracy"] = (found.generator_correct, found.masked)
-        if found.discriminator_loss is not None:
-            metrics["sampled_accuracy"] = (found.sampled_correct, found.masked)
-            metrics |= detection_metrics(found.logits.detach(), found.replaced, found.scored)
-        return sums, metrics
+        if "generator" in self.weights:
+            metrics["generator_accuracy"] = (outputs.generator_correct, outputs.masked)
+        if "discriminator" in self.weights:
+            metrics["sampled_accuracy"] = (outputs.sampled_correct, outputs.masked)
+            metrics |= detection_metrics(outputs.logits.detach(), outputs.replaced, outputs.scored)
+        return {term: sums[term] for term in self.weights}, metrics
 
 
 def detection_metrics(logits: torch.Tensor, replaced: torch.Tensor, scored: torch.Tensor) -> dict:

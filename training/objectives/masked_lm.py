@@ -1,53 +1,24 @@
-"""What a step minimises and counts: sums and counts per micro-batch, from which the Trainer forms exact means.
-
-An objective has
-    weights: {term: factor}, the total loss is the sum over terms of factor * sum / count of the whole global batch;
-    metrics: names of the metrics that are quotients of two sums;
-    histograms: {metric: (bins, function of the summed bins)}, of those that are not;
-    perplexity_of: the term whose exponential evaluation reports, or None;
-    example_lengths, example(length): two row lengths, and inputs of one row, on which FLOPs are counted;
-    counts(inputs) -> {term: int64 scalar}, how many targets the micro-batch holds, read from the inputs alone;
-    __call__(model, inputs) -> ({term: sum over targets}, {metric: (numerator, denominator) or histogram}), fp32 or
-    int64 scalars, and vectors, on the device.
-One may name parameters with weight decay in spite of their names: decayed, what these end in.
-One that carries something from step to step also has state() -> {name: tensor}, of this process, {} for nothing, and
-restore(that).
-"""
+"""Masked language modelling: cross entropy and accuracy at the positions that a collator has labelled."""
 
 import inspect
-from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
 
-from training.objectives.base import IGNORED, separate_documents
+from training.objectives.base import IGNORED, Objective, separate_documents
 
 
-@contextmanager
-def trying(model: torch.nn.Module):
-    """For a trial on the CPU: no gradients, no dropout; the model's mode and the random numbers stay as they were."""
-    training = model.training
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()
-            yield
-    finally:
-        model.train(training)
-
-
-class MaskedLanguageModelling:
+class MaskedLanguageModelling(Objective):
     """Cross entropy and accuracy at the labelled positions of a masked-LM head.
 
     A head whose forward takes `masked_positions` computes logits there only; rows with document_ids are isolated.
     """
 
-    metrics, histograms = ("mlm_accuracy",), MappingProxyType({})
-    perplexity_of = "mlm"
+    weights, metrics, perplexity_of = MappingProxyType({"mlm": 1.0}), ("mlm_accuracy",), "mlm"
 
     def __init__(self, model: torch.nn.Module, longest: int, probability: float):
         """longest: tokens of the longest row; probability: labelled tokens per token."""
-        self.weights = {"mlm": 1.0}
-        self.example_lengths = (max(longest // 2, 1), max(longest, 2))
+        super().__init__(longest)
         self._probability = probability
         self._takes_positions = "masked_positions" in inspect.signature(model.forward).parameters
 
@@ -55,9 +26,8 @@ class MaskedLanguageModelling:
         return {"mlm": (inputs["labels"] != IGNORED).sum()}
 
     def example(self, length: int) -> dict[str, torch.Tensor]:
-        ones = torch.ones(1, length, dtype=torch.int64)
         positions = torch.arange(max(1, round(self._probability * length))).unsqueeze(0)
-        return {"input_ids": ones, "attention_mask": ones, "labels": ones, "masked_positions": positions}
+        return super().example(length) | {"masked_positions": positions}
 
     def __call__(self, model, inputs: dict):
         inputs = separate_documents(inputs)

@@ -1,4 +1,4 @@
-"""What finetuning minimises, for five kinds of task, as sums and counts in fp32 (see masked_lm.py).
+"""What finetuning minimises, for five kinds of task, as sums and counts in fp32.
 
 Label smoothing: Szegedy et al. 2016, arXiv 1512.00567. R-Drop: Liang et al. 2021, arXiv 2106.14448: every batch runs
 twice under different dropout, and half the symmetric divergence of both answers is a second term of the loss.
@@ -6,18 +6,17 @@ Letters: B batch, C labels or choices, T tokens.
 """
 
 import math
-from types import MappingProxyType
 
 import torch
 from torch.nn import functional as F
 
 from common.errors import ArgumentError
-from training.objectives.base import IGNORED
+from training.objectives.base import IGNORED, Objective
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class TaskObjective:
+class TaskObjective(Objective):
     """What the kinds share; a kind says what its scores are, what they cost and when they are right.
 
     Args:
@@ -27,19 +26,18 @@ class TaskObjective:
         r_drop: weight of the divergence of two passes; 0 for one pass.
     """
 
-    metrics, histograms, perplexity_of = (), MappingProxyType({}), None
     smooths = True  # whether label_smoothing has a meaning
 
     def __init__(self, longest: int, label_smoothing: float = 0.0, class_weights=None, r_drop: float = 0.0):
+        super().__init__(longest)
         self.weights = {"task": 1.0} | ({"r_drop": r_drop} if r_drop else {})
-        self.example_lengths = (max(longest // 2, 1), max(longest, 2))
         self.smoothing = label_smoothing
         # The loss is divided by the sum of weights, which is never below that of one row then.
         self.class_weights = None if class_weights is None else class_weights.float() / class_weights.float().min()
 
     def counts(self, inputs: dict) -> dict[str, torch.Tensor]:
-        found = {"task": self.count(inputs), "r_drop": self.targets(inputs)}
-        return {term: found[term].float() for term in self.weights}
+        divisors = {"task": self.count(inputs), "r_drop": self.targets(inputs)}
+        return {term: divisors[term].float() for term in self.weights}
 
     def count(self, inputs: dict) -> torch.Tensor:
         """What the sum of losses is divided by: the weight of all targets."""
@@ -53,8 +51,7 @@ class TaskObjective:
         return torch.tensor(inputs["input_ids"].shape[0], device=inputs["input_ids"].device)
 
     def example(self, length: int) -> dict[str, torch.Tensor]:
-        ones = torch.ones(1, length, dtype=torch.int64)
-        return {"input_ids": ones, "attention_mask": ones, "labels": ones[:, 0] * 0}
+        return super().example(length) | {"labels": torch.zeros(1, dtype=torch.int64)}
 
     def __call__(self, model, inputs: dict):
         scores = self.scores(model, inputs)
@@ -166,19 +163,19 @@ class QuestionAnswering(TaskObjective):
         return super().example(length) | {"start_positions": start, "end_positions": start}
 
     def scores(self, model, inputs):
-        found = model(**{name: inputs[name] for name in _INPUTS if name in inputs})
-        both = torch.stack((found.start_logits, found.end_logits), 1).float()
+        outputs = model(**{name: inputs[name] for name in _INPUTS if name in inputs})
+        both = torch.stack((outputs.start_logits, outputs.end_logits), 1).float()
         return both.masked_fill(inputs["attention_mask"].unsqueeze(1) == 0, -math.inf)
 
     @staticmethod
-    def _places(inputs: dict) -> torch.Tensor:
+    def _start_and_end(inputs: dict) -> torch.Tensor:
         return torch.stack((inputs["start_positions"], inputs["end_positions"]), 1)  # [B, 2]
 
     def loss(self, scores, inputs):
-        return F.cross_entropy(scores.flatten(0, 1), self._places(inputs).flatten(), reduction="sum") / 2
+        return F.cross_entropy(scores.flatten(0, 1), self._start_and_end(inputs).flatten(), reduction="sum") / 2
 
     def right(self, scores, inputs):
-        return {"accuracy": ((scores.argmax(-1) == self._places(inputs)).all(1).sum(), self.targets(inputs))}
+        return {"accuracy": ((scores.argmax(-1) == self._start_and_end(inputs)).all(1).sum(), self.targets(inputs))}
 
     def divergence(self, scores, other, inputs):
         return half_divergence(scores, other).sum() / 2

@@ -11,12 +11,13 @@ from transformers import TrainerCallback
 from models import GAUAlphaConfig, GAUAlphaForMaskedLM
 from training.arguments import RunArguments, parse_arguments
 from training.loop.trainer import Trainer
+from training.objectives.base import Objective
 
 SIZE, LENGTH = 8, 12
 WEIGHT = 1.3  # of a target: counts need not be whole numbers
 
 
-class TwoTerms:
+class TwoTerms(Objective):
     """A loss over labelled positions and a heavier one over all real tokens: their counts are unlike."""
 
     weights = {"few": 1.0, "many": 50.0}  # noqa: RUF012
@@ -24,12 +25,9 @@ class TwoTerms:
     histograms = {  # noqa: RUF012
         "median": (LENGTH + 1, lambda bins: next(n for n in range(LENGTH + 1) if 2 * sum(bins[: n + 1]) >= sum(bins)))
     }
-    perplexity_of = None
-    example_lengths = (6, 12)
 
-    def example(self, length):
-        ones = torch.ones(1, length, dtype=torch.int64)
-        return {"input_ids": ones, "attention_mask": ones, "labels": ones}
+    def __init__(self):
+        super().__init__(LENGTH)
 
     def counts(self, inputs):
         return {"few": WEIGHT * (inputs["labels"] != -100).sum(), "many": inputs["attention_mask"].sum()}
