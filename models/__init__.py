@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-def _register(module, family, tokenizer_class=None) -> None:
+def register(module, family, tokenizer_class=None) -> None:
     """Makes the family known to the Auto classes, and its code part of every folder that save_pretrained writes."""
     config_class = family.config_class
     AutoConfig.register(config_class.model_type, config_class)
@@ -79,9 +79,9 @@ def _register(module, family, tokenizer_class=None) -> None:
             model_class.register_for_auto_class(auto_name)
 
 
-_register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
-_register(flash_quad, flash_quad.FLASHQuadPreTrainedModel, BertTokenizer)
-_register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
-_register(transformer_xl, transformer_xl.TransformerXLPreTrainedModel, PreTrainedTokenizerFast)
-_register(task_heads, task_heads.LinearHeadPreTrainedModel)
+register(gau, gau.GAUAlphaPreTrainedModel, GAUAlphaTokenizer)
+register(flash_quad, flash_quad.FLASHQuadPreTrainedModel, BertTokenizer)
+register(flash, flash.FLASHPreTrainedModel, BertTokenizer)
+register(transformer_xl, transformer_xl.TransformerXLPreTrainedModel, PreTrainedTokenizerFast)
+register(task_heads, task_heads.LinearHeadPreTrainedModel)
 GAUAlphaTokenizer.register_for_auto_class("AutoTokenizer")
