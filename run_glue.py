@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from data.batches.sampling import CorpusRows
 from data.features.build import Features, make_eval_batches, make_train_batches
 from data.features.task_collator import TaskCollator
 from data.scoring.metrics import merge_splits
-from data.scoring.split_scorer import Judge
+from data.scoring.split_scorer import SplitScorer
 from data.scoring.submission import make_submissions
 from data.tasks import plan as task_data
 from data.tasks.table import Split, Task
@@ -43,17 +44,16 @@ from models import task_heads
 from models.stock import longest_row
 from models.task_heads import takes_token_types
 from training.arguments import RunArguments, parse_arguments, settle_steps
-from training.finetune import job as finetuning
+from training.finetune import steps
 from training.finetune.adversary import FastGradient
 from training.finetune.arguments import JobArguments, SweepArguments, flag_names, to_own_flags
-from training.finetune.evaluation import EvalRows, Evaluator
-from training.finetune.job import BEST, TRAIN_LOG, JobRecord
-from training.finetune.task_model import make_task_model, output_names
+from training.finetune.job import BEST, TRAIN_LOG, Job, best_folder, log_to_console, move_jobs_aside, read_result
+from training.finetune.task_model import EvalRows, Evaluator, TaskModel, make_task_model, output_names
 from training.loop.layer_decay import layer_factors
 from training.loop.trainer import Trainer
 from training.objectives.tasks import make_objective
 from training.process import set_up_process
-from training.sweep.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, write_job
+from training.sweep.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs
 from training.sweep.queue import describe, find_devices, run_jobs
 from training.sweep.results import summarise
 
@@ -67,7 +67,7 @@ def main(argv=None, script: str = __file__) -> list[dict]:
     SystemExit, which names what failed, when a job did.
     """
     flags, args = parse_arguments([JobArguments, SweepArguments], argv, to_own_flags)
-    finetuning.log_to_console()
+    log_to_console()
     use_cpu = args.device == "cpu"
     if args.job:
         return [run_job(Path(args.job), use_cpu)]
@@ -75,14 +75,14 @@ def main(argv=None, script: str = __file__) -> list[dict]:
     if args.device == "gpu" and not torch.cuda.is_available():
         logger.warning("--device gpu: there is no GPU here, using the CPU")
     if not args.resume:
-        finetuning.move_jobs_aside([job.folder for job in jobs])
+        move_jobs_aside([job.folder for job in jobs])
     if len(jobs) == 1:
-        write_job(jobs[0])
+        jobs[0].write()
         run_job(jobs[0].folder, use_cpu)
     else:
         command, devices = [sys.executable, os.path.abspath(script)], find_devices(args.gpus, use_cpu)
         failures = run_jobs(jobs, command, devices, args.jobs_per_gpu, args.max_retries)
-    finished = [(job, result) for job in jobs if (result := finetuning.read_result(job.folder)) is not None]
+    finished = [(job, result) for job in jobs if (result := read_result(job.folder)) is not None]
     results = [result for _, result in finished]
     for job, result in finished:
         files = {split: str(job.folder / name) for split, name in result.get("predictions", {}).items()}
@@ -101,12 +101,12 @@ def conclude(args: SweepArguments, known: bool) -> None:
     summary = summarise(out, args.baseline, averages, items if known else None)
     print((out / "summary.md").read_text(encoding="utf-8"))
     if args.submission_dir:
-        folders = {row["task"]: finetuning.best_folder(row) for row in summary["configurations"] if row["chosen"]}
+        folders = {row["task"]: best_folder(row) for row in summary["configurations"] if row["chosen"]}
         versions = {"clue_version": args.clue_version, "wnli_majority": args.wnli_majority}
         make_submissions(args.submission_dir, folders, team=args.team, date=time.strftime("%Y%m%d"), **versions)
 
 
-def list_jobs(flags: JobArguments, args: SweepArguments) -> list:
+def list_jobs(flags: JobArguments, args: SweepArguments) -> list[Job]:
     """One job for each task, combination of --grid and seed. ArgumentError and TaskError for flags that give none."""
     for name, value in (("model", flags.model), ("output_dir", args.output_dir)):
         if value is None:
@@ -121,73 +121,41 @@ def list_jobs(flags: JobArguments, args: SweepArguments) -> list:
     return plan_jobs(names, flags.changed(), grid, seeds, args.output_dir, sources)
 
 
-@dataclass
-class Prepared:
-    """What a job works with."""
+@dataclass(frozen=True)
+class JobData:
+    """What a job reads before its folder is held: flags with a value each, records, what is done with them."""
 
-    job: JobRecord
+    job: Job
     settings: JobArguments
     task: Task
     splits: dict[str, Split]
     plan: task_data.Plan
-    args: RunArguments | None = None
-    tokenizer: object = None
-    model: torch.nn.Module | None = None
-    label_ids: dict[str, int] | None = None
-    features: dict[str, Features] | None = None
+    args: RunArguments
 
 
 def run_job(folder: Path, use_cpu: bool = False) -> dict:
     """Train, evaluate and predict as the folder's job.json says; returns result.json, of a finished job at once."""
-    job = JobRecord.read(folder)
+    job = Job.read(folder)
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # else the first process decides for all, once they know it
-    if alone and (result := finetuning.read_result(folder)) is not None:
+    if alone and (result := read_result(folder)) is not None:
         logger.info("%s is finished", folder)
         return result
     started = time.perf_counter()
-    made = read_job(job, use_cpu)
-    set_up_process(made.args)
-    with finetuning.held(folder, made.args) as result:
+    data = read_job(job, use_cpu)
+    set_up_process(data.args)
+    with steps.held(folder, data.args) as result:
         if result is not None:
             logger.info("%s is finished", folder)
             return result
-        return finish_job(made, started)
+        return finish_job(data, started)
 
 
-def finish_job(made: Prepared, started: float) -> dict:
-    """What is left to do of a job whose folder is held; returns what result.json then holds."""
-    job, folder = made.job, made.job.folder
-    set_seed(job.seed)
-    found = make_task_model(made.task, made.settings, start_of(job, made.settings), made.plan, task_heads)
-    made.tokenizer, made.model, made.label_ids = found
-    made.features = read_features(made)
-    checkpoint = finetuning.find_checkpoint(folder, made.args)
-    trainer = make_trainer(made)
-    if made.plan.training:
-        if not finetuning.train(trainer, checkpoint):
-            raise SystemExit("stopped; the same command goes on from here")
-        finetuning.keep_selected(trainer, folder, bool(made.plan.scored) and made.settings.select == "best")
-    result = finetuning.describe_run(job, made.settings, trainer) | {
-        "splits": describe_splits(made.splits, made.features)
-    }
-    result |= judge(made, trainer)
-    result |= {"seconds": time.perf_counter() - started, **finetuning.surroundings(made.args.device)}
-    if made.args.should_save:
-        finetuning.finish(folder, result, made.settings.keep_model)
-    return result
-
-
-def start_of(job: JobRecord, settings: JobArguments) -> str:
-    """The model that a job starts from."""
-    return str(Path(job.init_from, BEST)) if job.init_from else settings.model
-
-
-def read_job(job: JobRecord, use_cpu: bool) -> Prepared:
+def read_job(job: Job, use_cpu: bool) -> JobData:
     """Flags and records. ArgumentError and TaskError where they do not serve.
 
     A finetuned model is not trained under --do_predict alone; what it predicts are its own labels.
     """
-    flags = job.arguments()
+    flags = steps.job_arguments(job)
     outputs = output_names(flags, start_of(job, flags), task_data.kind_of(job.task, flags), task_heads)
     only_predicts = flags.do_predict and not flags.do_train and outputs is not None and not job.init_from
     trains = flags.trains and not only_predicts
@@ -204,81 +172,109 @@ def read_job(job: JobRecord, use_cpu: bool) -> Prepared:
     metric = settings.metric_for_best or task.metrics[0]
     if metric not in task.metrics:
         raise ArgumentError(f"--metric_for_best must be one of {', '.join(task.metrics)}, got {metric}; choose one")
-    args = finetuning.run_arguments(settings, job.folder, job.seed, metric if plan.scored else None, use_cpu)
-    return Prepared(job, settings, task, splits, plan, args)
+    args = steps.run_arguments(settings, job.folder, job.seed, metric if plan.scored else None, use_cpu)
+    return JobData(job, settings, task, splits, plan, args)
 
 
-def read_features(made: Prepared) -> dict[str, Features]:
-    settings, task, most = made.settings, made.task, longest_row(made.model)
+def start_of(job: Job, settings: JobArguments) -> str:
+    """The model that a job starts from."""
+    return str(job.init_from / BEST) if job.init_from else settings.model
+
+
+def finish_job(data: JobData, started: float) -> dict:
+    """What is left to do of a job whose folder is held; returns what result.json then holds."""
+    job, folder, settings = data.job, data.job.folder, data.settings
+    set_seed(job.seed)
+    model = make_task_model(data.task, settings, start_of(job, settings), data.plan, task_heads)
+    features = read_features(data, model)
+    checkpoint = steps.find_checkpoint(folder, data.args)
+    trainer = make_trainer(data, model, features)
+    if data.plan.training:
+        if not steps.train(trainer, checkpoint):
+            raise SystemExit("stopped; the same command goes on from here")
+        steps.keep_selected(trainer, folder, bool(data.plan.scored) and settings.select == "best")
+    result = steps.describe_run(job, settings, trainer)
+    result |= {"splits": describe_splits(data.splits, features), **score_splits(data, model, features, trainer)}
+    result |= {"seconds": time.perf_counter() - started, **steps.surroundings(data.args.device)}
+    if data.args.should_save:
+        steps.finish(folder, result, settings.keep_model)
+    return result
+
+
+def read_features(data: JobData, model: TaskModel) -> dict[str, Features]:
+    """Rows of the splits that the job needs, as long as flags and model say."""
+    settings, task, most = data.settings, data.task, longest_row(model.model)
     length = settings.max_length or min(task.max_length, most or task.max_length)
     if most is not None and length > most:
         raise ArgumentError(f"--max_length must be at most the {most} positions of the model, got {length}; lower it")
-    types = takes_token_types(made.model) if settings.token_types == "auto" else settings.token_types == "yes"
-    splits = {name: made.splits[name] for name in made.plan.wanted(task)}
-    options = {"max_length": length, "token_types": types, "label_ids": made.label_ids}
-    return make_all_features(task, splits, settings, made.tokenizer, **options)
+    types = takes_token_types(model.model) if settings.token_types == "auto" else settings.token_types == "yes"
+    splits = {name: data.splits[name] for name in data.plan.wanted(task)}
+    options = {"max_length": length, "token_types": types, "label_ids": model.label_ids}
+    return make_all_features(task, splits, settings, model.tokenizer, **options)
 
 
-def make_trainer(made: Prepared) -> Trainer:
-    settings, args, task = made.settings, made.args, made.task
+def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features]) -> Trainer:
+    settings, args, task = data.settings, data.args, data.task
     batches = weights = None
-    rows = made.features[task.train_split] if made.plan.training else None
+    rows = features[task.train_split] if data.plan.training else None
     if rows is not None:
         settle_steps(args, row_tokens(rows))
         share = (args.train_batch_size, args.gradient_accumulation_steps, args.data_processes, args.data_process)
         batches = make_train_batches(rows, *share, steps=args.max_steps, seed=args.seed)
-        labels = label_array(task, made.splits[task.train_split], made.label_ids)
-        weights = finetuning.class_weights(settings.class_weights, labels, len(task.labels))
-    longest = max(int(features.lengths.max()) for features in made.features.values())
+        labels = label_array(task, data.splits[task.train_split], model.label_ids)
+        weights = steps.class_weights(settings.class_weights, labels, len(task.labels))
+    longest = max(int(split.lengths.max()) for split in features.values())
     decay, offset = settings.lwlrd, settings.lwlrd_offset or 1
     trainer = Trainer(
-        model=made.model,
+        model=model.model,
         args=args,
-        processing_class=made.tokenizer,
+        processing_class=model.tokenizer,
         objective=make_objective(task.kind, settings, longest, weights),
         train_dataset=rows and CorpusRows(rows),
         train_batches=batches,
-        data_collator=collator(made),
+        data_collator=collator(data, model),
         eval_dataset=[],
-        evaluator=make_evaluator(made, made.plan.scored),
+        evaluator=make_evaluator(data, model, features, data.plan.scored),
         log_file=TRAIN_LOG,
-        rate_factors=layer_factors(made.model, decay, offset) if decay else None,
+        rate_factors=layer_factors(model.model, decay, offset) if decay else None,
         adversary=FastGradient(settings.fgm_eps) if settings.fgm_eps else None,
-        keep_best=lambda: finetuning.keep_model(trainer, made.job.folder),
+        keep_best=lambda: steps.keep_model(trainer, data.job.folder),
         patience=settings.patience,
     )
     return trainer
 
 
-def collator(made: Prepared) -> TaskCollator:
-    return TaskCollator(made.task.kind, made.tokenizer.pad_token_id, 8 if made.args.bf16 or made.args.fp16 else 1)
+def collator(data: JobData, model: TaskModel) -> TaskCollator:
+    return TaskCollator(data.task.kind, model.tokenizer.pad_token_id, 8 if data.args.bf16 or data.args.fp16 else 1)
 
 
-def make_evaluator(made: Prepared, names: list[str]) -> Evaluator:
-    args, settings = made.args, made.settings
+def make_evaluator(data: JobData, model: TaskModel, features: dict[str, Features], names: Sequence[str]) -> Evaluator:
+    """Of these splits."""
+    args, settings = data.args, data.settings
     options = {"chid_decode": settings.chid_decode, "n_best": settings.n_best, "max_answer": settings.max_answer}
-    judges = {}
+    splits = {}
     for name in names:
-        features = made.features[name]
-        batches = make_eval_batches(features, args.eval_batch_size, args.data_processes, args.data_process)
-        found = Judge(made.task, made.splits[name], features, made.label_ids, options)
-        judges[name] = EvalRows(features.rows, batches, collator(made)), found
-    return Evaluator(judges, partial(merge_splits, made.task))
+        rows = features[name]
+        batches = make_eval_batches(rows, args.eval_batch_size, args.data_processes, args.data_process)
+        scorer = SplitScorer(data.task, data.splits[name], rows, model.label_ids, options)
+        splits[name] = EvalRows(rows.rows, batches, collator(data, model)), scorer
+    return Evaluator(splits, partial(merge_splits, data.task))
 
 
-def judge(made: Prepared, trainer: Trainer) -> dict:
-    """Judge all splits with the selected weights and write what was predicted; returns their metrics and the files."""
-    result = {"primary": made.args.metric_for_best_model, "metrics": {}, "test": {}, "degenerate": False}
-    result |= {"columns": made.task.columns, "predictions": {}}
-    for key, prefix, names in (("metrics", "eval", made.plan.scored), ("test", "test", made.plan.asked)):
+def score_splits(data: JobData, model: TaskModel, features: dict[str, Features], trainer: Trainer) -> dict:
+    """Score all splits with the selected weights and write what was predicted; returns their metrics and the files."""
+    task, plan = data.task, data.plan
+    result = {"primary": data.args.metric_for_best_model, "metrics": {}, "test": {}, "degenerate": False}
+    result |= {"columns": task.columns, "predictions": {}}
+    for key, prefix, names in (("metrics", "eval", plan.scored), ("test", "test", plan.asked)):
         if names:
-            evaluator = make_evaluator(made, names)
+            evaluator = make_evaluator(data, model, features, names)
             result[key] = evaluator(trainer)
             result["degenerate"] |= any(verdict.degenerate for verdict in evaluator.verdicts.values())
-            if made.args.should_save:
-                path = made.job.folder / f"{prefix}_preds.jsonl"
-                write_verdicts(path, made.task, made.splits, evaluator.verdicts)
-                logger.info("%s: predictions of %s in %s", made.task.name, ", ".join(names), path)
+            if data.args.should_save:
+                path = data.job.folder / f"{prefix}_preds.jsonl"
+                write_verdicts(path, task, data.splits, evaluator.verdicts)
+                logger.info("%s: predictions of %s in %s", task.name, ", ".join(names), path)
                 result["predictions"][prefix] = path.name
     return result
 

@@ -231,12 +231,12 @@ def scripted(monkeypatch, scores):
     waiting = list(scores)
     real = run_glue.make_evaluator
 
-    def make(made, names):
-        evaluator = real(made, names)
+    def make(*args):
+        evaluator = real(*args)
 
         def evaluate(trainer):
-            found = evaluator(trainer)
-            return found | ({"accuracy": waiting.pop(0)} if waiting else {})
+            metrics = evaluator(trainer)
+            return metrics | ({"accuracy": waiting.pop(0)} if waiting else {})
 
         evaluate.verdicts = evaluator.verdicts
         return evaluate if waiting else evaluator
@@ -342,12 +342,12 @@ def test_a_finetuned_model_predicts_rows_without_labels(finetuned, tmp_path, cap
     path = folder_of(tmp_path / "out") / result["predictions"]["test"]
     assert str(path) in capsys.readouterr().out and result["steps"] == 0 and not result["metrics"]
     lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-    found = [line["prediction"] for line in lines]
-    assert len(found) == 3 and not any("label" in line for line in lines)
+    predictions = [line["prediction"] for line in lines]
+    assert len(predictions) == 3 and not any("label" in line for line in lines)
     if labels:
-        assert {name for one in found for name in (one if kind == "tagging" else [one])} <= set(labels)
+        assert {name for one in predictions for name in (one if kind == "tagging" else [one])} <= set(labels)
     expected = {"regression": float, "multiple_choice": int, "tagging": list}.get(kind, str)
-    assert all(isinstance(one, expected) for one in found)
+    assert all(isinstance(one, expected) for one in predictions)
     text = {"multiple_choice": "context", "question_answering": "question", "tagging": "chars"}.get(kind, "sentence")
     assert result["columns"]["texts"][0] == text and result["columns"]["label"] is None
 
@@ -418,12 +418,10 @@ def test_mnli_is_a_start_for_other_tasks(encoder, tmp_path):
     assert [job.task for job in jobs] == ["mnli", "rte", "stsb"] and jobs[0].folder == folder_of(tmp_path / "out")
     before = load_file(jobs[0].folder / "best" / "model.safetensors")
     for job in jobs[1:]:
-        run_glue.write_job(job)
-        made = run_glue.read_job(run_glue.JobRecord.read(job.folder), True)
-        found = run_glue.make_task_model(
-            made.task, made.settings, str(jobs[0].folder / "best"), made.plan, run_glue.task_heads
-        )
-        state, config = found[1].state_dict(), found[1].config
+        job.write()
+        data, best = run_glue.read_job(job, True), str(jobs[0].folder / "best")
+        model = run_glue.make_task_model(data.task, data.settings, best, data.plan, run_glue.task_heads).model
+        state, config = model.state_dict(), model.config
         assert all(torch.equal(state[name], value) for name, value in before.items() if name.startswith("bert."))
         assert not torch.equal(state["classifier.weight"][:1], before["classifier.weight"][:1])
         kind = {"rte": "single_label_classification", "stsb": "regression"}[job.task]

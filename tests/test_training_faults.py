@@ -25,7 +25,7 @@ from common.errors import Stopped, UserError
 from common.script import INTERRUPTED, NOT_FINITE, one_line_errors
 from tests.processes import SERVER, run_together
 from tests.runs import Killed, assert_same_run, killed_in, read_log, weights
-from training.finetune import job
+from training.finetune import steps
 from training.loop.finiteness import NotFinite, Watch
 from training.loop.trainer import Trainer
 from training.objectives.masked_lm import MaskedLanguageModelling
@@ -457,5 +457,5 @@ def test_a_job_killed_while_it_tidies_up_leaves_no_part_of_a_checkpoint(tmp_path
     (tmp_path / "checkpoint-3/optimizer.pt").touch()
     monkeypatch.setattr(shutil, "rmtree", lambda *words, **options: fail(Killed()))
     with pytest.raises(Killed):
-        job.finish(tmp_path, {}, keep_best=True)
+        steps.finish(tmp_path, {}, keep_best=True)
     assert not checkpoints(tmp_path) and not (tmp_path / "result.json").exists()

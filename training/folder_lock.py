@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import ArgumentError
-from training.sweep.claims import machine, process_start
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,31 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go)
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine began, which tells a reused id from the old one; None once it has ended."""
+    if not Path("/proc/self/stat").exists():  # not Linux: the id alone
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return ""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else fields[18]
+
+
+def machine() -> str:
+    """Where process ids mean the same: the host's name, and in a container its table of processes."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 @contextlib.contextmanager

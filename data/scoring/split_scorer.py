@@ -24,8 +24,8 @@ class Verdict(NamedTuple):
     degenerate: bool | None
 
 
-@dataclass
-class Judge:
+@dataclass(frozen=True)
+class SplitScorer:
     """Turns logits of rows into a verdict.
 
     label_ids: the model's output of each label name; options: of data.scoring.decode.decode.
@@ -37,10 +37,10 @@ class Judge:
     label_ids: Mapping[str, int]
     options: Mapping = field(default_factory=dict)
 
-    def __call__(self, numbers: Sequence[int], logits: Sequence[np.ndarray]) -> Verdict:
-        """numbers: the row of each of the logits. ValueError unless every row comes exactly once."""
+    def __call__(self, indices: Sequence[int], logits: Sequence[np.ndarray]) -> Verdict:
+        """indices: the row of each of the logits. ValueError unless every row comes exactly once."""
         task, records = self.task, self.split.records
-        outputs = combine(self.features, in_order(self.features, numbers, logits))
+        outputs = combine(self.features, in_order(self.features, indices, logits))
         columns = [self.label_ids[label] for label in task.labels]
         if task.kind == "classification":
             outputs = outputs[:, columns]

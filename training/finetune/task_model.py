@@ -1,16 +1,32 @@
-"""The model of a finetuning job: a fresh head on an encoder to train, or a finetuned model to judge."""
+"""The model of a finetuning job, a fresh head to train or a finetuned model, and what it says of rows."""
 
 import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from accelerate.utils import gather_object, send_to_device
 from transformers import AutoModel
 
 from common.errors import ArgumentError, library_errors
-from training.finetune.label_names import label_numbers
 from training.model_setup import check_fits, check_vocabulary, check_weights, load_model
 from training.pretrained import load_config, load_tokenizer, resolve_pretrained
 
 logger = logging.getLogger(__name__)
+
+_NAMELESS = re.compile(r"label_\d+")
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """A model with its tokenizer. label_ids: the model's output of each of the task's labels."""
+
+    tokenizer: object
+    model: torch.nn.Module
+    label_ids: Mapping[str, int]
 
 
 def output_names(settings, name: str, kind: str, heads) -> tuple[str, ...] | None:
@@ -24,7 +40,7 @@ def output_names(settings, name: str, kind: str, heads) -> tuple[str, ...] | Non
     if settings.label_order is not None:
         return tuple(label.strip() for label in settings.label_order.split(","))
     _check_names(config, name)
-    return tuple(config.id2label[number] for number in sorted(config.id2label))
+    return tuple(config.id2label[index] for index in sorted(config.id2label))
 
 
 def _check_names(config, name: str) -> None:
@@ -42,8 +58,8 @@ def _model_folder(name: str) -> str:
     return str(Path(name, "discriminator")) if Path(name, "discriminator").is_dir() else name
 
 
-def make_task_model(task, settings, name: str, plan, heads) -> tuple:
-    """Tokenizer, model, and the model's output of each of the task's labels.
+def make_task_model(task, settings, name: str, plan, heads) -> TaskModel:
+    """The model that a job trains or scores.
 
     task: of data/tasks/table.py; settings: JobArguments; name: folder or hub name, or one of run_electra.py, whose
     discriminator is taken; plan: of data/tasks/plan.py; heads: models.task_heads. Without training, a model that lacks
@@ -57,12 +73,12 @@ def make_task_model(task, settings, name: str, plan, heads) -> tuple:
     trust, tokenizer_flag = settings.trust_remote_code, "--tokenizer" if settings.tokenizer else "--model"
     tokenizer = load_tokenizer(settings.tokenizer or name, tokenizer_flag, trust)
     config = load_config(name, "--model", trust)
-    found = heads.encoder_config(config).model_type
-    if settings.arch not in (None, found):
-        raise ArgumentError(f"--arch must be {found}, that of --model {name}, got {settings.arch}; leave it out")
+    family = heads.encoder_config(config).model_type
+    if settings.arch not in (None, family):
+        raise ArgumentError(f"--arch must be {family}, that of --model {name}, got {settings.arch}; leave it out")
     worthless = not plan.scored and task.columns  # what a random head would predict of the user's own rows
     if not plan.training and (settings.do_eval or worthless or heads.has_head(config, task.kind)):
-        return tokenizer, *_finetuned(task, settings, name, config, tokenizer, heads)
+        return _finetuned(task, settings, name, config, tokenizer, heads)
     check_vocabulary(config, name, "--model", tokenizer)
     encoder = heads.encoder_config(config)
     if settings.random_init:
@@ -76,10 +92,10 @@ def make_task_model(task, settings, name: str, plan, heads) -> tuple:
         model = heads.task_model(config, folder, task.kind, task.labels, **options)
     if not plan.training:
         logger.warning("%s has no head for %s: the scores are those of a random one", name, task.name)
-    return tokenizer, model, {label: number for number, label in enumerate(task.labels)}
+    return TaskModel(tokenizer, model, {label: index for index, label in enumerate(task.labels)})
 
 
-def _finetuned(task, settings, name: str, config, tokenizer, heads) -> tuple:
+def _finetuned(task, settings, name: str, config, tokenizer, heads) -> TaskModel:
     if not heads.has_head(config, task.kind):
         raise ArgumentError(
             f"--model {name} must have a head for a task of {task.kind} under --do_eval or to predict only, got "
@@ -90,6 +106,95 @@ def _finetuned(task, settings, name: str, config, tokenizer, heads) -> tuple:
         raise ArgumentError(f"--model {name} must have one output for {task.name}, got {config.num_labels}; train it")
     auto_class, trust = heads.HEAD_CLASSES[task.kind], settings.trust_remote_code
     model = load_model(auto_class, config, name, "--model", tokenizer, trust)
-    if not task.labels:
-        return model, {}
-    return model, label_numbers(task.labels, model.config.id2label, settings.label_order, name)
+    names, order = model.config.id2label, settings.label_order
+    return TaskModel(tokenizer, model, match_labels(task.labels, names, order, name) if task.labels else {})
+
+
+def match_labels(labels: tuple[str, ...], id2label: dict[int, str], order: str | None, name: str) -> dict[str, int]:
+    """Output of each of the task's labels, compared without regard to case.
+
+    id2label: of the model's config; order: --label_order, names of the outputs in place of id2label's; name: of the
+    model, as typed.
+
+    Raises:
+        ArgumentError: the model's labels are not the task's, or it has numbers for names and there is no order.
+    """
+    if order is not None:
+        flag, names = f"--label_order {order}", [label.strip() for label in order.split(",")]
+        if len(names) != len(id2label):
+            raise ArgumentError(
+                f"{flag} must name each of the {len(id2label)} outputs of {name}, got {len(names)} names; add the rest"
+            )
+    else:
+        flag, names = f"--model {name}", [id2label[index] for index in range(len(id2label))]
+        if all(_NAMELESS.fullmatch(label.lower()) for label in names) and set(names) != set(labels):
+            raise ArgumentError(
+                f"{flag} must name its labels, got {names[0]} to {names[-1]}, which say nothing; give their names in "
+                f"the order of its outputs with --label_order {','.join(labels)}"
+            )
+    outputs = {label.lower(): index for index, label in enumerate(names)}
+    if outputs.keys() != {label.lower() for label in labels} or len(outputs) < len(names):
+        raise ArgumentError(
+            f"{flag} must have the labels {', '.join(labels)}, got {', '.join(names)}; name a model of this task, "
+            "or add --do_train to give it another head"
+        )
+    return {label: outputs[label.lower()] for label in labels}
+
+
+@dataclass(frozen=True)
+class EvalRows:
+    """Rows to predict.
+
+    rows: (indices) -> list of dicts. batches: this process's share, lists of (epoch, index) pairs. collator: of rows.
+    """
+
+    rows: Callable[[Sequence[int]], list[dict]]
+    batches: Iterable[list[tuple[int, int]]]
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+
+
+def predict(trainer, data: EvalRows) -> tuple[list[int], list[np.ndarray], float | None]:
+    """Run the model of a trainer over rows, without dropout.
+
+    Every process returns the same: indices of the rows in any order, the fp32 scores of each as the objective gives
+    them (padding included), and the mean loss of the targets, None where a row has none.
+    """
+    objective, model = trainer.objective, trainer.model
+    indices, scores, loss, count = [], [], 0.0, 0.0
+    model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        for batch in data.batches:
+            here = [index for _, index in batch]
+            inputs = send_to_device(data.collator(data.rows(here)), trainer.args.device)
+            outputs = objective.scores(model, inputs)
+            if "labels" in inputs or "start_positions" in inputs:
+                loss += objective.loss(outputs, inputs).double().item()
+                count += objective.count(inputs).double().item()
+            indices += here
+            scores += list(outputs.cpu().numpy())
+    if trainer.args.world_size > 1:
+        indices, scores = gather_object(indices), gather_object(scores)
+        loss, count = (sum(gather_object([value])) for value in (loss, count))
+    return indices, scores, loss / count if count else None
+
+
+class Evaluator:
+    """Scores the predictions for some splits; the evaluator of a Trainer.
+
+    splits: rows by name, and what turns their indices and scores into a verdict, which has `scores` (metrics by name,
+    None without labels). merge: scores by split -> metrics of all of them.
+    """
+
+    def __init__(self, splits: Mapping[str, tuple[EvalRows, Callable]], merge: Callable):
+        self.splits, self.merge = splits, merge
+        self.verdicts: dict = {}  # of the last call
+
+    def __call__(self, trainer) -> dict[str, float]:
+        """Metrics, and the mean of the splits' losses where they have one; {} without labels."""
+        self.verdicts, losses = {}, []
+        for name, (data, scorer) in self.splits.items():
+            indices, scores, loss = predict(trainer, data)
+            self.verdicts[name] = scorer(indices, scores)
+            losses += [] if loss is None else [loss]
+        scored = {name: verdict.scores for name, verdict in self.verdicts.items() if verdict.scores is not None}
+        return ({"loss": float(np.mean(losses))} if losses else {}) | (self.merge(scored) if scored else {})

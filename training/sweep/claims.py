@@ -7,38 +7,13 @@ while its process, or the child that works for it, runs; one elsewhere while its
 
 import json
 import os
-import socket
 import time
 from pathlib import Path
 
 from training.files import write_whole
+from training.folder_lock import machine, process_start
 
 BEAT_SECONDS, STALE_SECONDS = 5, 60
-
-
-def process_start(pid: int) -> str | None:
-    """When a process of this machine began, which tells a reused id from the old one; None once it has ended."""
-    if not Path("/proc/self/stat").exists():  # not Linux: the id alone
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return ""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state in "ZX" else fields[18]
-
-
-def machine() -> str:
-    """Where process ids mean the same: the host's name, and in a container its table of processes."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
 
 
 class Claims:

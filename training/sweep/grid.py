@@ -8,29 +8,10 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ArgumentError
-from training.files import write_whole
-
-JOB_FILE = "job.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training of one task. settings: flag -> value, as given; after: folders of the jobs it waits for."""
-
-    task: str
-    settings: dict
-    seed: int
-    folder: Path
-    after: tuple[Path, ...] = ()
-
-    @property
-    def config(self) -> str:
-        """Hash of the settings, which is the name of the folder above."""
-        return self.folder.parent.name
+from training.finetune.job import Job
 
 
 def parse_grid(text: str | None, names: Mapping[str, str]) -> dict[str, list]:
@@ -107,15 +88,15 @@ def plan_jobs(
                 f"--init_from_task {task}={source} must name a task that starts from the model, got one that starts "
                 f"from {sources[source]}; leave one out"
             )
-    given = {flag: value for flag, value in settings.items() if value is not None}
+    typed = {flag: value for flag, value in settings.items() if value is not None}
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     jobs = []
     for task in sorted(tasks, key=lambda task: task not in sources.values()):
         for point, seed in itertools.product(points, seeds):
             source = sources.get(task)
-            folder = _folder(out, task, given | point, source, seed)
-            after = (_folder(out, source, given | point, None, seed),) if source else ()
-            jobs.append(Job(task, given | point, seed, folder, after))
+            folder = _folder(out, task, typed | point, source, seed)
+            before = _folder(out, source, typed | point, None, seed) if source else None
+            jobs.append(Job(task, typed | point, seed, folder, before))
     return jobs
 
 
@@ -123,17 +104,6 @@ def config_hash(settings: Mapping, source: str | None = None) -> str:
     """Ten hexadecimal digits; equal for equal settings in any order. source: the task whose weights are the start."""
     described = json.dumps([settings, source], sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(described.encode("utf-8", "backslashreplace")).hexdigest()[:10]
-
-
-def write_job(job: Job) -> None:
-    """Write FOLDER/job.json, what a child process is told: task, settings, seed and the folder of the job before."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    record = {"task": job.task, "settings": job.settings, "seed": job.seed}
-    record["init_from"] = str(job.after[0]) if job.after else None
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    file = job.folder / JOB_FILE
-    if not file.is_file() or file.read_bytes() != text.encode():  # another process may work here
-        write_whole(file, text)
 
 
 def varying(settings: Sequence[Mapping]) -> list[str]:
@@ -155,6 +125,3 @@ def _value(text: str):
     except ValueError:
         return text
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
-
-
-RESULT_FILE, FAILURE_FILE, CONSOLE_FILE = "result.json", "failure.json", "console.log"

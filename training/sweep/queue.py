@@ -20,8 +20,9 @@ from pathlib import Path
 from common.errors import ArgumentError
 from training import folder_lock
 from training.files import write_whole
+from training.finetune.job import CONSOLE_FILE, FAILURE_FILE, RESULT_FILE, TRAIN_LOG, Job
 from training.sweep.claims import Claims
-from training.sweep.grid import CONSOLE_FILE, FAILURE_FILE, RESULT_FILE, Job, varying, write_job
+from training.sweep.grid import varying
 from training.sweep.live_table import LiveTable, Row, TrainLog, clock
 
 POLL_SECONDS, LOOK_SECONDS, GRACE_SECONDS = 0.1, 1.0, 30.0  # own children; others' jobs; from SIGTERM to SIGKILL
@@ -134,7 +135,7 @@ class _Sweep:
             label = ",".join(f"{name}={job.settings[name]}" for name in names if name in job.settings) or job.config
             state = "finished" if _finished(job.folder) else "waiting"
             self.rows[job.folder] = Row(job.task, label, job.seed, state)
-            self.logs[job.folder] = TrainLog(job.folder / "train_log.jsonl")
+            self.logs[job.folder] = TrainLog(job.folder / TRAIN_LOG)
         # What earlier sweeps gave up is tried again; what another gives up from now on is not.
         self.old_failures = {job.folder: _read(job.folder / FAILURE_FILE) for job in self.jobs}
 
@@ -171,7 +172,7 @@ class _Sweep:
         failed = []
         for job in self.jobs:
             if self.rows[job.folder].state == "blocked":
-                failed.append(Failure(job, f"not begun, because {', '.join(map(str, job.after))} failed"))
+                failed.append(Failure(job, f"not begun, because {job.init_from} failed"))
             elif not _finished(job.folder):
                 reason = json.loads(_read(job.folder / FAILURE_FILE) or '{"reason": "another sweep tries it again"}')
                 failed.append(Failure(job, reason["reason"], _tail(job.folder / CONSOLE_FILE)))
@@ -185,7 +186,7 @@ class _Sweep:
             self.logs[job.folder].read()
             row.share, row.best = self.logs[job.folder].share, self.logs[job.folder].best
             row.state = self._state(job)
-            if row.state == "waiting" and self.free and all(map(_finished, job.after)):
+            if row.state == "waiting" and self.free and (job.init_from is None or _finished(job.init_from)):
                 row.state = self._start(job)
             settled &= row.state in ("finished", "failed", "blocked")
             if job.folder in self.children:
@@ -210,11 +211,10 @@ class _Sweep:
             return "finished"
         if self._given_up(job.folder):
             return "failed"
-        if any(self._hopeless(folder) for folder in job.after):
+        if job.init_from is not None and self._hopeless(job.init_from):
             return "blocked"
-        holder = self.claims.holder(job.folder) or folder_lock.holder(
-            job.folder
-        )  # of a sweep, or of a job run by itself
+        # A sweep, or a job run by itself.
+        holder = self.claims.holder(job.folder) or folder_lock.holder(job.folder)
         if holder is not None:
             self.rows[job.folder].device = holder
             return "elsewhere"
@@ -242,7 +242,7 @@ class _Sweep:
         return "running"
 
     def _spawn(self, job: Job, device: str) -> None:
-        write_job(job)
+        job.write()
         attempt = self.attempts[job.folder] = self.attempts.get(job.folder, 0) + 1
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
         environment.setdefault("OMP_NUM_THREADS", str(self.threads))

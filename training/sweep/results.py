@@ -13,7 +13,8 @@ import numpy as np
 
 from common.errors import ArgumentError
 from training.files import write_whole
-from training.sweep.grid import JOB_FILE, RESULT_FILE, varying
+from training.finetune.job import JOB_FILE, RESULT_FILE
+from training.sweep.grid import varying
 from training.sweep.significance import compare_items, mcnemar, welch
 from training.sweep.summary_tables import as_csv, as_markdown, as_tex
 

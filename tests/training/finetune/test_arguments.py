@@ -11,7 +11,7 @@ from common.errors import ArgumentError
 from data.tasks.table import TASKS
 from training.arguments import parse_arguments
 from training.finetune.arguments import RECIPES, JobArguments, SweepArguments, flag_names, to_own_flags
-from training.finetune.job import class_weights, run_arguments
+from training.finetune.steps import class_weights, run_arguments
 
 
 def parse(*words):

@@ -1,9 +1,7 @@
-import json
-
 import pytest
 
 from common.errors import ArgumentError
-from training.sweep.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, varying, write_job
+from training.sweep.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs, varying
 
 NAMES = {"lr": "lr", "learning_rate": "lr", "batch_size": "batch_size", "fgm": "fgm", "model": "model"}
 
@@ -62,9 +60,9 @@ def test_tasks_that_start_from_another_wait_for_its_job_of_the_same_configuratio
     assert [job.task for job in jobs[:4]] == ["mnli"] * 4, "what others wait for comes first"
     by_folder = {job.folder: job for job in jobs}
     for job in jobs:
-        assert len(job.after) == (job.task == "rte")
-        for folder in job.after:
-            before = by_folder[folder]
+        assert (job.init_from is not None) == (job.task == "rte")
+        if job.init_from is not None:
+            before = by_folder[job.init_from]
             assert (before.task, before.settings, before.seed) == ("mnli", job.settings, job.seed)
     alone = plan_jobs(["rte"], {}, {"lr": [1e-5]}, [1], tmp_path)
     assert alone[0].folder not in by_folder, "another start is another configuration"
@@ -80,18 +78,6 @@ def test_a_bad_init_from_task_is_named(tmp_path):
             parse_init_from_task(text)
     with pytest.raises(ArgumentError, match="--init_from_task must name 'rte' once"):
         parse_init_from_task("rte=mnli;rte=qnli")
-
-
-def test_a_job_is_told_what_to_do(tmp_path):
-    job = plan_jobs(["rte", "mnli"], {"model": "模型"}, {"lr": [1e-5]}, [7], tmp_path, {"rte": "mnli"})[1]
-    write_job(job)
-    assert [path.name for path in job.folder.iterdir()] == ["job.json"]
-    assert json.loads((job.folder / "job.json").read_text(encoding="utf-8")) == {
-        "task": "rte",
-        "settings": {"model": "模型", "lr": 1e-5},
-        "seed": 7,
-        "init_from": str(job.after[0]),
-    }
 
 
 def test_varying_names_the_flags_that_differ():

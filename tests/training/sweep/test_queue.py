@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import ArgumentError
-from training.folder_lock import locked
+from training.folder_lock import locked, machine
 from training.sweep import live_table
-from training.sweep.claims import Claims, machine
+from training.sweep.claims import Claims
 from training.sweep.grid import plan_jobs
 from training.sweep.live_table import Row, TrainLog, clock, render
 from training.sweep.queue import describe, find_devices, run_jobs

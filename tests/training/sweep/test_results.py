@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import ArgumentError
-from training.sweep.grid import plan_jobs, write_job
+from training.sweep.grid import plan_jobs
 from training.sweep.results import summarise
 
 
@@ -18,7 +18,7 @@ def sweep(tmp_path):
         for (task, lr), by_seed in values.items():
             for seed, value in by_seed.items():
                 job = plan_jobs([task], (settings or {}) | {"lr": lr}, {}, [seed], tmp_path / out)[0]
-                write_job(job)
+                job.write()
                 if value is not None:
                     result = {
                         "primary": "accuracy",
