@@ -449,6 +449,9 @@ def test_the_command_line_of_old_works_with_local_data(encoder, tmp_path):
     records = [json.loads(line) for line in log]
     assert [record["step"] for record in records if "loss" in record] == list(range(1, 16))
     assert [record["step"] for record in records if "primary" in record] == [6, 12, 15]
+    shares = {record["accuracy"] / 12.5 for record in records if "loss" in record}  # of 8 rows, in percent
+    assert shares <= set(range(9)) and max(shares) > 4
+    assert all(record["eval_accuracy"] == record["primary"] > 1 for record in records if "primary" in record)
     assert result["splits"]["train"]["expected"] == 67349
 
 

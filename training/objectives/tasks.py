@@ -72,7 +72,7 @@ class TaskObjective(Objective):
         raise NotImplementedError
 
     def right(self, scores: torch.Tensor, inputs: dict) -> dict[str, tuple]:
-        """Metrics of a training batch, as pairs of numerator and denominator."""
+        """Metrics of a training batch in percent, as those of evaluation: pairs of numerator and denominator."""
         raise NotImplementedError
 
     def divergence(self, scores: torch.Tensor, other: torch.Tensor, inputs: dict) -> torch.Tensor:
@@ -104,7 +104,7 @@ class Classification(TaskObjective):
         return self._cross_entropy(scores, inputs["labels"])
 
     def right(self, scores, inputs):
-        return {"accuracy": ((scores.argmax(-1) == inputs["labels"]).sum(), self.targets(inputs))}
+        return {"accuracy": (100 * (scores.argmax(-1) == inputs["labels"]).sum(), self.targets(inputs))}
 
 
 class Regression(TaskObjective):
@@ -150,7 +150,7 @@ class MultipleChoice(TaskObjective):
         return -((1 - self.smoothing) * right + self.smoothing * mean).sum()
 
     def right(self, scores, inputs):
-        return {"accuracy": ((scores.argmax(-1) == inputs["labels"]).sum(), self.targets(inputs))}
+        return {"accuracy": (100 * (scores.argmax(-1) == inputs["labels"]).sum(), self.targets(inputs))}
 
 
 class QuestionAnswering(TaskObjective):
@@ -175,7 +175,9 @@ class QuestionAnswering(TaskObjective):
         return F.cross_entropy(scores.flatten(0, 1), self._start_and_end(inputs).flatten(), reduction="sum") / 2
 
     def right(self, scores, inputs):
-        return {"accuracy": ((scores.argmax(-1) == self._start_and_end(inputs)).all(1).sum(), self.targets(inputs))}
+        return {
+            "accuracy": (100 * (scores.argmax(-1) == self._start_and_end(inputs)).all(1).sum(), self.targets(inputs))
+        }
 
     def divergence(self, scores, other, inputs):
         return half_divergence(scores, other).sum() / 2

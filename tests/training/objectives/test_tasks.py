@@ -45,8 +45,8 @@ def test_classification_is_torchs_weighted_mean(logits, smoothing, weights):
     sums, metrics = objective(fixed([logits]), inputs)
     expected = F.cross_entropy(logits, inputs["labels"], weights, label_smoothing=smoothing)
     torch.testing.assert_close(sums["task"] / objective.counts(inputs)["task"], expected)
-    right, count = metrics["accuracy"]
-    assert right == (logits.argmax(1) == inputs["labels"]).sum() and count == 4
+    hundreds, count = metrics["accuracy"]  # percent, as evaluation gives it
+    assert hundreds == 100 * (logits.argmax(1) == inputs["labels"]).sum() and count == 4
 
 
 def test_a_single_light_row_still_weighs_as_one(logits):
