@@ -4,15 +4,9 @@ A unit of the source becomes one shard, whose bytes depend on the unit and the s
 finished, because it appears by a rename together with its record.
 """
 
-import gc
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.script import interrupts_held
 from data.corpus.blocks import Blocks, join_rows, make_blocks
 from data.corpus.chinese_ref_files import ReferenceWriter
 from data.corpus.sources import Source, Unit
@@ -28,6 +21,7 @@ from data.corpus.store import CorpusError, check_sum, id_dtype, known_checksums,
 from data.files import DataError
 from data.tokens.fast_tokenizer import FastTokenizer
 from data.tokens.word_segmenters import Segmenter
+from data.workers import worker_results
 
 _BATCH = 1 << 16  # characters tokenised at once; larger arrays leave the processor's cache
 _NO_LIMIT = 2**40
@@ -121,9 +115,16 @@ class Preparer:
 
 
 COUNTS = (
-    "documents", "dropped_documents", "characters", "tokens", "dropped_tokens", "words", "cut_words", "blocks",
+    "documents",
+    "dropped_documents",
+    "characters",
+    "tokens",
+    "dropped_tokens",
+    "words",
+    "cut_words",
+    "blocks",
     "skipped_lines",
-)  # fmt: skip
+)
 
 
 def _count(counts: Counter, numbers: list[int], texts: list[str], blocks: Blocks) -> None:
@@ -138,58 +139,13 @@ def _count(counts: Counter, numbers: list[int], texts: list[str], blocks: Blocks
     counts["blocks"] += len(blocks.lengths)
 
 
-_prepare: Preparer  # of a worker
-
-
-def _start_worker(prepare: Preparer) -> None:
-    """A worker leaves Ctrl-C to its parent and ends when the parent does, however that ends."""
-    global _prepare
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _prepare = prepare
-
-
-def _run_worker(unit: Unit) -> dict:
-    return _prepare(unit)
-
-
-def prepare_all(
-    prepare: Preparer, units: list[Unit], workers: int, report: Callable[[Unit, dict], None], flag: str
-) -> None:
-    """Prepare the units in `workers` processes; `report` each in order. The first error in that order is raised.
-
-    CorpusError naming `flag`, of the number of workers, when one of them is killed.
-    """
-    if min(workers, len(units)) < 2:
-        for unit in units:
-            report(unit, prepare(unit))
-        return
-    # fork: the dictionary and the tokenizer are loaded once and shared; nothing here has started a thread
-    context = multiprocessing.get_context("fork")
-    gc.freeze()  # a collection in a worker would copy every shared page
-    pool = ProcessPoolExecutor(min(workers, len(units)), context, _start_worker, (prepare,))
-    try:
-        with interrupts_held():
-            results = pool.map(_run_worker, units)
-        for unit, record in zip(units, results, strict=True):
-            report(unit, record)
-    except BrokenProcessPool:
-        raise CorpusError(
-            f"{flag} must leave each process enough memory, got {workers} and one was killed; lower it and run the "
-            "same command again, which goes on behind the finished shards"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-        gc.unfreeze()
-
-
 def prepare_units(
     preparer: Preparer, units: list[Unit], workers: int, log_interval: int = 100, flag: str = "--workers"
 ) -> list[dict]:
     """Prepare the units that are not finished yet; return the records of all, in order.
 
-    log_interval: documents between updates of the progress bar, at least; flag: that of the workers.
+    The first error in that order is raised. CorpusError naming `flag`, of the number of workers, when one is killed.
+    log_interval: documents between updates of the progress bar, at least.
     """
     known = known_checksums(preparer.folder)
     records = {unit.number: record for unit in units if (record := preparer.record_of(unit, known))}
@@ -199,17 +155,20 @@ def prepare_units(
     finished = sum(unit.size for unit in units if unit.number in records)
     bar = tqdm(total=finished + sum(unit.size for unit in waiting), initial=finished, unit="B", unit_scale=True)
     bytes_done = documents = 0
-
-    def report(unit, record):
-        nonlocal bytes_done, documents
-        records[unit.number] = record
-        bytes_done, documents = bytes_done + unit.size, documents + record["documents"]
-        if documents >= log_interval or len(records) == len(units):
-            bar.update(bytes_done)
-            bytes_done = documents = 0
-
-    with bar:
-        prepare_all(preparer, waiting, workers, report, flag)
+    try:
+        # fork: the dictionary and the tokenizer are loaded once and shared; nothing here has started a thread
+        with bar, worker_results(lambda: preparer, waiting, workers, "fork") as results:
+            for unit, record in zip(waiting, results, strict=True):
+                records[unit.number] = record
+                bytes_done, documents = bytes_done + unit.size, documents + record["documents"]
+                if documents >= log_interval or len(records) == len(units):
+                    bar.update(bytes_done)
+                    bytes_done = documents = 0
+    except BrokenProcessPool:
+        raise CorpusError(
+            f"{flag} must leave each process enough memory, got {workers} and one was killed; lower it and run the "
+            "same command again, which goes on behind the finished shards"
+        ) from None
     return [records[unit.number] for unit in units]
 
 

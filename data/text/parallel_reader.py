@@ -4,15 +4,10 @@ Each process reads units of work (byte ranges) and writes bucket files of its ow
 process reads what.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from json import JSONEncoder
 from pathlib import Path
 
@@ -20,11 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.script import interrupts_held
 from data.files import DataError
 from data.text.external_sort import RECORD, Buckets, content_keys, position_keys, random_keys, sorted_indices
 from data.text.overlap import Overlap
 from data.text.raw_documents import Layout, Unit
+from data.workers import worker_results
 
 _SEARCHED_CHARACTERS = 1 << 18  # documents are compared with evaluation texts in batches of about this size
 
@@ -144,37 +139,9 @@ def distribute(job: Job, overlap: Overlap | None, unit: Unit) -> Counts:
     return counts
 
 
-_work: Callable[[Unit], Counts]  # of a reading process
-
-
-def _start_worker(job: Job) -> None:
-    """Prepare a reading process: it leaves Ctrl-C to its parent and ends when the parent does, however that ends."""
-    global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _work = _worker(job)
-
-
 def _worker(job: Job) -> Callable[[Unit], Counts]:
     overlap = Overlap.load(job.overlap) if job.overlap else None
     return lambda unit: distribute(job, overlap, unit)
-
-
-def _run_worker(unit: Unit) -> Counts:
-    return _work(unit)
-
-
-def _in_order(pool: ProcessPoolExecutor, units: list[Unit], ahead: int) -> Iterator[Counts]:
-    """Yield the results of all units in order; no more than `ahead` wait at a time, however many units there are."""
-    waiting = deque()
-    for unit in units:
-        with interrupts_held():  # it may start a process
-            waiting.append(pool.submit(_run_worker, unit))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> Counts:
@@ -182,23 +149,18 @@ def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> 
 
     UserError naming --workers when a process is killed.
     """
-    counts, pool = Counts(), None
-    if workers > 1 and len(units) > 1:
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(units)), context, _start_worker, (job,))
-    bar = tqdm(total=job.total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval)
+    counts = Counts()
     try:
-        results = _in_order(pool, units, 4 * workers) if pool else map(_worker(job), units)
-        for unit, result in zip(units, results, strict=True):
-            counts.add(result)
-            bar.update(unit.end - unit.start)
+        with (
+            tqdm(total=job.total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval) as bar,
+            worker_results(partial(_worker, job), units, workers, "spawn") as results,
+        ):
+            for unit, result in zip(units, results, strict=True):
+                counts.add(result)
+                bar.update(unit.end - unit.start)
     except BrokenProcessPool:
         raise UserError(
             f"--workers must leave each process enough memory, got {workers} and one was killed; lower it and run the "
             "same command again"
         ) from None
-    finally:
-        bar.close()
-        if pool:
-            pool.shutdown(cancel_futures=True)
     return counts
