@@ -23,7 +23,6 @@ from data.corpus.sentences import row_sentence_starts, sentence_tables
 from data.corpus.store import Corpus, CorpusError
 from data.tokens.tokenizer_files import special_frame
 
-ELECTRA_DATA = ("reference", "packed")
 _SINGLE_SHARE, _SHORT_SHARE = 0.1, 0.05  # rows of one segment only, and rows that aim at a random shorter length
 _SHORTEST, _NO_SECOND = 5, 100_000
 
@@ -97,7 +96,7 @@ class ElectraRows(Rows):
     """The rows that an ExampleBuilder makes of some rows of a corpus."""
 
     def __init__(self, corpus: Corpus, numbers: np.ndarray, kind: str, length: int, backend: Tokenizer, seed: int):
-        """kind: one of ELECTRA_DATA; numbers: increasing; length: L; seed: of the builder's draws.
+        """kind: reference or packed; numbers: increasing; length: L; seed: of the builder's draws.
 
         CorpusError when L is too small, or the tokenizer sets no token on either side of a text.
         """

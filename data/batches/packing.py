@@ -20,7 +20,6 @@ from data.tokens.tokenizer_files import special_frame
 
 logger = logging.getLogger(__name__)
 
-PACKINGS = ("none", "concat", "isolated")
 HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
 
 
@@ -87,7 +86,7 @@ def check_maskable(rows: Rows, special_ids: list[int], flag: str) -> None:
 
 
 def pack(rows: Rows, packing: str, length: int | None, backend: Tokenizer) -> Rows:
-    """The training rows that --packing (one of PACKINGS) makes of some rows of a corpus, whose numbers increase.
+    """The training rows that --packing (none, concat or isolated) makes of some rows of a corpus.
 
     length: most tokens of a row, by default those that the corpus was prepared for.
     Rows that create_data.py has joined already stay as they are under concat.

@@ -27,7 +27,6 @@ __all__ = ["Features", "Windows", "combine", "in_order", "make_eval_batches", "m
 
 logger = logging.getLogger(__name__)
 
-LONG_ROWS = ("window", "truncate")
 _LAYOUTS = {
     "text": text_features,
     "swag": swag_features,
@@ -54,7 +53,7 @@ def make_features(
 
     tokenizer: a fast one of transformers. max_length: tokens of a row, special ones included. token_types: whether the
     model takes them. label_ids: the model's output of each label name. doc_stride: tokens that two windows of a
-    question's context share (at most half a window). long_rows: what evaluation does with long texts, of LONG_ROWS.
+    question's context share (at most half a window). long_rows: window or truncate long texts in evaluation.
     ValueError without records, for a max_length that leaves no room, an unlabelled record in training and a label that
     the model lacks.
     """

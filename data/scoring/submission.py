@@ -13,6 +13,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from common.shortening import SHORTENING
 from data.outputs import atomic_output
 from data.scoring.decode import BOUNDS
 from data.scoring.prediction_file import PREDICTIONS, SubmissionError, _read, read_predictions
@@ -21,8 +22,6 @@ from data.tasks.tags import cluener_label, to_entities
 
 logger = logging.getLogger(__name__)
 
-# Settings that bar a job from a board.
-TRUNCATING = ("max_train_samples", "max_eval_samples", "max_predict_samples", "overfit", "dry_run")
 VERSIONS = ("1.0", "1.1")
 # File without .tsv: task and split.
 GLUE_FILES = {
@@ -182,7 +181,7 @@ def _json(value: Any) -> str:
 def _refuse_truncated(task: str, folder: Path) -> None:
     result = folder / "result.json"
     settings = _read(result.read_bytes(), str(result), {"settings"})["settings"]
-    used = [f"--{flag}" for flag in TRUNCATING if settings.get(flag)]
+    used = [f"--{flag}" for flag in SHORTENING if settings.get(flag)]
     if used:
         raise SubmissionError(
             f"{task}: a submission must come from a whole run, got one with {', '.join(used)}; run it without"

@@ -9,8 +9,6 @@ from torch import nn
 
 from common.errors import ArgumentError
 
-OFFSETS = (1, 2)
-
 
 def layer_factors(model: nn.Module, decay: float, offset: int) -> dict[str, float]:
     """What the learning rate of each parameter of a transformers model is multiplied with, by the parameter's name.

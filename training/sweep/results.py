@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import ArgumentError
+from common.shortening import SHORTENING
 from training.files import write_whole
 from training.finetune.job import JOB_FILE, RESULT_FILE
 from training.sweep.grid import varying
@@ -19,8 +20,6 @@ from training.sweep.significance import compare_items, mcnemar, welch
 from training.sweep.summary_tables import as_csv, as_markdown, as_tex
 
 EVAL_FILE = "eval_preds.jsonl"
-# Flags of smoke runs.
-SHORTENING = ("max_train_samples", "max_eval_samples", "max_predict_samples", "overfit", "dry_run")
 
 
 def summarise(

@@ -6,8 +6,9 @@ import zipfile
 
 import pytest
 
+from common.shortening import SHORTENING
 from data.scoring.prediction_file import SubmissionError, read_predictions, write_predictions
-from data.scoring.submission import CLUE_FILES, GLUE_FILES, TRUNCATING, glue_files, make_submissions
+from data.scoring.submission import CLUE_FILES, GLUE_FILES, glue_files, make_submissions
 from data.tasks.table import TASKS
 
 
@@ -190,7 +191,7 @@ def test_a_row_predicted_twice_is_refused(tmp_path):
         submit(tmp_path, jobs)
 
 
-@pytest.mark.parametrize("flag", TRUNCATING)
+@pytest.mark.parametrize("flag", SHORTENING)
 def test_a_truncated_run_is_refused_before_anything_is_written(tmp_path, flag):
     jobs = {
         "afqmc": job(tmp_path, "afqmc", {"test": [(0, "1")]}),
