@@ -33,8 +33,7 @@ import torch
 from transformers import set_seed
 
 from data.batches.sampling import CorpusRows
-from data.features.build import Features, make_eval_batches, make_train_batches
-from data.features.task_collator import TaskCollator
+from data.features.build import Features, TaskCollator, make_eval_batches, make_train_batches
 from data.scoring.metrics import merge_splits
 from data.scoring.split_scorer import SplitScorer
 from data.scoring.submission import make_submissions

@@ -30,8 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import models  # noqa: F401  registers the model types
 from benchmarks.measuring import DTYPES, add_options, in_child, report
 from data.batches.sampling import BUCKET_STEPS, CorpusRows
-from data.features.build import make_features, make_train_batches
-from data.features.task_collator import TaskCollator
+from data.features.build import TaskCollator, make_features, make_train_batches
 from data.tasks.table import adhoc_task
 from training.pretrained import load_tokenizer
 

@@ -9,17 +9,19 @@ Letters: N records, R rows, t tokens of one row, W windows (the rows of question
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import torch
 
 from common.errors import UserError
+from data.batches.mask_collator import IGNORED
 from data.batches.sampling import BUCKET_STEPS, EvalBatches, TrainBatches
 from data.features.pairs import c3_features, chid_features, swag_features, text_features
-from data.features.rows import Building, Features
+from data.features.rows import Building, Features, frame_of
 from data.features.spans import Windows, span_features
 from data.features.tagging import tag_features
-from data.features.token_texts import frame_of
 from data.tasks.records import swapped_pairs
 from data.tasks.task import Split, Task
 
@@ -73,7 +75,9 @@ def make_features(
     if not training and long_rows == "truncate" and features.truncated:
         logger.warning(
             "%s: %.1f %% of the rows are longer than %d tokens and are cut; --long_rows window reads them whole",
-            *(task.name, 100 * features.truncated, max_length),
+            task.name,
+            100 * features.truncated,
+            max_length,
         )
     return features
 
@@ -103,7 +107,10 @@ def make_train_batches(
     step_size = micro_batch * accumulation * processes
     return TrainBatches(
         np.arange(len(features)),
-        *(micro_batch, accumulation, processes, process),
+        micro_batch,
+        accumulation,
+        processes,
+        process,
         steps=steps,
         seed=seed,
         lengths=features.lengths,
@@ -116,15 +123,15 @@ def make_eval_batches(features: Features, batch_size: int, processes: int = 1, p
     return EvalBatches(np.arange(len(features)), features.lengths, batch_size, processes, process)
 
 
-def in_order(features: Features, numbers: Sequence[int], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def in_order(features: Features, indices: Sequence[int], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Outputs of rows, gathered from all processes in any order, in the order of the rows.
 
-    numbers: the row of each output. ValueError unless every row comes exactly once.
+    indices: the row of each output. ValueError unless every row comes exactly once.
     """
-    if sorted(numbers) != list(range(len(features))):
-        raise ValueError(f"every one of {len(features)} rows must have one output, got {len(numbers)}")
-    found = dict(zip(numbers, outputs, strict=True))
-    return [found[number] for number in range(len(features))]
+    if sorted(indices) != list(range(len(features))):
+        raise ValueError(f"every one of {len(features)} rows must have one output, got {len(indices)}")
+    by_row = dict(zip(indices, outputs, strict=True))
+    return [by_row[index] for index in range(len(features))]
 
 
 def make_all_features(
@@ -175,12 +182,83 @@ def describe_splits(splits: Mapping[str, Split], features: Mapping[str, Features
     return {
         name: {
             "records": len(splits[name].records),
-            "rows": len(found),
+            "rows": len(rows),
             "expected": splits[name].expected,
             "source": splits[name].source,
             "skipped": splits[name].skipped,
             "notes": splits[name].notes,
-            "truncated": found.truncated,
+            "truncated": rows.truncated,
         }
-        for name, found in features.items()
+        for name, rows in features.items()
     }
+
+
+@dataclass(frozen=True)
+class TaskCollator:
+    """Rows of features -> the tensors of one micro-batch.
+
+    Attributes:
+        task_kind: of data/tasks/task.py.
+        pad_token_id: fills input_ids on the right.
+        multiple: T is rounded up to a multiple of it (8 suits half-precision matrix units).
+    """
+
+    task_kind: str
+    pad_token_id: int
+    multiple: int = 1
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Collate rows of one split.
+
+        Returns:
+            int64 tensors: input_ids, attention_mask and, of rows that have them, token_type_ids [B, T]. Of multiple
+            choice these are [B, C, T], with choice_mask bool [B, C]; a choice that a row lacks is one padding token,
+            which may be attended to, so that no model sees an empty sequence.
+            Where they are known labels: int64 [B], float32 [B] of regression, int64 [B, T] of tagging, -100 where
+            nothing is asked; or start_positions and end_positions int64 [B].
+        """
+        choices = None
+        if self.task_kind == "multiple_choice":
+            choices = np.array([len(row["input_ids"]) for row in rows], np.int64)
+            sequences = {name: [part for row in rows for part in row[name]] for name in _TEXTUAL if name in rows[0]}
+        else:
+            sequences = {name: [row[name] for row in rows] for name in _TEXTUAL if name in rows[0]}
+        lengths = np.array([len(ids) for ids in sequences["input_ids"]], np.int64)
+        width = -(-lengths.max() // self.multiple) * self.multiple
+        real = np.arange(width) < lengths[:, None]
+        arrays = {
+            "input_ids": _padded(sequences["input_ids"], real, self.pad_token_id),
+            "attention_mask": real.astype(np.int64),
+        }
+        if "token_type_ids" in sequences:
+            arrays["token_type_ids"] = _padded(sequences["token_type_ids"], real, 0)
+        if choices is not None:
+            arrays = _by_choice(arrays, choices, self.pad_token_id)
+        if self.task_kind == "tagging" and "labels" in rows[0]:
+            arrays["labels"] = _padded([row["labels"] for row in rows], real, IGNORED)
+        else:
+            dtype = np.float32 if self.task_kind == "regression" else np.int64
+            targets = ("labels", "start_positions", "end_positions")
+            arrays |= {name: np.array([row[name] for row in rows], dtype) for name in targets if name in rows[0]}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+_TEXTUAL = ("input_ids", "token_type_ids")
+
+
+def _padded(sequences: list[np.ndarray], real: np.ndarray, filling: int) -> np.ndarray:
+    """int64, the shape of `real`, which says where the items of the sequences stand."""
+    padded = np.full(real.shape, filling, np.int64)
+    padded[real] = np.concatenate(sequences)
+    return padded
+
+
+def _by_choice(arrays: dict[str, np.ndarray], choices: np.ndarray, pad_token_id: int) -> dict[str, np.ndarray]:
+    """[sum of choices, T] -> [B, C, T], and choice_mask [B, C]."""
+    there = np.arange(choices.max()) < choices[:, None]
+    shaped = {}
+    for name, array in arrays.items():
+        shaped[name] = np.full((*there.shape, array.shape[1]), pad_token_id if name == "input_ids" else 0, np.int64)
+        shaped[name][there] = array
+    shaped["attention_mask"][~there, 0] = 1
+    return shaped | {"choice_mask": there}

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from data.features.rows import Building, Features, row_labels
-from data.features.token_texts import Frame, Slices, lay_out, places
+from data.features.rows import Building, Features, Frame, Slices, index_runs, lay_out, row_labels
 from data.tasks.records import BLANK, OTHER
 
 _IDIOM_CHARACTERS = 4
@@ -86,15 +85,15 @@ def chid_features(task, records: Sequence[dict], building: Building) -> Features
     longest = np.maximum.reduceat(idioms.counts, first)
     marks, pieces = _blank_marks(building.tokenizer), texts.slices(chain.from_iterable(passages))
     windows, cut, at = [], np.zeros(len(records), bool), 0
-    for number, (record, passage) in enumerate(zip(records, passages, strict=True)):
+    for index, (record, passage) in enumerate(zip(records, passages, strict=True)):
         if passage.count(BLANK) != 1:
             raise UserError(f"record {record['id']} of {task.name} must have one {BLANK} in its context")
-        tokens = [marks.get(piece, pieces.array(at + place)) for place, piece in enumerate(passage)]
+        tokens = [marks.get(piece, pieces.array(at + offset)) for offset, piece in enumerate(passage)]
         blank, stream = sum(map(len, tokens[: passage.index(BLANK)])), np.concatenate(tokens)
-        size = room - int(longest[number])
+        size = room - int(longest[index])
         begin = max(0, min(blank - size // 2, len(stream) - size))
         windows.append(stream[begin : begin + size])
-        cut[number] = len(stream) > size
+        cut[index] = len(stream) > size
         at += len(passage)
     around = Slices.of(windows)[np.repeat(np.arange(len(records)), counts)]
     features = _choice_features(task, records, building, idioms, around)
@@ -153,10 +152,10 @@ def _features(task, records: Sequence[dict], building: Building, pairs: Pairs, s
     if not building.windowed:
         windows = np.ones_like(windows)
     record = np.repeat(np.arange(len(records)), windows)
-    number = np.arange(len(record)) - np.repeat(np.cumsum(windows) - windows, windows)
-    chosen = places(first[record], sequences[record])
-    number, last = (np.repeat(found, sequences[record]) for found in (number, windows[record] - 1))
-    a, b = (_window(text, kept, chosen, number, last) for text, kept in ((a, kept_a), (b, kept_b)))
+    window = np.arange(len(record)) - np.repeat(np.cumsum(windows) - windows, windows)
+    chosen = index_runs(first[record], sequences[record])
+    window, last = (np.repeat(values, sequences[record]) for values in (window, windows[record] - 1))
+    a, b = (_window(text, kept, chosen, window, last) for text, kept in ((a, kept_a), (b, kept_b)))
     parts, marks = _framed(a, b, paired[chosen], building.frame)
     labels = row_labels(task, records, building)
     return Features(
@@ -171,10 +170,10 @@ def _features(task, records: Sequence[dict], building: Building, pairs: Pairs, s
     )
 
 
-def _window(text: Slices, kept: np.ndarray, chosen: np.ndarray, number: np.ndarray, last: np.ndarray) -> Slices:
-    """Window `number` of 0 ... `last`, evenly spread, of the chosen sequences; kept: tokens of a window."""
+def _window(text: Slices, kept: np.ndarray, chosen: np.ndarray, window: np.ndarray, last: np.ndarray) -> Slices:
+    """Window `window` of 0 ... `last`, evenly spread, of the chosen sequences; kept: tokens of a window."""
     text, kept = text[chosen], kept[chosen]
-    return Slices(text.flat, text.begins + (text.counts - kept) * number // np.maximum(last, 1), kept)
+    return Slices(text.flat, text.begins + (text.counts - kept) * window // np.maximum(last, 1), kept)
 
 
 def _framed(a: Slices, b: Slices, paired: np.ndarray, frame: Frame) -> tuple[tuple[Slices, ...], tuple[int, ...]]:
@@ -184,16 +183,16 @@ def _framed(a: Slices, b: Slices, paired: np.ndarray, frame: Frame) -> tuple[tup
         part = Slices.constant(items, len(where))
         return part if where.all() else part._replace(counts=np.where(where, part.counts, 0))
 
-    (before, between, after), kinds = frame.pair, frame.pair_marks
+    (before, between, after), marks = frame.pair, frame.pair_marks
     single_before, single_after = (special(items, ~paired) for items in frame.single)
-    found = [
-        (special(before, paired), kinds[0]),
+    pieces = [
+        (special(before, paired), marks[0]),
         (single_before, frame.single_marks[0]),
-        (a, kinds[1]),
-        (special(between, paired), kinds[2]),
-        (b, kinds[3]),
-        (special(after, paired), kinds[4]),
+        (a, marks[1]),
+        (special(between, paired), marks[2]),
+        (b, marks[3]),
+        (special(after, paired), marks[4]),
         (single_after, frame.single_marks[2]),
     ]
-    found = [(part, kind) for part, kind in found if part.counts.any()]
-    return tuple(part for part, _ in found), tuple(kind for _, kind in found)
+    pieces = [(part, mark) for part, mark in pieces if part.counts.any()]
+    return tuple(part for part, _ in pieces), tuple(mark for _, mark in pieces)

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.features.rows import Building, Features, must_be_labelled
-from data.features.token_texts import Slices
+from data.features.rows import Building, Features, Slices, must_be_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +42,10 @@ class SpanFeatures(Features):
     spans: np.ndarray | None = None
     targets: np.ndarray | None = None
 
-    def _targets(self, number: int, row: dict) -> dict:
+    def _targets(self, index: int, row: dict) -> dict:
         if self.targets is None:
             return {}
-        start, end = self.targets[number].tolist()
+        start, end = self.targets[index].tolist()
         return {"start_positions": start, "end_positions": end}
 
     def combine(self, logits: Sequence[np.ndarray]) -> Windows:
@@ -55,10 +54,10 @@ class SpanFeatures(Features):
         start, end = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         offsets, allowed = np.zeros((*shape, 2), np.int32), np.zeros(shape, bool)
         *before, context, _ = self.parts
-        places = sum(part.counts for part in before)
+        firsts = sum(part.counts for part in before)
         for row, length in enumerate(self.lengths.tolist()):
             start[row, :length], end[row, :length] = np.asarray(logits[row])[:, :length]
-            begin, count, first = int(context.begins[row]), int(context.counts[row]), int(places[row])
+            begin, count, first = int(context.begins[row]), int(context.counts[row]), int(firsts[row])
             offsets[row, first : first + count] = self.spans[begin : begin + count]
             allowed[row, first : first + count] = True
         return Windows(start, end, self.record, offsets, allowed)
@@ -70,48 +69,46 @@ def span_features(task, records: Sequence[dict], building: Building) -> SpanFeat
     contexts = [record["context"] for record in records]
     texts = building.texts([*questions, *contexts])
     question, context = texts.slices(questions), texts.slices(contexts)
-    asked = np.minimum(question.counts, min(MAX_QUESTION, building.room() // 2))
-    if cut := np.count_nonzero(asked < question.counts):
-        logger.warning("%s: %d questions are cut to %d tokens", task.name, cut, asked.max())
-    size = building.room() - asked
+    kept = np.minimum(question.counts, min(MAX_QUESTION, building.room() // 2))
+    if cut := np.count_nonzero(kept < question.counts):
+        logger.warning("%s: %d questions are cut to %d tokens", task.name, cut, kept.max())
+    size = building.room() - kept
     step = size - np.minimum(building.overlap, size // 2)
     windows = 1 + -(-(context.counts - size).clip(min=0) // step)
     record = np.repeat(np.arange(len(records)), windows)
     begin = (np.arange(len(record)) - np.repeat(np.cumsum(windows) - windows, windows)) * step[record]
     counts = np.minimum(size[record], context.counts[record] - begin)
     before, between, after = (Slices.constant(items, len(record)) for items in building.frame.pair)
-    asked_part = question._replace(counts=asked)[record]
+    asked = question._replace(counts=kept)[record]
     window = Slices(context.flat, context.begins[record] + begin, counts)
     features = SpanFeatures(
         kind=task.kind,
         records=len(records),
         record=record,
-        parts=(before, asked_part, between, window, after),
+        parts=(before, asked, between, window, after),
         marks=building.frame.pair_marks if building.token_types else None,
         truncated=float((windows > 1).mean()),
         spans=texts.spans,
     )
     if building.training:
         answers = np.array(
-            [_answer(task, found, context, i, texts.spans, building) for i, found in enumerate(records)]
+            [_answer(task, records[index], context, index, texts.spans, building) for index in range(len(records))]
         )
         first, last = (answers[record] - begin[:, None]).T
         inside = (first >= 0) & (last < counts) & (first <= last)
-        place = len(building.frame.pair[0]) + asked[record] + len(building.frame.pair[1])
-        features.targets = np.where(inside, place + np.stack([first, last]), 0).T
+        position = len(building.frame.pair[0]) + kept[record] + len(building.frame.pair[1])
+        features.targets = np.where(inside, position + np.stack([first, last]), 0).T
     return features
 
 
-def _answer(
-    task, record: dict, context: Slices, number: int, spans: np.ndarray, building: Building
-) -> tuple[int, int]:
+def _answer(task, record: dict, context: Slices, index: int, spans: np.ndarray, building: Building) -> tuple[int, int]:
     """First and last token of a record's first answer in its context; (0, -1) if that is not in there."""
     if not record["answers"]:
         must_be_labelled(task, record, building)
     answer = record["answers"][0]
     if answer["start"] < 0 or not answer["text"]:
         return 0, -1
-    begin, count = int(context.begins[number]), int(context.counts[number])
+    begin, count = int(context.begins[index]), int(context.counts[index])
     begins, ends = spans[begin : begin + count].T
     start, end = answer["start"], answer["start"] + len(answer["text"])
     return int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(begins, end, side="left")) - 1

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.batches.mask_collator import IGNORED
-from data.features.rows import Building, Features, label_number, must_be_labelled
-from data.features.token_texts import Slices, places
+from data.features.rows import Building, Features, Slices, index_runs, label_id, must_be_labelled
 
 _SHARED = 4  # neighbouring chunks share one in so many of their tokens
 
@@ -42,21 +41,21 @@ class TagFeatures(Features):
         first, last = self.units[row].tolist()
         return self.offset + self.starts[first:last] - self.starts[first]
 
-    def _targets(self, number: int, row: dict) -> dict:
+    def _targets(self, index: int, row: dict) -> dict:
         if self.tags is None:
             return {}
         labels = np.full(len(row["input_ids"]), IGNORED, np.int64)
-        (first, last), fresh = self.units[number].tolist(), int(self.fresh[number])
-        labels[self._positions(number)[fresh - first :]] = self.tags[fresh:last]
+        (first, last), fresh = self.units[index].tolist(), int(self.fresh[index])
+        labels[self._positions(index)[fresh - first :]] = self.tags[fresh:last]
         return {"labels": labels}
 
     def combine(self, logits: Sequence[np.ndarray]) -> list[np.ndarray]:
         """logits: [t, C] or longer of each row."""
         classes = np.shape(logits[0])[-1]
         total, rows = np.zeros((len(self.starts) - 1, classes)), np.zeros((len(self.starts) - 1, 1))
-        for row, found in enumerate(logits):
+        for row, scores in enumerate(logits):
             here = slice(*self.units[row].tolist())
-            total[here] += np.asarray(found)[self._positions(row)]
+            total[here] += np.asarray(scores)[self._positions(row)]
             rows[here] += 1
         return np.split((total / rows).astype(np.float32), self.first_units[1:-1])
 
@@ -69,13 +68,13 @@ def tag_features(task, records: Sequence[dict], building: Building) -> TagFeatur
     starts = np.append(0, np.cumsum(tokens.counts))
     first_units = np.append(0, np.cumsum([len(record["chars"]) for record in records])).astype(np.int64)
     rows = [
-        (number, *chunk)
-        for number, (first, last) in enumerate(zip(first_units[:-1].tolist(), first_units[1:].tolist(), strict=True))
+        (index, *chunk)
+        for index, (first, last) in enumerate(zip(first_units[:-1].tolist(), first_units[1:].tolist(), strict=True))
         for chunk in _chunks(starts, first, last, room)
     ]
     record, first, last, fresh = np.array(rows, np.int64).reshape(-1, 4).T
     before, after = (Slices.constant(items, len(rows)) for items in building.frame.single)
-    chunk = Slices(tokens.flat[places(tokens.begins, tokens.counts)], starts[first], starts[last] - starts[first])
+    chunk = Slices(tokens.flat[index_runs(tokens.begins, tokens.counts)], starts[first], starts[last] - starts[first])
     return TagFeatures(
         kind=task.kind,
         records=len(records),
@@ -87,7 +86,7 @@ def tag_features(task, records: Sequence[dict], building: Building) -> TagFeatur
         fresh=fresh,
         starts=starts,
         first_units=first_units,
-        tags=_tag_numbers(task, records, building),
+        tags=_tag_ids(task, records, building),
         offset=len(building.frame.single[0]),
     )
 
@@ -97,8 +96,8 @@ def _unit_tokens(units: list[str], building: Building, room: int) -> Slices:
     tokenizer = building.tokenizer
     are_words = any(len(unit) > 1 for unit in units)
     texts = [f" {unit}" for unit in units] if are_words else units
-    found = building.texts(texts).slices(texts)
-    flat, begins, counts = found.flat, found.begins.copy(), found.counts.copy()
+    tokens = building.texts(texts).slices(texts)
+    flat, begins, counts = tokens.flat, tokens.begins.copy(), tokens.counts.copy()
     space = tokenizer.convert_tokens_to_ids("\u2581")
     if not are_words and space not in (None, tokenizer.unk_token_id):
         led = (counts > 1) & (flat[np.minimum(begins, len(flat) - 1)] == space)
@@ -121,9 +120,9 @@ def _chunks(starts: np.ndarray, first: int, last: int, room: int) -> Iterator[tu
         begin = int(np.searchsorted(starts, max(starts[end] - room // _SHARED, starts[end + 1] - room)))
 
 
-def _tag_numbers(task, records: Sequence[dict], building: Building) -> np.ndarray | None:
+def _tag_ids(task, records: Sequence[dict], building: Building) -> np.ndarray | None:
     for record in records:
         if record["tags"] is None:
             must_be_labelled(task, record, building)
             return None
-    return np.array([label_number(tag, building.label_ids) for record in records for tag in record["tags"]], np.int64)
+    return np.array([label_id(tag, building.label_ids) for record in records for tag in record["tags"]], np.int64)

@@ -85,11 +85,9 @@ def make():
     from data.features.build import make_features
 
     def features(task, records, tokenizer, max_length, training=False, label_ids=None, token_types=True, **options):
-        label_ids = {label: number for number, label in enumerate(task.labels)} if label_ids is None else label_ids
-        return make_features(
-            task, records, tokenizer,
-            max_length=max_length, training=training, token_types=token_types, label_ids=label_ids, **options,
-        )  # fmt: skip
+        options |= {"max_length": max_length, "training": training, "token_types": token_types}
+        options["label_ids"] = {name: i for i, name in enumerate(task.labels)} if label_ids is None else label_ids
+        return make_features(task, records, tokenizer, **options)
 
     return features
 
@@ -104,7 +102,7 @@ def inputs():
     def expected(tokenizer, *texts, **options):
         """Called as run_glue calls it, with lists; alone, a pair with an empty second text counts as a single text."""
         options = {"truncation": True, "return_token_type_ids": True} | options
-        found = tokenizer(*([text] for text in texts), **options)
-        return {"input_ids": found["input_ids"][0], "token_type_ids": found["token_type_ids"][0]}
+        encoded = tokenizer(*([text] for text in texts), **options)
+        return {name: encoded[name][0] for name in ("input_ids", "token_type_ids")}
 
     return SimpleNamespace(of_row=of_row, expected=expected)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.features.build import combine, in_order, make_eval_batches, make_train_batches
-from data.features.task_collator import TaskCollator
+from data.features.build import TaskCollator, combine, in_order, make_eval_batches, make_train_batches
 from data.tasks.task import Task
 
 PAIR = Task("pair", "classification", ("accuracy",), labels=("no", "yes"))
@@ -21,8 +20,8 @@ def test_training_batches_are_a_function_of_the_seed_and_hold_rows_of_like_lengt
     def batches(micro=8, accumulation=1, processes=1, process=0, seed=1):
         return make_train_batches(features, micro, accumulation, processes, process, steps=13, seed=seed)
 
-    def flat(found):
-        return sorted(pair for batch in found for pair in batch)
+    def flat(batches):
+        return sorted(pair for batch in batches for pair in batch)
 
     first = list(islice(batches(), 12))  # as many whole steps as an epoch has
     assert first == list(islice(batches(), 12)) != list(islice(batches(seed=2), 12))
@@ -45,18 +44,18 @@ def test_a_tiny_training_set_is_never_sorted_over_epochs(tokenizers, make):
 def test_evaluation_gives_every_row_once_in_order_for_any_number_of_processes(tokenizers, processes, make):
     features = make(PAIR, REVIEWS, tokenizers["bert"], 32)
     assert len(features) > len(REVIEWS)
-    numbers, outputs = [], []
+    indices, outputs = [], []
     for process in range(processes):
         for batch in make_eval_batches(features, 8, processes, process):
             rows = [row for _, row in batch]
-            numbers += rows
+            indices += rows
             outputs += list(
                 TaskCollator("classification", 0)(features.rows(rows))["input_ids"].sum(1, keepdim=True).numpy()
             )
     expected_sums = [[row["input_ids"].sum()] for row in features]
-    assert in_order(features, numbers, outputs) == expected_sums
-    assert len(combine(features, in_order(features, numbers, outputs))) == len(REVIEWS)
-    for wrong in (numbers + numbers[:1], numbers[1:], numbers[1:] + numbers[1:2]):
+    assert in_order(features, indices, outputs) == expected_sums
+    assert len(combine(features, in_order(features, indices, outputs))) == len(REVIEWS)
+    for wrong in (indices + indices[:1], indices[1:], indices[1:] + indices[1:2]):
         with pytest.raises(ValueError, match="must have one output"):
             in_order(features, wrong, [0] * len(wrong))
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from data.features.build import combine
+from data.features.build import TaskCollator, combine
 from data.features.pairs import truncate
-from data.features.task_collator import TaskCollator
 from data.tasks.task import Task
 
 KINDS = ("bert", "roberta", "unigram", "roformer")
@@ -54,7 +53,7 @@ def test_only_the_second_text_is_cut_where_the_task_says_so(tokenizers, kind, ma
 
 
 def test_truncation_fills_the_room():
-    a, b = (found.ravel() for found in np.meshgrid(np.arange(30), np.arange(30)))
+    a, b = (lengths.ravel() for lengths in np.meshgrid(np.arange(30), np.arange(30)))
     for strategy in ("longest_first", "only_first", "only_second"):
         kept_a, kept_b = truncate(a, b, 12, strategy)
         assert (kept_a <= a).all() and (kept_b <= b).all()
@@ -63,12 +62,6 @@ def test_truncation_fills_the_room():
             assert (kept_b == b)[b < 12].all()
         if strategy == "only_second":
             assert (kept_a == a)[a < 12].all()
-
-
-def test_models_without_token_types_get_none(tokenizers, make, pairs):
-    features = make(PAIR, pairs, tokenizers["bert"], 20, token_types=False)
-    assert "token_type_ids" not in features[0]
-    assert "token_type_ids" not in TaskCollator("classification", 0)(features.rows([0, 1]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,46 +84,6 @@ def test_long_texts_are_read_whole_at_evaluation_and_cut_in_training(tokenizers,
                 assert part.array(row).tolist() == ids[begin : begin + int(part.counts[row])]
                 seen |= set(range(begin, begin + int(part.counts[row])))
             assert seen == set(range(len(ids)))
-
-
-def test_logits_of_windows_are_averaged(tokenizers, caplog, make):
-    records = [SINGLE | {"text_a": "好" * length} for length in (3, 30, 8, 21)]
-    whole = make(PAIR, records, tokenizers["bert"], 12)
-    assert whole.record.tolist() == [0, 1, 1, 1, 2, 3, 3, 3] and whole.truncated == 0.5
-    assert whole.lengths.tolist() == [5, 12, 12, 12, 10, 12, 12, 12]
-    logits = np.random.default_rng(0).normal(size=(8, 2))
-    found = combine(whole, logits)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [logits[rows].mean(0) for rows in ([0], [1, 2, 3], [4], [5, 6, 7])], rtol=1e-6)
-    assert not caplog.records
-    assert len(make(PAIR, records, tokenizers["bert"], 12, long_rows="truncate")) == 4
-    assert "50.0 % of the rows are longer than 12 tokens" in caplog.text
-    scores = Task("score", "regression", ())
-    found = combine(
-        make(scores, [record | {"label": 2.5} for record in records], tokenizers["bert"], 12), logits[:, :1]
-    )
-    np.testing.assert_allclose(found[1], logits[1:4, 0].mean(), rtol=1e-6)
-
-
-def test_a_bad_length_label_or_number_of_logits_is_refused(tokenizers, make):
-    records = [SINGLE | {"text_a": "好", "label": label} for label in ("yes", "maybe", None)]
-    for chosen, length, training, message in (
-        (records[:1], 4, False, "--max_length must be at least 5, got 4"),
-        (records[:2], 20, True, "label maybe must be one that the model knows, no, yes"),
-        (records[2:], 20, True, "record 0 of pair must have a label to train on"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make(PAIR, chosen, tokenizers["bert"], length, training=training)
-    features = make(PAIR, [records[0], records[2]], tokenizers["bert"], 20)
-    assert "labels" not in features[0]
-    with pytest.raises(ValueError, match="all 2 rows, got 1"):
-        combine(features, [np.zeros(2)])
-
-
-def test_labels_follow_the_numbers_of_the_model(tokenizers, make):
-    records = [SINGLE | {"text_a": "好", "label": label} for label in ("yes", "no")]
-    rows = make(PAIR, records, tokenizers["bert"], 20, label_ids={"yes": 0, "other": 1, "no": 2})
-    assert [row["labels"] for row in rows] == [0, 2]
 
 
 # Multiple choice
@@ -227,11 +180,11 @@ def test_the_window_of_a_cloze_is_centred_on_its_blank_and_shifted_at_the_border
 
 def test_other_blanks_take_the_place_of_an_idiom_and_quotes_and_dashes_are_unified(tokenizers, cloze):
     tokenizer = tokenizers["bert"]
-    found, _ = cloze(tokenizer, "“一#other#二”—#idiom#『三』", "天安门我")
-    assert found == ['[CLS]天安门我[SEP]"一[MASK][MASK][MASK][MASK]二"-[unused1]"三"[SEP]']
+    rows, _ = cloze(tokenizer, "“一#other#二”—#idiom#『三』", "天安门我")
+    assert rows == ['[CLS]天安门我[SEP]"一[MASK][MASK][MASK][MASK]二"-[unused1]"三"[SEP]']
     # The four masks count: a window of 7 around the blank holds three of them.
-    found, _ = cloze(tokenizer, "一#other##idiom#二三人云", "天安门我", max_length=14)
-    assert found == ["[CLS]天安门我[SEP][MASK][MASK][MASK][unused1]二三人[SEP]"]
+    rows, _ = cloze(tokenizer, "一#other##idiom#二三人云", "天安门我", max_length=14)
+    assert rows == ["[CLS]天安门我[SEP][MASK][MASK][MASK][unused1]二三人[SEP]"]
     with pytest.raises(ValueError, match="record 0 of chid must have one #idiom#"):
         cloze(tokenizer, "一", "天安门我")
 

@@ -1,7 +1,5 @@
 """Real files, where they lie beside the repository: gold logits of their rows give gold answers and entities back."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,36 +10,35 @@ from data.tasks.loading import load_task
 from data.tasks.table import TASKS
 from training.pretrained import load_tokenizer
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+pytestmark = pytest.mark.needs_shared
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def tokenizer(tmp_path_factory, shared):
     folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_bytes((SHARED / "vocab/bert_zh_21128.txt").read_bytes())
+    (folder / "vocab.txt").write_bytes((shared / "data/vocab/bert_zh_21128.txt").read_bytes())
     return load_tokenizer(str(folder), "--tokenizer")
 
 
-def test_gold_logits_answer_every_question_whose_answer_ends_with_tokens(tokenizer, make):
+def test_gold_logits_answer_every_question_whose_answer_ends_with_tokens(tokenizer, make, shared):
     task = TASKS["cmrc2018"]
-    records = load_task(task, SHARED / "clue")["validation"].records
+    records = load_task(task, shared / "data/clue")["validation"].records
     features = make(task, records, tokenizer, 512, training=True)
-    logits, found = np.zeros((len(features), 2, features.lengths.max())), features.targets.any(1)
-    logits[np.flatnonzero(found)[:, None], [[0, 1]], features.targets[found]] = 9
+    logits, answered = np.zeros((len(features), 2, features.lengths.max())), features.targets.any(1)
+    logits[np.flatnonzero(answered)[:, None], [[0, 1]], features.targets[answered]] = 9
     scores = score(task, records, decode(task, records, combine(features, logits), max_answer=99))
     # One answer begins inside of a number, which is one token.
     assert len(records) == 3219 and scores["em"] == pytest.approx(100 * 3218 / 3219)
 
 
 @pytest.mark.parametrize(("name", "folder", "max_length"), [("cluener", "clue", 32), ("msra_ner", "", 128)])
-def test_gold_logits_give_every_entity_back(tokenizer, make, name, folder, max_length):
+def test_gold_logits_give_every_entity_back(tokenizer, make, shared, name, folder, max_length):
     task = TASKS[name]
-    records = load_task(task, SHARED / folder)["validation"].records
+    records = load_task(task, shared / "data" / folder)["validation"].records
     features = make(task, records, tokenizer, max_length)
     assert features.truncated > 0
     logits = np.zeros((len(features), max_length, len(task.labels)), np.float32)
-    for row, found in zip(logits, features, strict=True):
-        (here,) = np.nonzero(found["labels"] != -100)
-        row[here, found["labels"][here]] = 1
+    for row, expected in zip(logits, features, strict=True):
+        (here,) = np.nonzero(expected["labels"] != -100)
+        row[here, expected["labels"][here]] = 1
     assert decode(task, records, combine(features, logits)) == [record["tags"] for record in records]

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from data.features.build import combine
-from data.features.task_collator import TaskCollator
+from data.features.build import TaskCollator, combine
 from data.scoring.decode import decode_answers
 from data.tasks.task import Task
 
@@ -12,10 +11,8 @@ QA = Task("qa", "question_answering", ("em",), layout="qa", truncation="only_sec
 
 
 def asked(question, context, *answers):
-    return {
-        "id": 0, "question": question, "context": context,
-        "answers": [{"text": answer, "start": context.index(answer)} for answer in answers],
-    }  # fmt: skip
+    starts = [{"text": answer, "start": context.index(answer)} for answer in answers]
+    return {"id": 0, "question": question, "context": context, "answers": starts}
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -26,27 +23,27 @@ def test_windows_and_offsets_are_those_of_the_tokenizer(tokenizers, kind, make, 
     assert (np.bincount(features.record) > [1, 1, 0]).all()
     windows = combine(features, [np.zeros((2, 40))] * len(features))
     for number, record in enumerate(records):
-        found = tokenizer(
-            [record["question"]], [record["context"]], truncation="only_second", max_length=40, stride=9,
-            return_overflowing_tokens=True, return_offsets_mapping=True, return_token_type_ids=True,
-        )  # fmt: skip
+        options = {"truncation": "only_second", "max_length": 40, "stride": 9}
+        options |= dict.fromkeys(
+            ("return_overflowing_tokens", "return_offsets_mapping", "return_token_type_ids"), True
+        )
+        theirs = tokenizer([record["question"]], [record["context"]], **options)
         rows = np.flatnonzero(features.record == number)
-        assert len(rows) == len(found["input_ids"])
+        assert len(rows) == len(theirs["input_ids"])
         for window, row in enumerate(rows):
-            ids = found["input_ids"][window]
+            ids = theirs["input_ids"][window]
             assert inputs.of_row(features[row]) == {
                 "input_ids": ids,
-                "token_type_ids": found["token_type_ids"][window],
+                "token_type_ids": theirs["token_type_ids"][window],
             }
-            context = np.array([owner == 1 for owner in found.sequence_ids(window)])
+            context = np.array([owner == 1 for owner in theirs.sequence_ids(window)])
             assert windows.allowed[row, : len(ids)].tolist() == context.tolist()
             assert not windows.allowed[row, len(ids) :].any()
             offsets = windows.offsets[row, : len(ids)][context].tolist()
-            for (begin, end), theirs in zip(
-                offsets, np.array(found["offset_mapping"][window])[context].tolist(), strict=True
-            ):
-                if wanted := record["context"][slice(*theirs)].strip():  # spaces count to what follows, or to nothing
-                    assert end == theirs[1] and record["context"][begin:end] == wanted
+            expected = np.array(theirs["offset_mapping"][window])[context].tolist()
+            for (begin, end), (first, last) in zip(offsets, expected, strict=True):
+                if wanted := record["context"][first:last].strip():  # spaces count to what follows, or to nothing
+                    assert end == last and record["context"][begin:end] == wanted
 
 
 @pytest.mark.parametrize("kind", ["bert", "unigram"])

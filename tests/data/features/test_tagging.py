@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from data.features.build import combine
-from data.features.task_collator import TaskCollator
+from data.features.build import TaskCollator, combine
 from data.tasks.task import Task
 
 KINDS = ("bert", "roberta", "unigram", "roformer")
@@ -24,9 +23,9 @@ def one_hot(features, width=64):
     """Logits that say each row's labels, and at unlabelled tokens something wrong."""
     logits = np.zeros((len(features), width, 3))
     logits[..., 1] = 0.5
-    for row, found in zip(logits, features, strict=True):
-        (here,) = np.nonzero(found["labels"] != -100)
-        row[here] = np.eye(3)[found["labels"][here]]
+    for row, expected in zip(logits, features, strict=True):
+        (here,) = np.nonzero(expected["labels"] != -100)
+        row[here] = np.eye(3)[expected["labels"][here]]
     return logits
 
 
@@ -59,10 +58,10 @@ def test_words_are_tokenised_as_in_running_text_and_labelled_at_their_first_toke
     for kind in ("bert", "roberta", "unigram"):
         tokenizer = tokenizers[kind]
         (row,) = make(NER, [record], tokenizer, 64, label_ids=TAGS)
-        found = tokenizer(words, is_split_into_words=True)
-        assert row["input_ids"].tolist() == found["input_ids"]
-        owners = found.word_ids()
-        firsts = [owner is not None and owner != owners[place - 1] for place, owner in enumerate(owners)]
+        expected = tokenizer(words, is_split_into_words=True)
+        assert row["input_ids"].tolist() == expected["input_ids"]
+        owners = expected.word_ids()
+        firsts = [owner is not None and owner != owners[index - 1] for index, owner in enumerate(owners)]
         assert (row["labels"] != -100).tolist() == firsts
 
 
