@@ -12,7 +12,7 @@ from common.script import one_line_errors, run_script
 from data.features.build import describe_splits, label_array, make_all_features, row_tokens
 from data.scoring.boards import averages
 from data.scoring.item_sums import items
-from data.scoring.prediction_file import write_verdicts
+from data.scoring.predictions import write_verdicts
 from training.pretrained import refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
@@ -34,8 +34,7 @@ from transformers import set_seed
 
 from data.batches.sampling import CorpusRows
 from data.features.build import Features, TaskCollator, make_eval_batches, make_train_batches
-from data.scoring.metrics import merge_splits
-from data.scoring.split_scorer import SplitScorer
+from data.scoring.metrics import SplitScorer, merge_splits
 from data.scoring.submission import make_submissions
 from data.tasks import plan as task_data
 from data.tasks.table import Split, Task

@@ -19,8 +19,8 @@ from transformers import BertTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.features.build import Features, Windows, combine, make_features
-from data.scoring.decode import decode
 from data.scoring.metrics import score
+from data.scoring.predictions import decode
 from data.tasks.table import find_task, load_task
 
 

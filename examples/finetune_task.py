@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import models  # noqa: F401  (this repository's encoders join the Auto classes)
 from common.script import run_script
 from data.features.build import TaskCollator, combine, make_features
-from data.scoring.decode import decode
 from data.scoring.metrics import score
+from data.scoring.predictions import decode
 from data.tasks.table import adhoc_task
 from training.pretrained import load_tokenizer
 

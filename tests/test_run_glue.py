@@ -387,10 +387,14 @@ def glue_rows(folder, count=16):
     names = ["entailment", "neutral", "contradiction"]
     head = ["index", "sentence1", "sentence2"]
     tables = {
-        "MNLI/train": [*head, "gold_label"], "MNLI/dev_matched": [*head, "gold_label"],
-        "MNLI/dev_mismatched": [*head, "gold_label"], "RTE/train": [*head, "label"], "RTE/dev": [*head, "label"],
-        "STS-B/train": [*head, "score"], "STS-B/dev": [*head, "score"],
-    }  # fmt: skip
+        "MNLI/train": [*head, "gold_label"],
+        "MNLI/dev_matched": [*head, "gold_label"],
+        "MNLI/dev_mismatched": [*head, "gold_label"],
+        "RTE/train": [*head, "label"],
+        "RTE/dev": [*head, "label"],
+        "STS-B/train": [*head, "score"],
+        "STS-B/dev": [*head, "score"],
+    }
     for name, columns in tables.items():
         file = folder / f"{name}.tsv"
         file.parent.mkdir(parents=True, exist_ok=True)

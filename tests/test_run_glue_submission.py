@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 import run_glue
-from data.scoring.prediction_file import SubmissionError
+from data.scoring.predictions import SubmissionError
 from training.pretrained import load_tokenizer
 
 TEXT = "今天天气很好我们去公园玩"
@@ -37,7 +37,10 @@ FILES = {
         "test1.1.json": [[[TEXT], [C3 | {"id": 508}, C3 | {"id": 3298}], "a"], [[TEXT], [C3 | {"id": 7}], "b"]],
     },
     "chid": {
-        "train.json": LISTS, "train_answer.json": ANSWERS, "dev.json": LISTS, "dev_answer.json": ANSWERS,
+        "train.json": LISTS,
+        "train_answer.json": ANSWERS,
+        "dev.json": LISTS,
+        "dev_answer.json": ANSWERS,
         "test1.1.json": LISTS[:2],
     },
     "cmrc2018": {
@@ -46,7 +49,8 @@ FILES = {
         "test.json": squad("TEST", [{"text": "", "answer_start": -1}]),
     },
     "cluener": {
-        "train.json": [{"text": TEXT, "label": ENTITIES}] * 4, "dev.json": [{"text": TEXT, "label": ENTITIES}] * 2,
+        "train.json": [{"text": TEXT, "label": ENTITIES}] * 4,
+        "dev.json": [{"text": TEXT, "label": ENTITIES}] * 2,
         "test.json": [{"id": 1, "text": TEXT}, {"id": 0, "text": "公园 好"}],
     },
     "wnli": {
@@ -54,7 +58,7 @@ FILES = {
         "dev.tsv": "index\tsentence1\tsentence2\tlabel\n0\t今天\t天气\t1\n1\t我们\t公园\t0\n",
         "test.tsv": "index\tsentence1\tsentence2\n0\t今天\t天气\n1\t我们\t公园\n2\t我们\t天气\n",
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_sweep_killed_while_it_trains_ends_with_the_same_metrics(flags, tmp_pa
     first = subprocess.Popen(commands["killed"], cwd=ROOT)
     try:
         deadline = time.monotonic() + 400
-        while not (found := list(outs["killed"].glob("*/*/*/checkpoint-*"))):
+        while not (checkpoints := list(outs["killed"].glob("*/*/*/checkpoint-*"))):
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
     finally:
@@ -81,7 +81,7 @@ def test_a_sweep_killed_while_it_trains_ends_with_the_same_metrics(flags, tmp_pa
     assert not results(outs["killed"]), "killed in the middle"
     for command in commands.values():
         subprocess.run(command, cwd=ROOT, check=True)
-    assert "going on from" in (found[0].parent / "console.log").read_text()
+    assert "going on from" in (checkpoints[0].parent / "console.log").read_text()
     same = ("metrics", "steps", "best_step", "last")
     one, other = ({name: result[name] for name in same} for out in outs.values() for result in results(out).values())
     assert one == other

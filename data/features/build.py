@@ -90,7 +90,7 @@ def combine(features: Features, logits: Sequence[np.ndarray]):
 
     Returns:
         Means over windows, float32. Classification [N, C]; regression [N]; multiple choice a list of [choices];
-        tagging a list of [characters, C]; questions Windows, which data/scoring/decode.py turns into answers.
+        tagging a list of [characters, C]; questions Windows, which data/scoring/predictions.py turns into answers.
     """
     if len(logits) != len(features):
         raise ValueError(f"logits must be of all {len(features)} rows, got {len(logits)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.scoring.metrics import METRICS
-from data.scoring.prediction_file import read_predictions
+from data.scoring.predictions import read_predictions
 from data.tasks.table import Task, find_task
 from data.tasks.tags import to_entities
 
@@ -45,8 +45,8 @@ def item_sums(task: Task, path: str | Path) -> ItemSums:
     width, count = parts[0][0].shape[1], len(parts)
     sums = np.zeros((len(keys), count * width))  # each split has columns of its own
     first = 0
-    for number, (part, _) in enumerate(parts):
-        sums[first : first + len(part), number * width : (number + 1) * width] = part
+    for index, (part, _) in enumerate(parts):
+        sums[first : first + len(part), index * width : (index + 1) * width] = part
         first += len(part)
     hits = None
     if task.metrics[0] == "accuracy" and task.kind in ("classification", "multiple_choice"):
@@ -74,37 +74,37 @@ def _sums(task: Task, lines: Sequence[dict]) -> tuple[np.ndarray, Callable[[np.n
         metric, records = METRICS[kind][name], [{"answers": answers} for answers in gold]
         scores = [metric(task, [record], [answer]) for record, answer in zip(records, predicted, strict=True)]
     else:
-        scores = [wanted == found for wanted, found in zip(gold, predicted, strict=True)]
+        scores = [wanted == guess for wanted, guess in zip(gold, predicted, strict=True)]
     return np.stack([np.array(scores, dtype=np.float64), np.ones(len(lines))], 1), _ratio
 
 
 def _by_class(task: Task, gold: Sequence[str], predicted: Sequence[str]) -> np.ndarray:
     """Hits, predictions and labels of each class: [N, 3 C]."""
-    number = {label: i for i, label in enumerate(task.labels)}
-    eye = np.eye(len(number))
-    wanted, found = (eye[[number[label] for label in labels]] for labels in (gold, predicted))
-    return np.concatenate([wanted * found, found, wanted], 1)
+    index = {label: i for i, label in enumerate(task.labels)}
+    eye = np.eye(len(index))
+    wanted, guessed = (eye[[index[label] for label in labels]] for labels in (gold, predicted))
+    return np.concatenate([wanted * guessed, guessed, wanted], 1)
 
 
 def _mcc(sums: np.ndarray) -> np.ndarray:
     """Matthews' correlation of any number of classes (Gorodkin 2004), 0 for a constant."""
-    hits, found, wanted = np.split(sums, 3, -1)
+    hits, guessed, wanted = np.split(sums, 3, -1)
     count = wanted.sum(-1)
-    covariance = hits.sum(-1) * count - (found * wanted).sum(-1)
-    spread = (count**2 - (found**2).sum(-1)) * (count**2 - (wanted**2).sum(-1))
+    covariance = hits.sum(-1) * count - (guessed * wanted).sum(-1)
+    spread = (count**2 - (guessed**2).sum(-1)) * (count**2 - (wanted**2).sum(-1))
     return _ratio(np.stack([covariance, np.sqrt(spread)], -1))
 
 
 def _f1(sums: np.ndarray) -> np.ndarray:
     """F1 of the second class."""
-    hits, found, wanted = np.split(sums, 3, -1)
-    return _ratio(np.stack([2 * hits[..., 1], found[..., 1] + wanted[..., 1]], -1))
+    hits, guessed, wanted = np.split(sums, 3, -1)
+    return _ratio(np.stack([2 * hits[..., 1], guessed[..., 1] + wanted[..., 1]], -1))
 
 
 def _macro_f1(sums: np.ndarray) -> np.ndarray:
     """Mean F1 over the classes that are predicted or there."""
-    hits, found, wanted = np.split(sums, 3, -1)
-    return _mean_ratio(np.stack([2 * hits, found + wanted], -1))
+    hits, guessed, wanted = np.split(sums, 3, -1)
+    return _mean_ratio(np.stack([2 * hits, guessed + wanted], -1))
 
 
 def _moments(gold: Sequence[float], predicted: Sequence[float]) -> np.ndarray:
@@ -123,25 +123,25 @@ def _pearson(sums: np.ndarray) -> np.ndarray:
 def _entities(task: Task, lines, gold, predicted) -> tuple[np.ndarray, Callable]:
     """Entities found right, and found and wanted ones, by type and position: [N, 2]."""
     rows = []
-    for wanted_tags, found_tags in zip(gold, predicted, strict=True):
-        wanted, found = set(to_entities(wanted_tags)), set(to_entities(found_tags))
-        rows.append((2 * len(wanted & found), len(wanted) + len(found)))
+    for wanted_tags, guessed_tags in zip(gold, predicted, strict=True):
+        wanted, guessed = set(to_entities(wanted_tags)), set(to_entities(guessed_tags))
+        rows.append((2 * len(wanted & guessed), len(wanted) + len(guessed)))
     return np.array(rows, dtype=np.float64), _ratio
 
 
 def _entity_strings(task: Task, lines, gold, predicted) -> tuple[np.ndarray, Callable]:
     """The same of each type's entities as sets of strings, CLUENER's way: [N, 2 C]."""
-    number = {kind: i for i, kind in enumerate(sorted({label[2:] for label in task.labels if label != "O"}))}
-    sums = np.zeros((len(lines), len(number), 2))
-    for row, line, wanted_tags, found_tags in zip(sums, lines, gold, predicted, strict=True):
-        wanted, found = (
+    index = {kind: i for i, kind in enumerate(sorted({label[2:] for label in task.labels if label != "O"}))}
+    sums = np.zeros((len(lines), len(index), 2))
+    for row, line, wanted_tags, guessed_tags in zip(sums, lines, gold, predicted, strict=True):
+        wanted, guessed = (
             {(kind, "".join(line["chars"][first:end])) for kind, first, end in to_entities(tags)}
-            for tags in (wanted_tags, found_tags)
+            for tags in (wanted_tags, guessed_tags)
         )
-        for kind, _ in wanted & found:
-            row[number[kind], 0] += 2
-        for kind, _ in (*wanted, *found):
-            row[number[kind], 1] += 1
+        for kind, _ in wanted & guessed:
+            row[index[kind], 0] += 2
+        for kind, _ in (*wanted, *guessed):
+            row[index[kind], 1] += 1
     return sums.reshape(len(lines), -1), lambda sums: _mean_ratio(sums.reshape(*sums.shape[:-1], -1, 2))
 
 

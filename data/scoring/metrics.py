@@ -1,4 +1,4 @@
-"""Predictions from model outputs, and their scores as the GLUE and CLUE boards compute them, in percent.
+"""Scores of predictions as the GLUE and CLUE boards compute them, in percent, and of what a model says of a split.
 
 Sources: gluebenchmark.com/faq (metrics, means), cluebenchmarks.com, score.py of CLUENER2020 (macro F1), and
 data/scoring/answer_scores.py for questions. Letters: N records, C labels.
@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -19,11 +20,12 @@ from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from common.errors import UserError
+from data.features.build import Features, combine, in_order
 from data.scoring.answer_scores import best_over_answers, character_f1, cmrc_exact, cmrc_f1, squad_exact, squad_f1
-from data.scoring.cloze import METHODS
-from data.scoring.decode import decode
+from data.scoring.predictions import METHODS, Verdict, decode
 from data.tasks.table import Task
 from data.tasks.tags import legalise, to_entities
+from data.tasks.task import Split
 
 logger = logging.getLogger(__name__)
 
@@ -164,9 +166,9 @@ def _macro_entity_f1(task: Task, records: Sequence[Mapping], predictions: Sequen
     """
     common, total = Counter(), Counter()
     for record, gold, predicted in zip(records, gold_labels(task, records), predictions, strict=True):
-        wanted, found = (_entity_strings(record["chars"], tags) for tags in (gold, predicted))
-        common.update(kind for kind, _ in wanted & found)
-        total.update(kind for kind, _ in (*wanted, *found))
+        wanted, guessed = (_entity_strings(record["chars"], tags) for tags in (gold, predicted))
+        common.update(kind for kind, _ in wanted & guessed)
+        total.update(kind for kind, _ in (*wanted, *guessed))
     return np.mean([2 * common[kind] / total[kind] for kind in total]) if total else 0.0
 
 
@@ -190,3 +192,32 @@ METRICS: dict[str, dict[str, Callable[[Task, Sequence[Mapping], Sequence], float
     },
     "tagging": {"f1": _entity_f1, "macro_f1": _macro_entity_f1, "accuracy": _tag_accuracy},
 }
+
+
+@dataclass(frozen=True)
+class SplitScorer:
+    """Turns logits of rows into a verdict.
+
+    label_ids: the model's output of each label name; options: of data.scoring.predictions.decode.
+    """
+
+    task: Task
+    split: Split
+    features: Features
+    label_ids: Mapping[str, int]
+    options: Mapping = field(default_factory=dict)
+
+    def __call__(self, indices: Sequence[int], logits: Sequence[np.ndarray]) -> Verdict:
+        """indices: the row of each of the logits. ValueError unless every row comes exactly once."""
+        task, records = self.task, self.split.records
+        outputs = combine(self.features, in_order(self.features, indices, logits))
+        columns = [self.label_ids[label] for label in task.labels]
+        if task.kind == "classification":
+            outputs = outputs[:, columns]
+        elif task.kind == "tagging":
+            outputs = [scores[:, columns] for scores in outputs]
+        predictions = decode(task, records, outputs, **self.options)
+        if not self.split.labelled:
+            return Verdict(outputs, predictions, None, None)
+        scores = score(task, records, predictions, outputs, self.split.parts)
+        return Verdict(outputs, predictions, scores, is_degenerate(task, records, predictions))

@@ -15,8 +15,7 @@ from typing import Any
 
 from common.shortening import SHORTENING
 from data.outputs import atomic_output
-from data.scoring.decode import BOUNDS
-from data.scoring.prediction_file import PREDICTIONS, SubmissionError, _read, read_predictions
+from data.scoring.predictions import BOUNDS, PREDICTIONS, SubmissionError, read_object, read_predictions
 from data.tasks.table import TASKS, Task
 from data.tasks.tags import cluener_label, to_entities
 
@@ -180,7 +179,7 @@ def _json(value: Any) -> str:
 
 def _refuse_truncated(task: str, folder: Path) -> None:
     result = folder / "result.json"
-    settings = _read(result.read_bytes(), str(result), {"settings"})["settings"]
+    settings = read_object(result.read_bytes(), str(result), {"settings"})["settings"]
     used = [f"--{flag}" for flag in SHORTENING if settings.get(flag)]
     if used:
         raise SubmissionError(

@@ -218,8 +218,8 @@ class JobArguments:
         unknown = sorted(values.keys() - names)
         if unknown:
             raise ArgumentError(f"recipe of {task_name} must hold flags of a job, got {unknown[0]}")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return type(self)(**values | given)
+        typed = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return type(self)(**values | typed)
 
     def changed(self) -> dict:
         """Flags whose value is not their default: what a job is told, and known by."""

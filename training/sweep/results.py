@@ -47,14 +47,14 @@ def summarise(
         "configurations": rows,
         "averages": [
             {
-                "board": found.board,
-                "arithmetic_mean": found.mean,
-                "harmonic_mean": found.harmonic_mean,
-                "tasks": {name: {"score": found.tasks[name], "metrics": by} for name, by in found.formed_by.items()},
-                "missing": found.missing,
+                "board": one.board,
+                "arithmetic_mean": one.mean,
+                "harmonic_mean": one.harmonic_mean,
+                "tasks": {name: {"score": one.tasks[name], "metrics": by} for name, by in one.formed_by.items()},
+                "missing": one.missing,
             }
-            for found in averages(scores)
-            if found is not None
+            for one in averages(scores)
+            if one is not None
         ],
         "baseline": baseline,
         "comparisons": _comparisons(rows, _find_baseline(rows, out, baseline), item_sums) if baseline else [],
@@ -160,12 +160,12 @@ def _find_baseline(rows: list[dict], out: Path, baseline: str) -> dict[str, dict
 
 
 def _comparisons(rows: list[dict], baselines: Mapping[str, dict], item_sums: Callable | None) -> list[dict]:
-    found = []
+    comparisons = []
     for row in rows:
         base = baselines.get(row["task"])
         if base is not None and base["folders"] != row["folders"] and base["metric"] == row["metric"] is not None:
-            found.append(_compare(row, base, item_sums))
-    return found
+            comparisons.append(_compare(row, base, item_sums))
+    return comparisons
 
 
 def _compare(row: dict, base: dict, item_sums: Callable | None) -> dict:

@@ -61,16 +61,7 @@ def _cells(row: dict) -> tuple[str, ...]:
     name = f"{row['config']} {row['label']}".strip()
     spread = [_number(row[what]) for what in ("mean", "median", "sd")]
     size = f"{row['parameters']:,}"
-    return (
-        row["task"],
-        row["metric"] or "",
-        *spread,
-        str(row["n"]),
-        name,
-        test,
-        size,
-        _remarks(row),
-    )
+    return (row["task"], row["metric"] or "", *spread, str(row["n"]), name, test, size, _remarks(row))
 
 
 def _remarks(row: dict) -> str:

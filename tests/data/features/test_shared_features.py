@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data.features.build import combine
-from data.scoring.decode import decode
 from data.scoring.metrics import score
+from data.scoring.predictions import decode
 from data.tasks.loading import load_task
 from data.tasks.table import TASKS
 from training.pretrained import load_tokenizer

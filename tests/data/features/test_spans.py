@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.features.build import TaskCollator, combine
-from data.scoring.decode import decode_answers
+from data.scoring.predictions import decode_answers
 from data.tasks.task import Task
 
 QA = Task("qa", "question_answering", ("em",), layout="qa", truncation="only_second")

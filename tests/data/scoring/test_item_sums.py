@@ -6,7 +6,7 @@ import pytest
 
 from data.scoring.item_sums import item_sums
 from data.scoring.metrics import merge_splits, score
-from data.scoring.prediction_file import write_predictions
+from data.scoring.predictions import write_predictions
 from data.tasks.table import find_task
 
 
@@ -39,11 +39,11 @@ def invented(task, count, rng):
 
 def tags(task, length, rng):
     kinds = sorted({label[2:] for label in task.labels if label != "O"})[:3]  # the others are never there
-    made = []
-    while len(made) < length:
+    tags = []
+    while len(tags) < length:
         kind = rng.choice(kinds)
-        made += rng.choice([["O"], ["O", "O"], [f"B-{kind}"], [f"B-{kind}", f"I-{kind}"]])
-    return made[:length]
+        tags += rng.choice([["O"], ["O", "O"], [f"B-{kind}"], [f"B-{kind}", f"I-{kind}"]])
+    return tags[:length]
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_the_metric_of_the_sums_is_the_score(tmp_path, name):
 
 
 def test_a_constant_prediction_has_no_correlation(tmp_path):
-    for name, label, found in (("cola", "acceptable", "acceptable"), ("stsb", 2.5, 3.0)):
+    for name, label, guess in (("cola", "acceptable", "acceptable"), ("stsb", 2.5, 3.0)):
         task = find_task(name)
         records = [{"id": str(i), "label": label if i else task.labels[0] if task.labels else 1.0} for i in range(4)]
-        write_predictions(tmp_path / name, task, records, [found] * 4)
+        write_predictions(tmp_path / name, task, records, [guess] * 4)
         items = item_sums(task, tmp_path / name)
         assert items.metric(items.sums.sum(0)) == pytest.approx(0, abs=1e-6)
 

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data.scoring.boards import average
-from data.scoring.decode import decode
 from data.scoring.metrics import METRICS, is_degenerate, merge_splits, score
+from data.scoring.predictions import decode
 from data.tasks.table import TASKS
 
 
@@ -87,9 +86,7 @@ def test_c3_chooses_among_the_choices_there_are_and_scores_its_files_apart():
     predictions = decode(task, records, outputs)
     assert predictions == [1, 3, 0]
     scores = score(task, records, predictions, parts={"d-dev.json": 2, "m-dev.json": 1})
-    assert scores == {
-        "accuracy": pytest.approx(200 / 3), "accuracy_d-dev.json": 100, "accuracy_m-dev.json": 0,
-    }  # fmt: skip
+    assert scores == {"accuracy": pytest.approx(200 / 3), "accuracy_d-dev.json": 100, "accuracy_m-dev.json": 0}
 
 
 def test_questions():
@@ -111,9 +108,12 @@ def test_missing_answers_count_0_and_are_reported(caplog):
 def test_empty_answers_are_counted(caplog):
     shape = (2, 4)
     outputs = SimpleNamespace(
-        start=np.zeros(shape), end=np.full(shape, -np.inf), record=np.arange(2), offsets=np.zeros((*shape, 2), int),
+        start=np.zeros(shape),
+        end=np.full(shape, -np.inf),
+        record=np.arange(2),
+        offsets=np.zeros((*shape, 2), int),
         allowed=np.zeros(shape, bool),
-    )  # fmt: skip
+    )
     with caplog.at_level(logging.WARNING):
         assert decode(TASKS["cmrc2018"], [{"context": "文"}] * 2, outputs) == ["", ""]
     assert "2 of 2 questions got no answer" in caplog.text
@@ -191,35 +191,3 @@ def test_mnli_is_the_mean_of_its_two_splits():
     )
     assert merged == {"accuracy": 84.5, "accuracy_matched": 84.0, "accuracy_mismatched": 85.0}
     assert merge_splits(TASKS["rte"], {"validation": {"accuracy": 60.0}}) == {"accuracy": 60.0}
-
-
-GLUE = {
-    "cola": {"mcc": 50.0, "accuracy": 80.0}, "sst2": {"accuracy": 90.0}, "mrpc": {"accuracy": 80.0, "f1": 90.0},
-    "stsb": {"pearson": 80.0, "spearman": 70.0}, "qqp": {"accuracy": 90.0, "f1": 80.0},
-    "mnli": {"accuracy": 84.5, "accuracy_matched": 84.0, "accuracy_mismatched": 85.0}, "qnli": {"accuracy": 90.0},
-    "rte": {"accuracy": 60.0}, "wnli": {"accuracy": 56.0}, "ax": {"mcc": 30.0},
-}  # fmt: skip
-
-
-def test_glue_averages_metrics_first_then_nine_tasks():
-    result = average("glue", GLUE)
-    assert result.mean == pytest.approx((50 + 90 + 85 + 75 + 85 + 84.5 + 90 + 60 + 56) / 9)
-    assert not result.missing
-    assert result.formed_by["mrpc"] == ("accuracy", "f1")
-    assert "ax" not in result.tasks, "the diagnostic set does not count"
-
-
-def test_papers_take_accuracy_spearman_and_often_no_wnli():
-    result = average("glue8", GLUE, papers=True)
-    assert result.mean == pytest.approx((50 + 90 + 80 + 70 + 90 + 84.5 + 90 + 60) / 8)
-    assert (result.formed_by["mrpc"], result.formed_by["stsb"]) == (("accuracy",), ("spearman",))
-    assert result.board == "glue8 as in papers"
-
-
-def test_an_average_says_which_tasks_are_missing():
-    result = average("clue11", {"cmrc2018": {"em": 60.0, "f1": 80.0}, "afqmc": {"accuracy": 70.0}})
-    assert result.mean == pytest.approx(65)
-    assert result.harmonic_mean == pytest.approx(2 / (1 / 60 + 1 / 70))
-    assert {"tnews", "ocnli", "chid", "c3"} <= set(result.missing)
-    assert "cmnli" not in result.missing
-    assert average("glue", {"afqmc": {"accuracy": 70.0}}) is None

@@ -3,12 +3,9 @@
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from data.features.build import label_array
-from data.scoring.prediction_file import write_verdicts
-from data.scoring.split_scorer import Verdict
 from data.tasks.plan import Plan, choose_tasks, read_task
 from data.tasks.records import swapped_pairs
 from data.tasks.task import Split, Task, TaskError
@@ -86,12 +83,10 @@ def test_debugging_flags_cut_the_splits(tmp_path):
 
 
 def test_pairs_are_swapped_beside_the_originals():
-    found = swapped_pairs([record(0, "no"), record(1)])
-    assert [(one["text_a"], one["text_b"], one["label"]) for one in found[2:]] == [
-        ("b0", "a0", "no"),
-        ("b1", "a1", "yes"),
-    ]
-    assert found[:2] == [record(0, "no"), record(1)]
+    records = swapped_pairs([record(0, "no"), record(1)])
+    swaps = [(swap["text_a"], swap["text_b"], swap["label"]) for swap in records[2:]]
+    assert swaps == [("b0", "a0", "no"), ("b1", "a1", "yes")]
+    assert records[:2] == [record(0, "no"), record(1)]
     with pytest.raises(ValueError, match="--swap_augment"):
         swapped_pairs([record(0), record(1, text_b=None)])
 
@@ -102,17 +97,3 @@ def test_labels_are_the_models_outputs():
     assert label_array(tagged, split, {"O": 5, "B-X": 1, "I-X": 0}).tolist() == [1, 0, 5]
     assert label_array(PAIR, Split([record(0), record(1, "no")], "here"), {"no": 1, "yes": 0}).tolist() == [0, 1]
     assert label_array(Task("r", "regression", ("pearson",)), Split([record(0, 1.5)], "here"), {}).size == 0
-
-
-def test_predictions_of_all_splits_and_their_scores_are_written(tmp_path):
-    choice = Task("choice", "multiple_choice", ("accuracy",))
-    found = {
-        "test": Verdict([np.array([0.5, 1.5, 0.0])], [1], {"accuracy": 100.0}, False),
-        "test1.0": Verdict([np.array([2.0, -1.0])], [0], None, None),
-    }
-    records = {name: Split([{"id": name, "label": 1}], name) for name in found}
-    write_verdicts(tmp_path / "test_preds.jsonl", choice, records, found)
-    lines = [json.loads(line) for line in (tmp_path / "test_preds.jsonl").read_text().split("\n")[:-1]]
-    assert [(line["split"], line["prediction"]) for line in lines] == [("test", 1), ("test1.0", 0)]
-    table = np.load(tmp_path / "test_preds.logits.npy")
-    np.testing.assert_array_equal(table, [[0.5, 1.5, 0.0], [2.0, -1.0, np.nan]])

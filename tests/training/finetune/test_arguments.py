@@ -45,8 +45,10 @@ def test_defaults_of_all_tasks_and_recipes_are_flags():
 def test_a_job_is_known_by_the_flags_that_were_changed():
     assert JobArguments().changed() == {}
     assert parse("--model", "m", "--learning_rate", "1e-4", "--do_predict")[0].changed() == {
-        "model": "m", "lr": 1e-4, "do_predict": True,
-    }  # fmt: skip
+        "model": "m",
+        "lr": 1e-4,
+        "do_predict": True,
+    }
     again = JobArguments(**JobArguments(model="m", lr=1e-4).changed())
     assert again == JobArguments(model="m", lr=1e-4)
 
@@ -77,8 +79,14 @@ def test_it_trains_unless_only_evaluation_is_asked(words, trains):
     assert parse(*words)[0].trains is trains
 
 
-@pytest.mark.parametrize("flags, steps", [({}, ("epoch", None)), ({"save_steps": 100}, ("steps", 100)),
-                                          ({"save_steps": 100, "eval_steps": 20}, ("steps", 20))])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, steps",
+    [
+        ({}, ("epoch", None)),
+        ({"save_steps": 100}, ("steps", 100)),
+        ({"save_steps": 100, "eval_steps": 20}, ("steps", 20)),
+    ],
+)
 def test_evaluation_follows_checkpoints_unless_told(tmp_path, flags, steps):
     job = JobArguments(**flags).settle("cola", {})
     args = run_arguments(job, tmp_path, 3, "mcc", use_cpu=True)
@@ -98,8 +106,8 @@ def test_every_schedule_and_optimizer_makes_arguments(tmp_path, schedule, optimi
 
 def test_class_weights():
     labels = np.array([0, 0, 0, 1, 2, 2])
-    found = class_weights("balanced", labels, 4)
-    assert torch.allclose(found, torch.tensor([6 / 12, 6 / 4, 6 / 8, 6 / 4]) * 7 / 6)  # the absent one as the rarest
+    weights = class_weights("balanced", labels, 4)
+    assert torch.allclose(weights, torch.tensor([6 / 12, 6 / 4, 6 / 8, 6 / 4]) * 7 / 6)  # the absent one as the rarest
     assert torch.equal(class_weights("1,2,3,4", labels, 4), torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert class_weights(None, labels, 4) is None
     for text, count in (("1,2", 4), ("a,b,c,d", 4), ("1,0,1,1", 4), ("balanced", 0)):
@@ -142,7 +150,7 @@ def as_ours(line):
         ("--pad_to_max_length False --overwrite_cache --report_to none --use_fast_tokenizer true", {}),
         ("--no_keep_model --resume_from_checkpoint true", {"keep_model": False}),
     ],
-)  # fmt: skip
+)
 def test_flags_of_the_scripts_that_it_replaces_do_the_same(theirs, ours):
     assert as_ours(theirs)[0].changed() == ours
 

@@ -69,9 +69,13 @@ def test_the_summary_is_written_as_csv_json_markdown_and_latex(sweep):
     def averages(scores):
         assert scores["rte"] == {"accuracy": 65.0, "f1": 32.5}
         yield SimpleNamespace(
-            board="glue8", mean=65.0, harmonic_mean=64.0, tasks={"rte": 65.0}, formed_by={"rte": ("accuracy",)},
+            board="glue8",
+            mean=65.0,
+            harmonic_mean=64.0,
+            tasks={"rte": 65.0},
+            formed_by={"rte": ("accuracy",)},
             missing=("cola",),
-        )  # fmt: skip
+        )
         yield None
 
     summary = summarise(out, averages=averages)

@@ -1,16 +1,29 @@
-"""Decoding of answers from windows, beside a loop that is plainly right."""
+"""Answers decoded from windows beside a loop that is plainly right, candidates of a group, predictions on disk."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from benchmarks.decode_answers import character_tokenizer, perfect_logits
 from data.features.build import make_features
 from data.scoring.answer_scores import best_over_answers, cmrc_exact
-from data.scoring.decode import decode, decode_answers
 from data.scoring.metrics import score
+from data.scoring.predictions import (
+    METHODS,
+    Verdict,
+    assign,
+    decode,
+    decode_answers,
+    decode_groups,
+    read_predictions,
+    write_predictions,
+    write_verdicts,
+)
 from data.tasks.table import TASKS
+from data.tasks.task import Split, Task
 
 
 def windows_of(contexts, width=12, stride=5, question=3):
@@ -83,17 +96,13 @@ def test_perfect_logits_of_real_rows_reach_em_100(length):
         for i, text in enumerate(answers)
     ]
     task = TASKS["cmrc2018"]
-    features = make_features(
-        task, records, character_tokenizer(records), max_length=length, training=True, token_types=True, label_ids={},
-        doc_stride=9,
-    )  # fmt: skip
+    options = {"max_length": length, "training": True, "token_types": True, "label_ids": {}, "doc_stride": 9}
+    features = make_features(task, records, character_tokenizer(records), **options)
     assert (len(features) > len(records)) == (length == 24)
     predictions = decode(task, records, perfect_logits(features))
     assert predictions == answers
-    assert score(task, records, predictions) == {
-        "em": 100,
-        "f1": 100 * 7 / 8,
-    }  # "《" is punctuation: no token to share
+    # "《" is punctuation: no token to share
+    assert score(task, records, predictions) == {"em": 100, "f1": 100 * 7 / 8}
 
 
 def test_a_question_without_a_legal_span_gets_the_empty_answer():
@@ -116,3 +125,77 @@ def test_equal_scores_keep_the_earlier_window():
     windows = windows_of([CONTEXTS[0]])
     windows.start[:, 3] = windows.end[:, 3] = 1
     assert decode_answers(windows, CONTEXTS[:1]) == [CONTEXTS[0][0]]
+
+
+# Candidates of a cloze
+
+SCORES = np.array([[5.0, 4.0], [4.9, 1.0]])
+
+
+@pytest.mark.parametrize(("method", "chosen"), [("argmax", [0, 0]), ("greedy", [0, 1]), ("optimal", [1, 0])])
+def test_the_three_ways_differ_as_known(method, chosen):
+    assert assign(SCORES, method) == chosen
+
+
+def test_only_greedy_depends_on_a_row_s_offset():
+    moved = log_softmax(SCORES, axis=1)
+    assert assign(moved, "greedy") == [1, 0]
+    assert assign(moved, "optimal") == assign(SCORES, "optimal")
+    assert assign(moved, "argmax") == assign(SCORES, "argmax")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_groups_are_decoded_whole_wherever_their_blanks_stand(method):
+    rng = np.random.default_rng(0)
+    groups = [7, "x", 7, 3, "x", 7]
+    outputs = [rng.normal(size=3 if group == 7 else 4).astype(np.float32) for group in groups]
+    chosen = decode_groups(outputs, groups, method)
+    for group in set(groups):
+        at = [i for i, other in enumerate(groups) if other == group]
+        assert [chosen[i] for i in at] == assign(np.stack([outputs[i] for i in at]), method)
+        assert method == "argmax" or len({chosen[i] for i in at}) == len(at)
+
+
+def test_more_blanks_than_candidates_are_an_error_that_names_the_way_out():
+    with pytest.raises(ValueError, match="--chid_decode argmax"):
+        assign(np.zeros((3, 2)), "optimal")
+    assert assign(np.zeros((3, 2)), "argmax") == [0, 0, 0]
+    with pytest.raises(ValueError, match="got 'best'"):
+        assign(SCORES, "best")
+
+
+# On disk
+
+
+def test_predictions_of_all_splits_and_their_scores_are_written(tmp_path):
+    choice = Task("choice", "multiple_choice", ("accuracy",))
+    verdicts = {
+        "test": Verdict([np.array([0.5, 1.5, 0.0])], [1], {"accuracy": 100.0}, False),
+        "test1.0": Verdict([np.array([2.0, -1.0])], [0], None, None),
+    }
+    records = {name: Split([{"id": name, "label": 1}], name) for name in verdicts}
+    write_verdicts(tmp_path / "test_preds.jsonl", choice, records, verdicts)
+    lines = [json.loads(line) for line in (tmp_path / "test_preds.jsonl").read_text().split("\n")[:-1]]
+    assert [(line["split"], line["prediction"]) for line in lines] == [("test", 1), ("test1.0", 0)]
+    table = np.load(tmp_path / "test_preds.logits.npy")
+    np.testing.assert_array_equal(table, [[0.5, 1.5, 0.0], [2.0, -1.0, np.nan]])
+
+
+def test_predictions_survive_their_file(tmp_path):
+    path = tmp_path / "eval_preds.jsonl"
+    records = [
+        {"id": "a\u2028b", "chars": ["张", " ", "\u2028"], "tags": ["B-name", "O", "O"]},
+        {"id": 3, "chars": [], "tags": []},
+    ]
+    write_predictions(path, TASKS["cluener"], records, [["O"] * 3, []], ["validation", "test"])
+    assert path.read_bytes().count(b"\n") == 2
+    first = {"split": "validation", "id": "a\u2028b", "prediction": ["O"] * 3}
+    first |= {"chars": records[0]["chars"], "label": records[0]["tags"]}
+    last = {"split": "test", "id": 3, "prediction": [], "chars": []}
+    assert read_predictions(path) == {"validation": [first], "test": [last]}
+
+
+def test_predictions_must_match_their_records(tmp_path):
+    with pytest.raises(ValueError):
+        write_predictions(tmp_path / "test_preds.jsonl", TASKS["rte"], [{"id": 0, "label": None}], [])
+    assert not list(tmp_path.iterdir())
