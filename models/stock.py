@@ -28,7 +28,7 @@ def adapt(model: PreTrainedModel) -> PreTrainedModel:
     parameters = inspect.signature(model.forward).parameters
     if "masked_positions" in parameters or hasattr(model, "takes_pair_masks"):
         return model
-    offset = _position_offset(model)
+    model.position_offset = _position_offset(model) if "position_ids" in parameters else None
     asked: list[torch.Tensor] = []  # masked_positions of the running forward
 
     def keep_asked(encoder, args, output):
@@ -46,17 +46,12 @@ def adapt(model: PreTrainedModel) -> PreTrainedModel:
 
     @functools.wraps(stock_forward)
     def forward(self, *args, attention_mask=None, position_ids=None, labels=None, masked_positions=None, **kwargs):
-        if attention_mask is not None and attention_mask.dim() == 3:
-            if self.config._attn_implementation != "sdpa":
-                raise ValueError("attention_mask of shape [B, T, T] needs attn_implementation sdpa; load the model so")
-            attention_mask = attention_mask.bool().unsqueeze(1)
-        if position_ids is not None and "position_ids" in parameters:
-            kwargs["position_ids"] = position_ids + offset
+        kwargs |= _stock_inputs(self, attention_mask, position_ids)
         if labels is not None:
             kwargs["labels"] = labels if masked_positions is None else labels.gather(1, masked_positions)
         asked[:] = [] if masked_positions is None else [masked_positions]
         try:
-            return stock_forward(self, *args, attention_mask=attention_mask, **kwargs)
+            return stock_forward(self, *args, **kwargs)
         finally:
             asked.clear()
 
@@ -65,6 +60,38 @@ def adapt(model: PreTrainedModel) -> PreTrainedModel:
     forward.__signature__ = inspect.Signature(taken)
     model.forward = types.MethodType(forward, model)
     return model
+
+
+def _stock_inputs(model: PreTrainedModel, attention_mask, position_ids) -> dict[str, torch.Tensor]:
+    """What an adapted model's encoder takes for a mask [B, T] or [B, T, T] and positions that count from 0."""
+    if attention_mask is not None and attention_mask.dim() == 3:
+        if model.config._attn_implementation != "sdpa":
+            raise ValueError("attention_mask of shape [B, T, T] needs attn_implementation sdpa; load the model so")
+        attention_mask = attention_mask.bool().unsqueeze(1)
+    inputs = {"attention_mask": attention_mask}
+    if position_ids is not None and model.position_offset is not None:
+        inputs["position_ids"] = position_ids + model.position_offset
+    return inputs
+
+
+def states_at(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    attention_mask=None,
+    position_ids=None,
+    token_type_ids=None,
+) -> torch.Tensor:
+    """The encoder's last hidden states [B, P, H] at positions [B, P].
+
+    model: adapted, or one of this repository's; input_ids [B, T], and the others as it takes them.
+    """
+    encoder, types = model.base_model, {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+    if "output_positions" in inspect.signature(encoder.forward).parameters:
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **types}
+        return encoder(input_ids, output_positions=positions, **inputs).last_hidden_state
+    inputs = _stock_inputs(model, attention_mask, position_ids) | types
+    return gather_positions(encoder(input_ids, **inputs).last_hidden_state, positions)
 
 
 def check_isolation(model: PreTrainedModel) -> None:

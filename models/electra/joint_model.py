@@ -20,10 +20,11 @@ from transformers import (
 from transformers.utils.generic import ModelOutput
 
 from ..heads import IGNORED
-from ..layers import is_plain, widened
+from ..layers import widened
 from ..post_norm import quicken
 from ..stock import adapt
 from .config import ElectraJointConfig, ElectraOptions
+from .generator_head import projected
 from .token_sampling import Sampler, place_keys, sample_uniformly
 from .vocabulary_loss import VocabularyLoss
 
@@ -185,38 +186,22 @@ class ElectraForJointPreTraining(PreTrainedModel):
 
     def _generate(self, output, input_ids, inputs, positions, masked: "MaskedTokens") -> torch.Tensor | None:
         """Fills in the generator's part of output; returns the sampled tokens [N], None without a discriminator."""
-        decoder, seen = self.generator.get_output_embeddings(), []
-
-        def note(hidden):
-            """Stands in for the output projection, with logits of the right shape that take no memory."""
-            seen[:] = [hidden, hidden.new_zeros(()).expand(*hidden.shape[:-1], decoder.out_features)]
-            return seen[1]
-
-        logits = None
-        if is_plain(decoder):
-            decoder.forward = note
-            try:
-                logits = self.generator(input_ids=input_ids, masked_positions=positions, **inputs).logits
-            finally:
-                del decoder.forward
-        if seen and logits is seen[1]:
-            projected = (seen[0].flatten(0, 1), decoder.weight, decoder.bias)
-        else:  # a head that goes on after its output projection, or a projection that must be called
-            logits = self.generator(input_ids=input_ids, masked_positions=positions, **inputs).logits
-            projected = (logits.flatten(0, 1), None, None)
-        hidden = projected[0] if masked.chosen is None else projected[0].index_select(0, masked.chosen)
+        hidden, matrix, bias = projected(self.generator, input_ids, positions, inputs)
+        hidden = hidden.flatten(0, 1)
+        if masked.chosen is not None:
+            hidden = hidden.index_select(0, masked.chosen)
         options = self.options
         sampler = Sampler(options.sampling, options.temperature, options.disallow_correct)
-        found = VocabularyLoss.apply(
+        output.generator_loss, output.generator_correct, sampled = VocabularyLoss.apply(
             hidden,
-            *projected[1:],
+            matrix,
+            bias,
             masked.labels,
             masked.keys,
             None if self.discriminator is None else sampler,
             options.gen_smooth_label,
             torch.is_grad_enabled(),
         )
-        output.generator_loss, output.generator_correct, sampled = found
         return sampled
 
     def _discriminate(self, output, original, inputs, masked: "MaskedTokens", sampled) -> None:

@@ -466,6 +466,39 @@ def test_a_head_that_goes_on_after_its_output_matrix_is_taken_as_it_is(batch):
     torch.testing.assert_close(model(**batch).generator_loss, expected)
 
 
+def test_a_family_without_an_entry_of_its_own_runs_its_generator_once(batch):
+    shape = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 48, "intra_bottleneck_size": 32, "embedding_size": 32, "pad_token_id": 0}
+    generator = transformers.MobileBertForMaskedLM(transformers.MobileBertConfig(**shape))
+    options = ElectraOptions(electra_objective=False)
+    model, calls = make_joint_model(generator, None, options).eval(), []
+    generator.base_model.register_forward_hook(lambda *_: calls.append(1))
+    output = model(**batch)
+    logits = generator(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+    torch.testing.assert_close(output.generator_loss, expected)
+    assert len(calls) == 2  # once by the joint model, once by this test
+
+
+@pytest.mark.parametrize(
+    ("kind", "both"), [("gau_alpha", False), pytest.param("electra", True, marks=pytest.mark.slow)]
+)
+def test_it_trains_under_torch_compile(kind, both, batch):
+    torch.compiler.reset()
+    model = make(kind, {"num_hidden_layers": 1} | NO_DROPOUT, electra_objective=both)
+    expected = model(**batch).loss
+    expected.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    compiled = torch.compile(model, backend="aot_eager")
+    for _ in range(2):
+        model.zero_grad()
+        loss = compiled(**batch).loss
+        loss.backward()
+        torch.testing.assert_close(loss, expected)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], msg=name)
+
+
 # What is refused
 
 
