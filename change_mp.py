@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import torch
 
+from common.flags import FlagParser
 from common.script import run_script
 from models.convert import CheckpointError, thudm
 from models.convert.output import new_output
@@ -28,7 +29,7 @@ KEPT |= {"rng_tracker_states"}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(doc=__doc__)
     parser.add_argument("folder", type=Path, help="folder with mp_rank_*_model_states.pt, or with a tracker file")
     parser.add_argument("parts", type=int, help="number of parts to write")
     parser.add_argument("--output", type=Path, help="folder to make; default: the folder's name with _MP and parts")

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.errors import ArgumentError, library_errors
+from common.flags import FlagParser
 from common.script import run_script
 from models.convert import SOURCES, CheckpointError, Source, thudm, to_ours, to_theirs, transformer_xl
 from models.convert.engine import make_config
@@ -40,7 +41,7 @@ TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "spec
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(doc=__doc__)
     parser.add_argument("input", help="folder, hub name, or state dict file (.pt, .bin, .safetensors)")
     parser.add_argument(
         "output", nargs="?", help="folder to make; with --reverse to a source without config, a .pt file"

@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import models  # noqa: F401  registers the model types
 from common.errors import ArgumentError
+from common.flags import FlagParser
 from common.script import run_script
 from data.text.prompts import TEMPLATES, fill_template, read_prompts
 from data.tokens.tokenizer_files import split_frame
@@ -33,18 +34,13 @@ from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.generation import PROCESS, PROCESSES, Generator, SharedInterrupt
 from training.model_setup import own_memory, read_model
 from training.pretrained import load_config, load_tokenizer
-from training.pretraining_flags import to_own_flags
+from training.pretraining_flags import GENERATION
 
 ASK = "\nContext prompt (stop to exit) >>> "
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise ArgumentError(message)
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(doc=__doc__, foreign=GENERATION)
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder, hub name, or THUDM checkpoint")
     add("--tokenizer_name", help="folder, hub name or sentencepiece file; default: MODEL's own")
@@ -62,15 +58,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--top_p", type=float, default=0.0, help="sample among the likeliest tokens of this probability; 0 for all")
     add("--repetition_penalty", type=float, default=1.0, help="divides the scores of tokens that occurred")
     add("--num_beams", type=int, default=1, help="beams of a search; with --temperature 0 deterministic")
-    add("--max_length", type=int, default=1024, help="tokens of prompt and text together")
+    add("--max_length", alone=True, type=int, default=1024, help="tokens of prompt and text together")
     add("--max_new_tokens", type=int, help="tokens of the text, instead of --max_length")
-    add("--batch_size", type=int, default=1, help="prompts of --input_file at a time")
+    add("--batch_size", alone=True, type=int, default=1, help="prompts of --input_file at a time")
     add("--seed", type=int, default=1234, help="of sampling")
     add("--attention_window", type=int, help="keys that a Transformer-XL sees: 512 as trained, 768 as published")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="auto: as saved")
     add("--use_cpu", action="store_true", help="leave an accelerator alone")
-    known = {option.removeprefix("--") for action in parser._actions for option in action.option_strings}
-    args = parser.parse_args(to_own_flags(sys.argv[1:] if argv is None else argv, known))
+    args = parser.parse_args(argv)
     check(args)
     return args
 

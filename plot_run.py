@@ -11,6 +11,7 @@ import json
 import math
 from pathlib import Path
 
+from common.flags import FlagParser
 from common.script import run_script
 
 METRICS = (("loss", "loss (nats per masked token)", 1), ("mlm_accuracy", "accuracy (%)", 100))
@@ -137,7 +138,7 @@ def draw(runs: list[tuple[str, Path]], references: list[tuple[str, float, float]
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(doc=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=parse_run, help="folder of a training, or label=folder")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     parser.add_argument(

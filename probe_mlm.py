@@ -5,7 +5,6 @@
 prints 天气预报说今天的天[气+0.9948||空+0.0011||...]很好。
 """
 
-import argparse
 from dataclasses import dataclass
 
 if __name__ == "__main__":
@@ -16,6 +15,7 @@ from transformers import AutoModelForMaskedLM
 
 import models  # noqa: F401  registers the model types
 from common.errors import ArgumentError
+from common.flags import FlagParser
 from common.script import run_script
 from training.model_setup import load_model
 from training.pretrained import load_config, load_tokenizer
@@ -70,7 +70,7 @@ class Probe:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(doc=__doc__)
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of a masked LM")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="sentence with one or more [MASK]")
     parser.add_argument("--top_k", type=int, default=5, help="candidates printed at each [MASK]")

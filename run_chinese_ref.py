@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.errors import ArgumentError
+from common.flags import FlagParser
 from common.script import run_script
 from data.corpus.chinese_ref_files import ReferenceWriter
 from data.corpus.output_folder import begin, finish, locked_output
@@ -24,12 +25,14 @@ from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
 from training.pretrained import check_vocabulary_file, load_tokenizer, resolve_pretrained
 
+TOKENIZER = "junnyu/roformer_chinese_char_base"
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser() -> FlagParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = FlagParser(doc=__doc__)
     add = parser.add_argument
-    add("--model_name", default="junnyu/roformer_chinese_char_base", help="tokenizer: a folder or hub name")
+    add("--tokenizer_name", "--model_name", dest="model_name", default=TOKENIZER, help="folder or hub name")
     add("--trust_remote_code", action="store_true", help="run code that comes with the tokenizer (auto_map)")
     add("--input_path", required=True, help="JSONL file, or folder whose .jsonl files are read")
     add("--json_key", default="text", help="key of the text in each line")

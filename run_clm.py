@@ -17,7 +17,6 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 
 import json
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +41,12 @@ from training.files import write_whole
 from training.loop.trainer import Trainer
 from training.model_setup import check_vocabulary, make_model, own_memory
 from training.objectives.causal_lm import CausalLanguageModelling
-from training.pretraining_flags import known_flags, to_own_flags
+from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
+REFUSED = ("group_by_length", "train_sampling_strategy")  # all rows are of one length
 
 
 @dataclass
@@ -100,7 +100,7 @@ class DataArguments:
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
     classes = [CausalModelArguments, DataArguments, ModelParallelArguments]
-    model_args, data_args, args = parse_arguments(classes, argv, partial(to_own_flags, known=known_flags(classes)))
+    model_args, data_args, args = parse_arguments(classes, argv, TRAINING, __doc__, REFUSED)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = read_tokenizer(

@@ -18,7 +18,6 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 
 import json
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 
 from transformers import AutoModelForMaskedLM, set_seed
@@ -51,7 +50,7 @@ from training.loop.layer_decay import factors_of_part
 from training.loop.trainer import Trainer
 from training.model_setup import check_fits, check_length, finish_config, load_model, make_config, set_unigram_bias
 from training.objectives.electra import ReplacedTokenDetection
-from training.pretraining_flags import known_flags, to_own_flags
+from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_seed
 
@@ -61,7 +60,7 @@ MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
     classes = [ElectraModelArguments, ElectraDataArguments, ElectraRunArguments]
-    model_args, data_args, args = parse_arguments(classes, argv, partial(to_own_flags, known=known_flags(classes)))
+    model_args, data_args, args = parse_arguments(classes, argv, TRAINING, __doc__)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     settle_seed(args)

@@ -44,8 +44,9 @@ from models.task_heads import takes_token_types
 from training.arguments import RunArguments, parse_arguments, settle_steps
 from training.finetune import steps
 from training.finetune.adversary import FastGradient
-from training.finetune.arguments import JobArguments, SweepArguments, flag_names, to_own_flags
+from training.finetune.arguments import JobArguments, SweepArguments, flag_names, grid_of_flags
 from training.finetune.job import BEST, TRAIN_LOG, Job, best_folder, log_to_console, move_jobs_aside, read_result
+from training.finetune.replaced_flags import REPLACED
 from training.finetune.task_model import EvalRows, Evaluator, TaskModel, make_task_model, output_names
 from training.loop.layer_decay import layer_factors
 from training.loop.trainer import Trainer
@@ -64,7 +65,7 @@ def main(argv=None, script: str = __file__) -> list[dict]:
     script: what runs one of several jobs, another one where it adds tasks and calls this (docs/extending.md).
     SystemExit, which names what failed, when a job did.
     """
-    flags, args = parse_arguments([JobArguments, SweepArguments], argv, to_own_flags)
+    flags, args = parse_arguments([JobArguments, SweepArguments], argv, REPLACED, __doc__)
     log_to_console()
     use_cpu = args.device == "cpu"
     if args.job:
@@ -115,7 +116,7 @@ def list_jobs(flags: JobArguments, args: SweepArguments) -> list[Job]:
     names, sources = task_data.choose_tasks(args.tasks, flags.kind, flags.data_dir, starts)
     if sources and not flags.keep_model:
         raise ArgumentError("--no_keep_model must be left out where tasks start from another one's weights")
-    grid, seeds = parse_grid(args.grid, flag_names()), parse_seeds(args.seeds)
+    grid, seeds = parse_grid(grid_of_flags(args.grid), flag_names()), parse_seeds(args.seeds)
     return plan_jobs(names, flags.changed(), grid, seeds, args.output_dir, sources)
 
 

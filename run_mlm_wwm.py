@@ -18,7 +18,6 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 import json
 import logging
 from dataclasses import dataclass, field
-from functools import partial
 
 from transformers import AutoModelForMaskedLM, set_seed
 
@@ -41,7 +40,7 @@ from training.config_derivation import check_first_pass
 from training.loop.trainer import Trainer
 from training.model_setup import check_length, make_model, set_unigram_bias
 from training.objectives.masked_lm import MaskedLanguageModelling
-from training.pretraining_flags import known_flags, to_own_flags
+from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end
 
@@ -69,7 +68,7 @@ class DataArguments(CorpusArguments):
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
     classes = [ModelArguments, DataArguments, RunArguments]
-    model_args, data_args, args = parse_arguments(classes, argv, partial(to_own_flags, known=known_flags(classes)))
+    model_args, data_args, args = parse_arguments(classes, argv, TRAINING, __doc__)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)

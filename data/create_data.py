@@ -18,6 +18,7 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.errors import ArgumentError
+from common.flags import FlagParser
 from common.script import run_script
 from data.corpus.concat_shards import group_rows
 from data.corpus.output_folder import begin, finish, locked_output
@@ -40,9 +41,9 @@ def parse_bool(text: str) -> bool:
     return known[text.lower()]
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> FlagParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = FlagParser(doc=__doc__)
     add = parser.add_argument
     add("--output_dir", default="wiki", help="corpus folder to write")
     add("--dataset_name", help="folder of files, folder that datasets saved, or hub name; its train split")

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from common.errors import UserError
+from common.flags import FlagParser
 from common.script import run_script
 from data.files import input_files
 from data.outputs import atomic_folder, telling
@@ -32,9 +33,9 @@ SPECIALS = {
 _FILES = {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> FlagParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = FlagParser(doc=__doc__)
     add = parser.add_argument
     add("--input_path", required=True, help="JSONL file, or folder with .jsonl files")
     add("--output_dir", required=True, help="folder to write")

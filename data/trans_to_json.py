@@ -21,6 +21,7 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.flags import FlagParser
 from common.script import run_script
 from data.files import input_files, refuse_foreign, refuse_json
 from data.outputs import is_temporary, put_in_place, resolve_output, telling, temporary_folder
@@ -30,15 +31,20 @@ from data.text.parallel_reader import Counts, Job, read_all
 from data.text.raw_documents import Layout, split_units
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> FlagParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = FlagParser(doc=__doc__)
     add = parser.add_argument
     add("--input_path", required=True, help="file, or folder of which every file is read")
     add("--output_path", required=True, help="JSONL file to write (.jsonl is appended), or folder with --no-merge")
-    add("--json_key", default="text", help="key to write each document under")
+    add("--json_key", alone=True, default="text", help="key to write each document under")
     add("--doc_spliter", default="", help="line that ends a document, default blank; 'line': each line is a document")
-    add("--json_field", help="inputs are JSON lines: the key to read documents from")
+    add(
+        "--json_field",
+        "--text_column",
+        "--text_column_name",
+        help="inputs are JSON lines: the key to read documents from",
+    )
     add("--min_doc_length", type=int, default=10, help="drop documents of this many characters or fewer")
     add("--workers", type=int, default=1, help="processes that read")
     add("--log_interval", type=float, default=1, help="seconds between updates of the progress bar")

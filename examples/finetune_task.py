@@ -7,7 +7,6 @@ MODEL is a folder or hub name. Files are TSV, CSV or JSONL with one or two colum
 --batch_size counts the rows of all processes. Long texts are cut for training; evaluation averages over windows.
 """
 
-import argparse
 import inspect
 import json
 import sys
@@ -21,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, get_linear_schedule
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: F401  (this repository's encoders join the Auto classes)
+from common.flags import FlagParser
 from common.script import run_script
 from data.features.build import TaskCollator, combine, make_features
 from data.scoring.metrics import score
@@ -30,7 +30,7 @@ from training.pretrained import load_tokenizer
 
 
 def main(argv=None) -> dict[str, float]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(doc=__doc__)
     for name in ("model", "train_file", "validation_file", "output_dir"):
         parser.add_argument(f"--{name}", required=True)
     for name, default in {"lr": 2e-5, "epochs": 3, "batch_size": 32, "max_length": 128, "seed": 42}.items():

@@ -4,11 +4,12 @@
 4.x, and with this repository's own. A JSON or YAML file as the single argument stands for the same flags.
 """
 
+import argparse
 import json
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,11 +17,14 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils.versions import require_version
 
 from common.errors import ArgumentError, UserError
+from common.flags import NONE, FlagParser, Foreign
 from common.secrecy import shown_command
-from training.flag_checks import check_raw, check_settled
+from training.flag_checks import REFUSED, check_raw, check_settled
 from training.loop.schedules import SCHEDULES
 
 logger = logging.getLogger(__name__)
+
+TRAINERS = "Flags of transformers' Trainer"
 
 
 @dataclass
@@ -71,17 +75,9 @@ class RunArguments(TrainingArguments):
     schedule_floor: float = field(
         default=0.0, metadata={"help": "Share of the peak learning rate at which --schedule cosine_to_floor ends."}
     )
-    evaluation_strategy: str | None = field(default=None, metadata={"help": "Old name of eval_strategy."})
     warmup_ratio: float | None = field(default=None, metadata={"help": "Share of max_steps, if warmup_steps is 0."})
-    no_cuda: bool = field(default=False, metadata={"help": "Old name of use_cpu."})
     adafactor: bool = field(default=False, metadata={"help": "Old name of --optim adafactor."})
     group_by_length: bool = field(default=False, metadata={"help": "Put rows of like length into one batch."})
-    per_gpu_train_batch_size: int | None = field(
-        default=None, metadata={"help": "Old name of per_device_train_batch_size."}
-    )
-    per_gpu_eval_batch_size: int | None = field(
-        default=None, metadata={"help": "Old name of per_device_eval_batch_size."}
-    )
     on_nan: str = field(
         default="stop",
         metadata={
@@ -101,13 +97,10 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         check_raw(self)
-        self.eval_strategy = self.evaluation_strategy or self.eval_strategy
         device = torch.accelerator.current_accelerator(check_available=True)
         # Sums are kept in float64, which Apple's MPS lacks.
-        self.use_cpu = self.use_cpu or self.no_cuda or device is None or device.type == "mps"
+        self.use_cpu = self.use_cpu or device is None or device.type == "mps"
         self.optim = "adafactor" if self.adafactor else self.optim
-        self.per_device_train_batch_size = self.per_gpu_train_batch_size or self.per_device_train_batch_size
-        self.per_device_eval_batch_size = self.per_gpu_eval_batch_size or self.per_device_eval_batch_size
         if self.warmup_ratio is not None and not self.warmup_steps:
             self.warmup_steps = self.warmup_ratio
         if self.group_by_length:
@@ -204,11 +197,6 @@ class ModelArguments:
     )
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message):
-        raise ArgumentError(message)
-
-
 @dataclass
 class CorpusArguments:
     """What to train and evaluate on."""
@@ -249,10 +237,55 @@ def check_data_flags(data_args: CorpusArguments, args: RunArguments) -> None:
     args.do_eval = bool(held_out)
 
 
-def parse_arguments(classes: list[type], argv: list[str] | None = None, rewrite: Callable | None = None) -> tuple:
+class DataclassParser(FlagParser, HfArgumentParser):
+    """Flags of dataclasses: those of our own, by class, before those that a class has from transformers' Trainer.
+
+    hidden: flags of the Trainer that are always refused, besides REFUSED: --help leaves them out.
+    """
+
+    def __init__(self, classes: Sequence[type], doc: str = "", foreign: Foreign = NONE, hidden: Sequence[str] = ()):
+        self._owners = {name: one for one in classes for name in one.__dataclass_fields__}
+        self._hidden, self._titled = {*REFUSED, *hidden}, {}
+        super().__init__(classes, doc=doc, foreign=foreign, allow_abbrev=False)
+
+    def add_argument(self, *names: str, **options) -> argparse.Action:
+        """For HfArgumentParser, which gives each name with hyphens too; those become underscores before."""
+        names, options = self.all_words([name for name in names if "-" not in name[2:]], False, options)
+        attribute = options.get("dest", names[0].removeprefix("--"))
+        if attribute not in self._owners:  # --help
+            return argparse.ArgumentParser.add_argument(self, *names, **options)
+        if attribute in self._hidden and issubclass(self._owners[attribute], TrainingArguments):
+            options["help"] = argparse.SUPPRESS
+        elif options.get("action") == "store_false":
+            options["help"] = f"--{attribute} false"
+        return self._group(attribute).add_argument(*names, **options)
+
+    def _group(self, attribute: str):
+        """The group of a flag; those of our own are made first, to stand first."""
+        if not self._titled:
+            titles = [_title(one) for one in dict.fromkeys(self._owners.values())]
+            self._titled = {title: self.add_argument_group(title) for title in (*titles, TRAINERS)}
+        owner = self._owners[attribute]
+        own = owner.__dataclass_fields__[attribute] is not TrainingArguments.__dataclass_fields__.get(attribute)
+        return self._titled[_title(owner) if own else TRAINERS]
+
+
+def _title(arguments: type) -> str:
+    """What a dataclass of flags is about: the first sentence of its docstring."""
+    return arguments.__doc__.split("\n")[0].rstrip(".")
+
+
+def parse_arguments(
+    classes: Sequence[type],
+    argv: list[str] | None = None,
+    foreign: Foreign = NONE,
+    doc: str = "",
+    hidden: Sequence[str] = (),
+) -> tuple:
     """Read flags, or one JSON or YAML file of flags, into one instance of each dataclass.
 
-    rewrite: words of a command line -> the words to parse.
+    foreign: what is made of other scripts' flags; doc: the script's docstring, for --help; hidden: flags that the
+    script always refuses.
 
     Raises:
         ArgumentError: one line that names the flag.
@@ -260,8 +293,7 @@ def parse_arguments(classes: list[type], argv: list[str] | None = None, rewrite:
     argv = sys.argv[1:] if argv is None else list(argv)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = _flags_of_file(argv[0])
-    argv = argv if rewrite is None else rewrite(argv)
-    parser = _Parser(classes, allow_abbrev=False)
+    parser = DataclassParser(classes, doc, foreign, hidden)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
@@ -362,7 +394,7 @@ def per_epoch_to_steps(args: RunArguments, steps_per_epoch: float) -> None:
 
 @dataclass
 class ModelParallelArguments(RunArguments):
-    """RunArguments of a script whose model may be cut."""
+    """How to train, also a model that is cut into parts."""
 
     model_parallel_size: int = field(
         default=1, metadata={"help": "Adjacent processes that share each layer's matrices; needs --deepspeed."}

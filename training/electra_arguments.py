@@ -183,11 +183,11 @@ class ElectraRunArguments(RunArguments):
         if self.max_steps <= 0 and self.num_train_epochs is None:
             self.max_steps = recipe.steps
         self.num_train_epochs = self.num_train_epochs or 1.0
-        given = self.per_gpu_train_batch_size or self.per_device_train_batch_size
-        self.per_device_train_batch_size = recipe.rows if given is None else given
+        by_size = self.per_device_train_batch_size is None
+        self.per_device_train_batch_size = recipe.rows if by_size else self.per_device_train_batch_size
         super().__post_init__()
         parts = self.data_processes * self.gradient_accumulation_steps
-        if given is None:
+        if by_size:
             if recipe.rows % parts:
                 raise UserError(
                     f"--gradient_accumulation_steps times processes must divide the {recipe.rows} rows of --size "

@@ -27,7 +27,7 @@ _ABOVE_0, _BELOW_1 = sys.float_info.min, math.nextafter(1, 0)  # no denormal, wh
 # least, most, flags; None is always allowed.
 _RANGES = (
     (1, _INF, "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps nan_steps"),
-    (1, _INF, "per_gpu_train_batch_size per_gpu_eval_batch_size dataloader_prefetch_factor ddp_timeout"),
+    (1, _INF, "dataloader_prefetch_factor ddp_timeout"),
     (0, _INF, "max_grad_norm dataloader_num_workers"),
     (0, _HUGE, "learning_rate weight_decay warmup_steps neftune_noise_alpha eval_delay"),
     (_ABOVE_0, _INF, "max_train_minutes"),
@@ -38,7 +38,7 @@ _RANGES = (
     (-_INF, 2**53, "max_steps"),
 )
 # Not supported: the value to leave, and why.
-_REFUSED = {
+REFUSED = {
     "auto_find_batch_size": (False, "it would change the run's course"),
     "save_only_model": (False, "a checkpoint holds all that a run needs to go on"),
     "save_on_each_node": (False, "the first process's folder holds all, and what others lack of it is sent to them"),
@@ -86,7 +86,7 @@ def check_raw(args) -> None:
         every, strategy = getattr(args, f"{kind}_steps"), getattr(args, f"{kind}_strategy")
         if every is not None and strategy == "steps" and not 0 < every < math.inf:
             raise UserError(f"--{kind}_steps must be positive, got {every}; to have none give --{kind}_strategy no")
-    for name, (usual, why) in _REFUSED.items():
+    for name, (usual, why) in REFUSED.items():
         if getattr(args, name, usual) != usual:
             raise UserError(f"--{name} {getattr(args, name)} is not supported here, as {why}; leave it out")
     if args.fp16 and args.bf16:

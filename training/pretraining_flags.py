@@ -2,36 +2,20 @@
 
 Those are transformers' run_clm, run_mlm, run_mlm_wwm, their no_trainer forms and run_generation, JunnYu's run_mlm_wwm,
 PaddleNLP's run_pretrain, THUDM's pretraining, finetuning and generation of Chinese Transformer-XL (Megatron's flags),
-and the settings of richarddwang/electra_pytorch's pretrain.py.
+and the settings of richarddwang/electra_pytorch's pretrain.py. TRAINING and GENERATION are for common/flags.py.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable
 
-from common.errors import ArgumentError
-from training.finetune.replaced_flags import split_flags
+from common.flags import FALSE, TRUE, Foreign, switch
+from training.loop.schedules import SCHEDULES
 
-logger = logging.getLogger(__name__)
-
-_TRUE = ("", "1", "yes", "true")
 _RENAMED = {
-    "block_size": "max_seq_length",
     "seq_length": "max_seq_length",
-    "max_length": "max_seq_length",
-    "text_column_name": "text_column",
-    "max_train_steps": "max_steps",
     "train_iters": "max_steps",
     "steps": "max_steps",
-    "num_warmup_steps": "warmup_steps",
     "warmup": "warmup_ratio",
-    "warmup_proportion": "warmup_ratio",
-    "batch_size": "per_device_train_batch_size",
-    "train_batch_size": "per_device_train_batch_size",
     "micro_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "lr": "learning_rate",
-    "epochs": "num_train_epochs",
     "clip_grad": "max_grad_norm",
     "adam_eps": "adam_epsilon",
     "log_interval": "logging_steps",
@@ -44,7 +28,6 @@ _RENAMED = {
     "train_data": "train_file",
     "input_dir": "train_dir",
     "mem_length": "mem_len",
-    "tokenizer_name_or_path": "tokenizer_name",
     "tokenizer_path": "tokenizer_name",
     "tokenizer_model_type": "tokenizer_name",
     "deepspeed_config": "deepspeed",
@@ -63,18 +46,17 @@ _RENAMED = {
     "p": "top_p",
     "prefix": "source_prefix",
     "padding_text": "source_prefix",
-    "no_cuda": "use_cpu",
     "out_seq_length": "max_length",
     "input_source": "input_file",
     "output_path": "output_file",
 }
 # What they ask for is done anyway, or changes nothing here.
-_ANYWAY = {
-    *("overwrite_cache", "preprocessing_num_workers", "pad_to_max_length", "low_cpu_mem_usage", "keep_linebreaks"),
-    *("use_fast_tokenizer", "use_slow_tokenizer", "streaming", "scale_loss", "to_static", "fuse_transformer"),
-    *("resume_dataloader", "transformer_xl", "xl_dataset", "lazy_loader", "fast_head", "jit", "eager_run"),
-    *("tokenizer_type", "checkpoint_num_layers", "sample_one_document", "loader_scatter", "no_lazy_loader"),
-}
+_ANYWAY = """
+    overwrite_cache preprocessing_num_workers pad_to_max_length low_cpu_mem_usage keep_linebreaks
+    use_fast_tokenizer use_slow_tokenizer streaming scale_loss to_static fuse_transformer resume_dataloader
+    transformer_xl xl_dataset lazy_loader fast_head jit eager_run tokenizer_type checkpoint_num_layers
+    sample_one_document loader_scatter no_lazy_loader
+"""
 _PREPARE = "prepare a corpus with run_chinese_ref.py or data/create_data.py and name its folder with --train_dir"
 _SHAPE = "a new model's shape is --config_overrides num_hidden_layers=..,hidden_size=..,num_attention_heads=.."
 _ANSWERED = {
@@ -94,9 +76,6 @@ _ANSWERED = {
     "model_revision": "--model_name_or_path takes the folder of a revision",
     "token": "log in with hf auth login",
     "use_auth_token": "log in with hf auth login",
-    "dtype": "weights are kept in fp32; --bf16 or --fp16 computes in half precision",
-    "torch_dtype": "weights are kept in fp32; --bf16 or --fp16 computes in half precision",
-    "device": "--use_cpu leaves an accelerator alone",
     "with_tracking": "--report_to names integrations",
     "num_layers": _SHAPE,
     "hidden_size": _SHAPE,
@@ -121,49 +100,94 @@ _ANSWERED = {
     "model_name_or_path": "MODEL is the first word of the command",
     "load": "MODEL is the first word of the command",
     "model_type": "the config of MODEL says it; leave it out",
-    "fp16": "--dtype float16",
     "mem_length": "--attention_window says how far back a Transformer-XL sees",
 }
+_PRECISIONS = {"fp16": "--fp16", "bf16": "--bf16", "fp32": "--fp16 false --bf16 false", "auto": ""}
+_LONG = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "float": "fp32"}
 
 
 def _percentage(value: str) -> list[str]:
     try:
         return ["--validation_split", str(float(value) / 100)]
     except ValueError:
-        raise ArgumentError(f"--validation_split_percentage must be a number, got {value!r}; change it") from None
+        raise ValueError("a number") from None
 
 
-_REWRITTEN: dict[str, Callable[[str], list[str]]] = {
-    "validation_split_percentage": _percentage,
-    "checkpointing_steps": lambda value: ["--save_strategy", "epoch"] if value == "epoch" else ["--save_steps", value],
-}
+def _precision(value: str) -> list[str]:
+    """Of training, whose weights are kept in fp32."""
+    name = _LONG.get(value.lower(), value.lower())
+    if name not in _PRECISIONS:
+        raise ValueError(f"one of {', '.join(_PRECISIONS)}")
+    return _PRECISIONS[name].split()
 
 
-def known_flags(classes: Iterable[type]) -> set[str]:
-    """Names of the flags of dataclasses, without dashes in front."""
-    return {name for kind in classes for field in fields(kind) for name in (field.name, f"no_{field.name}")} | {"help"}
+def _dtype(value: str) -> list[str]:
+    """Of generation, which says it as torch does."""
+    return ["--dtype", {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32"}.get(value, value)]
 
 
-def to_own_flags(argv: Sequence[str], known: set[str]) -> list[str]:
-    """A command line in which the flags of the replaced scripts are ours.
+def _half(dtype: str) -> Callable[[str], list[str]]:
+    """A switch that is --dtype in generation, where MODEL may be the word behind it."""
 
-    known: names of ours. ArgumentError for a flag without a counterpart; the line says what to use instead.
-    """
-    words = []
-    for flag, values in split_flags(argv):
-        name = flag.removeprefix("--").replace("-", "_")
-        ours = _RENAMED.get(name)
-        if not flag.startswith("--") or name in known:
-            words += [flag if not flag.startswith("--") else f"--{name}", *values]
-        elif ours in known:
-            logger.info("--%s is --%s here", name, ours)
-            words += [f"--{ours}", *values]
-        elif name in _REWRITTEN and values:
-            words += _REWRITTEN[name](values[0])
-        elif name in _ANYWAY and [value.lower() for value in values] not in (["false"], ["0"], ["no"]):
-            logger.info("--%s is taken, and changes nothing here", name)
-        elif name in _ANYWAY or name in _ANSWERED:
-            raise ArgumentError(f"--{name} is a flag of another script: {_ANSWERED.get(name, 'leave it out')}")
-        else:
-            words += [flag, *values]
-    return words
+    def rewrite(value: str) -> list[str]:
+        if value.lower() in FALSE:
+            return []
+        return ["--dtype", dtype, *([] if value.lower() in TRUE else [value])]
+
+    return rewrite
+
+
+def _device(otherwise: str) -> Callable[[str], list[str]]:
+    """A device's name -> --use_cpu, or words for an accelerator."""
+
+    def rewrite(value: str) -> list[str]:
+        kind = value.lower().partition(":")[0]
+        if kind not in ("cpu", "gpu", "cuda"):
+            raise ValueError("cpu or gpu")
+        return ["--use_cpu"] if kind == "cpu" else otherwise.split()
+
+    return rewrite
+
+
+def _betas(value: str) -> list[str]:
+    first, comma, second = value.partition(",")
+    if not comma:
+        raise ValueError("two numbers with a comma between")
+    return ["--adam_beta1", first, "--adam_beta2", second]
+
+
+def _optimizer(value: str) -> list[str]:
+    """run_glue.py's names, some of which are two flags here."""
+    known = {"adafactor": "--optim adafactor", "adamw_nobc": "--adam_bias_correction false"}
+    return known.get(value, f"--optimizer {value}").split()
+
+
+def _lr_scheduler_type(value: str) -> list[str]:
+    return ["--schedule" if value in SCHEDULES else "--lr_scheduler_type", value]
+
+
+TRAINING = Foreign(
+    rewritten={
+        "validation_split_percentage": _percentage,
+        "checkpointing_steps": lambda value: (
+            ["--save_strategy", "epoch"] if value == "epoch" else ["--save_steps", value]
+        ),
+        "dtype": _precision,
+        "torch_dtype": _precision,
+        "device": _device("--use_cpu false"),
+        "betas": _betas,
+        "optimizer": _optimizer,
+        "adafactor": switch("--optim adafactor"),
+        "lr_scheduler_type": _lr_scheduler_type,
+    },
+    renamed=_RENAMED,
+    anyway=_ANYWAY.split(),
+    answered=_ANSWERED,
+)
+GENERATION = Foreign(
+    rewritten={"dtype": _dtype, "torch_dtype": _dtype, "fp16": _half("float16"), "bf16": _half("bfloat16")}
+    | {"device": _device("")},
+    renamed=_RENAMED,
+    anyway=_ANYWAY.split(),
+    answered=_ANSWERED,
+)

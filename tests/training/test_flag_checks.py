@@ -28,7 +28,7 @@ def refusal(tmp_path, *words):
         ("--num_train_epochs 0", "--num_train_epochs must be positive"),
         ("--logging_steps -1", "--logging_steps must be positive, got -1.0; to have none give --logging_strategy no"),
         ("--max_train_minutes nan", "--max_train_minutes must be positive, got nan"),
-        ("--per_gpu_train_batch_size 0", "--per_gpu_train_batch_size must be at least 1, got 0"),
+        ("--per_gpu_train_batch_size 0", "--per_device_train_batch_size must be at least 1, got 0"),
         ("--fp16 --bf16", "--fp16 must stand without --bf16"),
         ("--tf32 true", "--tf32"),
         ("--ddp_backend gloo", "--ddp_backend gloo needs several processes"),

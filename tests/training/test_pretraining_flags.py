@@ -8,15 +8,23 @@ import generate_text
 import run_clm
 import run_mlm_wwm
 from common.errors import ArgumentError
-from training.arguments import ModelArguments, ModelParallelArguments, RunArguments
+from training.arguments import (
+    DataclassParser,
+    ModelArguments,
+    ModelParallelArguments,
+    RunArguments,
+    parse_arguments,
+)
 from training.electra_arguments import ElectraDataArguments, ElectraModelArguments, ElectraRunArguments
-from training.pretraining_flags import known_flags, to_own_flags
+from training.pretraining_flags import TRAINING
 
-KNOWN = {
-    "run_clm": known_flags([run_clm.CausalModelArguments, run_clm.DataArguments, ModelParallelArguments]),
-    "run_mlm_wwm": known_flags([ModelArguments, run_mlm_wwm.DataArguments, RunArguments]),
-    "run_electra": known_flags([ElectraModelArguments, ElectraDataArguments, ElectraRunArguments]),
+CLASSES = {
+    "run_clm": [run_clm.CausalModelArguments, run_clm.DataArguments, ModelParallelArguments],
+    "run_mlm_wwm": [ModelArguments, run_mlm_wwm.DataArguments, RunArguments],
+    "run_electra": [ElectraModelArguments, ElectraDataArguments, ElectraRunArguments],
 }
+PARSERS = {script: DataclassParser(classes, foreign=TRAINING) for script, classes in CLASSES.items()}
+VALUES = {"device": "gpu", "dtype": "auto"}  # of flags that do not take 1
 # What each replaced script takes, besides transformers' TrainingArguments.
 LOADING = """
     model_name_or_path model_type config_overrides config_name tokenizer_name cache_dir use_fast_tokenizer
@@ -55,47 +63,85 @@ SCRIPTS = [
 
 @pytest.mark.parametrize(("script", "flags"), SCRIPTS)
 def test_every_flag_of_a_replaced_script_is_taken_or_answered_with_ours(script, flags):
+    known = {word for words in PARSERS[script].flags() for word in words}
     for name in flags.split():
         try:
-            words = to_own_flags([f"--{name}", "1"], KNOWN[script])
+            words = PARSERS[script].in_own_words([f"--{name}", VALUES.get(name, "1")])
         except ArgumentError as error:
             assert re.fullmatch(rf"--{name.replace('-', '_')} is a flag of another script: [^\n]+", str(error))
         else:
-            assert all(word.removeprefix("--") in KNOWN[script] for word in words if word.startswith("--")), (
-                name,
-                words,
-            )
+            assert {word for word in words if word.startswith("--")} <= known, (name, words)
 
 
 def test_renamed_flags_keep_their_values():
-    command = "--block_size 8 --validation_split_percentage 5 --lr=1e-3 --keep_linebreaks true --do_train"
-    found = to_own_flags(command.split(), KNOWN["run_clm"])
-    assert found == ["--max_seq_length", "8", "--validation_split", "0.05", "--learning_rate", "1e-3", "--do_train"]
+    parser = PARSERS["run_clm"]
+    command = "--seq_length 8 --validation_split_percentage 5 --adam-eps=1e-3 --keep_linebreaks true --do_train"
+    own = "--max_seq_length 8 --validation_split 0.05 --adam_epsilon=1e-3 --do_train"
+    assert parser.in_own_words(command.split()) == own.split()
     with pytest.raises(ArgumentError, match="--keep_linebreaks is a flag of another script: leave it out"):
-        to_own_flags(["--keep_linebreaks", "false"], KNOWN["run_clm"])
-    with pytest.raises(ArgumentError, match="--validation_split_percentage must be a number, got 'x'"):
-        to_own_flags(["--validation_split_percentage", "x"], KNOWN["run_clm"])
+        parser.in_own_words(["--keep_linebreaks", "false"])
+    with pytest.raises(ArgumentError, match="--validation_split_percentage must be a number, got x"):
+        parser.in_own_words(["--validation_split_percentage", "x"])
     with pytest.raises(ArgumentError, match=r"--train_file is a flag of another script: prepare .*--train_dir"):
         run_mlm_wwm.main(["--train_file", "a.txt"])
     with pytest.raises(ArgumentError, match="unknown flags --nonsense"):
         run_clm.main(["--nonsense", "1"])
 
 
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        ("--block_size 8 --lr=1e-3 --epochs 2", {"learning_rate": 1e-3, "num_train_epochs": 2}),
+        ("--dtype bfloat16", {"bf16": True, "fp16": False}),
+        ("--dtype fp32", {"bf16": False, "fp16": False}),
+        ("--device cpu", {"use_cpu": True}),
+        ("--betas 0.8,0.98 --eps 1e-6 --clip 0", {"adam_beta1": 0.8, "adam_beta2": 0.98, "max_grad_norm": 0}),
+        ("--optimizer adamw_nobc", {"adam_bias_correction": False, "optimizer": "adamw"}),
+        ("--optimizer adafactor", {"optim": "adafactor", "optimizer": "adamw"}),
+        ("--adafactor", {"optim": "adafactor"}),
+        ("--optimizer muon --muon_lr 0.1", {"optimizer": "muon", "muon_learning_rate": 0.1}),
+        ("--lr_scheduler_type separate_linear", {"schedule": "separate_linear"}),
+        ("--batch_size 3 --grad_accum 2", {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}),
+        ("--per_gpu_eval_batch_size 5 --no_cuda", {"per_device_eval_batch_size": 5, "use_cpu": True}),
+    ],
+)
+def test_words_of_the_other_scripts_of_this_repository_are_taken(tmp_path, words, changed):
+    classes = CLASSES["run_clm"]
+    *_, args = parse_arguments(classes, ["--output_dir", str(tmp_path), *words.split()], TRAINING)
+    assert {name: getattr(args, name) for name in changed} == changed
+
+
+@pytest.mark.parametrize("words", ["--dtype fp32 --fp16", "--device gpu --use_cpu", "--betas .8,.9 --adam_beta1 .9"])
+def test_words_that_contradict_each_other_are_refused(words):
+    with pytest.raises(ArgumentError, match="contradict each other; leave one of them out"):
+        parse_arguments(CLASSES["run_clm"], words.split(), TRAINING)
+
+
 def test_flags_of_other_generation_scripts():
-    found = generate_text.parse(
-        ["M", "--prompt", "x", "--length", "9", "--k", "3", "--p", "0.5", "--no_cuda", "--prefix", "y"]
-    )
-    assert (found.max_new_tokens, found.top_k, found.top_p, found.use_cpu, found.source_prefix) == (
-        9,
-        3,
-        0.5,
-        True,
-        "y",
-    )
-    found = generate_text.parse(["M", "--input-source", "a.txt", "--out-seq-length", "12", "--num-beams", "2"])
-    assert (found.input_file, found.max_length, found.num_beams) == ("a.txt", 12, 2)
-    for flag in ("fp16", "num_return_sequences", "stop_token", "model_type", "length_penalty", "mem-length", "load"):
+    words = "M --prompt x --length 9 --k 3 --p 0.5 --no_cuda --prefix y"
+    args = generate_text.parse(words.split())
+    assert (args.max_new_tokens, args.top_k, args.top_p, args.use_cpu, args.source_prefix) == (9, 3, 0.5, True, "y")
+    args = generate_text.parse(["M", "--input-source", "a.txt", "--out-seq-length", "12", "--num-beams", "2"])
+    assert (args.input_file, args.max_length, args.num_beams) == ("a.txt", 12, 2)
+    for flag in ("num_return_sequences", "stop_token", "model_type", "length_penalty", "mem-length", "load"):
         with pytest.raises(ArgumentError, match="is a flag of another script: "):
             generate_text.parse(["M", f"--{flag}", "1"])
     with pytest.raises(ArgumentError, match="unrecognized arguments: --nonsense"):
         generate_text.parse(["M", "--nonsense", "1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype", "use_cpu"),
+    [
+        ("M --fp16", "float16", False),
+        ("--bf16 M", "bfloat16", False),
+        ("M --dtype fp32 --device cpu", "float32", True),
+        ("M --dtype float16 --fp16 --device cuda", "float16", False),
+        ("M", "auto", False),
+    ],
+)
+def test_generation_takes_the_words_of_training(words, dtype, use_cpu):
+    args = generate_text.parse(words.split())
+    assert (args.model, args.dtype, args.use_cpu) == ("M", dtype, use_cpu)
+    with pytest.raises(ArgumentError, match="--dtype float32 and --fp16 contradict each other"):
+        generate_text.parse(["M", "--dtype", "float32", "--fp16"])

@@ -1,16 +1,17 @@
 """Flags of run_glue.py: what one job is (JobArguments) and how many there are (SweepArguments).
 
-A flag of a job that is left out takes the value of --recipe, then the task's own, then the default below. Old names
-of flags are those of HF's, PaddleNLP's and UER's drivers.
+A flag of a job that is left out takes the value of --recipe, then the task's own, then the default below. Attributes
+have the names under which job.json keeps the flags; common/flags.py has the words by which they are typed.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from transformers.hf_argparser import HfArg
 
 from common.errors import ArgumentError
-from training.finetune.replaced_flags import rewrite_flags
+from common.flags import flag_name, spellings
 from training.loop.schedules import SCHEDULES
 
 DEFAULTS = {
@@ -42,18 +43,15 @@ class JobArguments:
 
     model: str | None = HfArg(
         default=None,
-        aliases=["--model_name_or_path"],
         help="Folder or hub name of the encoder, or of a finetuned model.",
     )
-    tokenizer: str | None = HfArg(
-        default=None, aliases=["--tokenizer_name_or_path", "--tokenizer_name"], help="Its tokenizer; default: --model."
-    )
-    arch: str | None = HfArg(default=None, aliases=["--model_type"], help="model_type that --model must be of.")
-    random_init: bool = HfArg(default=False, help="Take only the shape of --model, with random weights.")
+    tokenizer: str | None = HfArg(default=None, help="Its tokenizer; default: the model's.")
+    arch: str | None = HfArg(default=None, help="model_type that the model must be of.")
+    random_init: bool = HfArg(default=False, help="Take only the shape of the model, with random weights.")
     head: str | None = HfArg(default=None, help="auto (the family's own) or linear (dropout and one linear layer).")
     pooling: str | None = HfArg(default=None, help="What the linear head reads: first (token), mean or max of all.")
     dropout: float | None = HfArg(default=None, help="Of encoder and head; default: what the model was made with.")
-    trust_remote_code: bool = HfArg(default=False, help="Run code that comes with --model or --tokenizer (auto_map).")
+    trust_remote_code: bool = HfArg(default=False, help="Run code that comes with model or tokenizer (auto_map).")
     token_types: str = HfArg(default="auto", help="auto, yes or no: tell the segments of a pair apart.")
     recipe: str | None = HfArg(default=None, help="Published recipe for flags left out: electra.")
 
@@ -68,21 +66,20 @@ class JobArguments:
     dataset_config_name: str | None = HfArg(default=None, help="Its configuration.")
     text_columns: str | None = HfArg(
         default=None,
-        aliases=["--text_column_names", "--text_column_name", "--text_column"],
         help="Its text column or two of them: a,b.",
     )
-    label_column: str | None = HfArg(default=None, aliases=["--label_column_name"], help="Its label column.")
+    label_column: str | None = HfArg(default=None, help="Its label column.")
     kind: str | None = HfArg(
         default=None, help="Its kind: classification, regression, multiple_choice, question_answering, tagging."
     )
     csl_joiner: str = HfArg(default=" ", help="What stands between the keywords of CSL.")
 
     do_train: bool = HfArg(default=False, help="Train; without --do_eval it does so anyway.")
-    do_eval: bool = HfArg(default=False, help="Evaluate only, with the head of --model, unless --do_train.")
+    do_eval: bool = HfArg(default=False, help="Evaluate only, with the head of the model, unless --do_train.")
     do_predict: bool = HfArg(default=False, help="Predict the test splits, and score those with labels.")
     label_order: str | None = HfArg(default=None, help="Labels of the model's outputs, if it has no names: a,b,c.")
 
-    max_length: int | None = HfArg(default=None, aliases=["--max_seq_length"], help="Tokens of a row.")
+    max_length: int | None = HfArg(default=None, help="Tokens of a row.")
     doc_stride: int = HfArg(default=128, help="Tokens that windows of one context share.")
     long_rows: str = HfArg(default="window", help="Rows too long at evaluation: window (averaged) or truncate.")
     swap_augment: bool | None = HfArg(
@@ -90,24 +87,18 @@ class JobArguments:
     )
     batch_size: int | None = HfArg(
         default=None,
-        aliases=["--per_device_train_batch_size", "--per_gpu_train_batch_size", "--train_batch_size"],
         help="Rows of a micro-batch on one device.",
     )
     eval_batch_size: int | None = HfArg(
         default=None,
-        aliases=["--per_device_eval_batch_size", "--per_gpu_eval_batch_size"],
-        help="Rows of a batch of evaluation; default: --batch_size.",
+        help="Rows of a batch of evaluation; default: as in training.",
     )
-    grad_accum: int = HfArg(default=1, aliases=["--gradient_accumulation_steps"], help="Micro-batches of an update.")
-    lr: float | None = HfArg(default=None, aliases=["--learning_rate"], help="Peak learning rate.")
-    epochs: float | None = HfArg(default=None, aliases=["--num_train_epochs"], help="Passes over the training rows.")
-    max_steps: int = HfArg(default=-1, aliases=["--max_train_steps"], help="Updates; overrides --epochs.")
-    warmup_ratio: float | None = HfArg(
-        default=None, aliases=["--warmup_proportion"], help="Share of the updates over which the rate rises."
-    )
-    warmup_steps: int | None = HfArg(
-        default=None, aliases=["--num_warmup_steps"], help="The same in updates; overrides --warmup_ratio."
-    )
+    grad_accum: int = HfArg(default=1, help="Micro-batches of an update.")
+    lr: float | None = HfArg(default=None, help="Peak learning rate.")
+    epochs: float | None = HfArg(default=None, help="Passes over the training rows.")
+    max_steps: int = HfArg(default=-1, help="Updates; overrides --num_train_epochs.")
+    warmup_ratio: float | None = HfArg(default=None, help="Share of the updates over which the rate rises.")
+    warmup_steps: int | None = HfArg(default=None, help="The same in updates; overrides --warmup_ratio.")
     weight_decay: float | None = HfArg(default=None, help="Of all but biases and norms.")
     schedule: str | None = HfArg(
         default=None,
@@ -116,10 +107,10 @@ class JobArguments:
     )
     optimizer: str | None = HfArg(default=None, help=f"{', '.join(OPTIMIZERS)}; nobc: no bias correction.")
     muon_lr: float | None = HfArg(default=None, help="Peak learning rate of hidden matrices under muon.")
-    betas: str | None = HfArg(default=None, help="Adam's betas: 0.9,0.999.")
-    eps: float | None = HfArg(default=None, aliases=["--adam_epsilon"], help="Adam's epsilon.")
-    clip: float | None = HfArg(default=None, aliases=["--max_grad_norm"], help="Most norm of a gradient; 0 for any.")
-    dtype: str = HfArg(default="fp32", help="fp32, fp16 or bf16 (autocast).")
+    betas: str | None = HfArg(default=None, help="Adam's betas, as 0.9,0.999; or --adam_beta1 and --adam_beta2.")
+    eps: float | None = HfArg(default=None, help="Adam's epsilon.")
+    clip: float | None = HfArg(default=None, help="Most norm of a gradient; 0 for any.")
+    dtype: str = HfArg(default="fp32", help="fp32, fp16 or bf16 (autocast); --fp16 and --bf16 say the same.")
     on_nan: str = HfArg(default="stop", help="Steps without a finite gradient: stop after --nan_steps, or skip them.")
     nan_steps: int = HfArg(default=10, help="Steps in a row without a finite loss and gradient that end the job.")
 
@@ -127,9 +118,7 @@ class JobArguments:
     lwlrd_offset: int | None = HfArg(default=None, help="Depth of the head above the last layer: 1 or 2 (ELECTRA).")
     fgm_eps: float = HfArg(default=0.0, help="Length of FGM's move of the word embeddings; 1 is usual.")
     rdrop: float = HfArg(default=0.0, help="Weight of R-Drop's divergence; 1 to 5 is usual.")
-    label_smoothing: float = HfArg(
-        default=0.0, aliases=["--label_smoothing_factor"], help="Share of a target spread over all labels, in [0, 1)."
-    )
+    label_smoothing: float = HfArg(default=0.0, help="Share of a target spread over all labels, in [0, 1).")
     class_weights: str | None = HfArg(default=None, help="balanced, or a number for each label: 1,2.5.")
 
     logging_steps: int = HfArg(default=20, help="Updates between training records.")
@@ -141,22 +130,18 @@ class JobArguments:
     )
     eval_strategy: str | None = HfArg(
         default=None,
-        aliases=["--evaluation_strategy"],
         help="steps, epoch or no (at the end only); default: epoch without --eval_steps.",
     )
     save_strategy: str | None = HfArg(default=None, help="steps or epoch; default: epoch without --save_steps.")
     patience: int | None = HfArg(
         default=None,
-        aliases=["--early_stopping_patience"],
         help="Evaluations without a better one after which training stops.",
     )
     select: str = HfArg(default="best", help="Weights to keep: best on validation (ties: the earlier) or last.")
-    metric_for_best: str | None = HfArg(
-        default=None, aliases=["--metric_for_best_model"], help="Metric to select by; default: the task's first."
-    )
+    metric_for_best: str | None = HfArg(default=None, help="Metric to select by; default: the task's first.")
     keep_model: bool = HfArg(default=True, help="Keep the selected weights in best/.")
-    n_best: int = HfArg(default=20, aliases=["--n_best_size"], help="Starts and ends of answers that are considered.")
-    max_answer: int = HfArg(default=50, aliases=["--max_answer_length"], help="Most tokens of an answer.")
+    n_best: int = HfArg(default=20, help="Starts and ends of answers that are considered.")
+    max_answer: int = HfArg(default=50, help="Most tokens of an answer.")
     chid_decode: str = HfArg(default="optimal", help="How ChID's idioms are given out: argmax, greedy or optimal.")
 
     max_train_samples: int | None = HfArg(default=None, help="Train on the first so many records: no submission.")
@@ -178,10 +163,11 @@ class JobArguments:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(str(value) for value in allowed if value is not None)
-                raise ArgumentError(f"--{name} must be one of {listed}, got {getattr(self, name)}; correct it")
+                shown = f"--{flag_name(name)}"
+                raise ArgumentError(f"{shown} must be one of {listed}, got {getattr(self, name)}; correct it")
         self._check_numbers()
         if self.optimizer == "muon" and self.lwlrd is not None:
-            raise ArgumentError("--lwlrd must stand without --optimizer muon, got both; leave one of them out")
+            raise ArgumentError("--layer_decay must stand without --optimizer muon, got both; leave one of them out")
 
     def _check_numbers(self) -> None:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "grad_accum": 1, "max_length": 4, "logging_steps": 1,
@@ -191,7 +177,7 @@ class JobArguments:
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise ArgumentError(f"--{name} must be at least {least}, got {value}; raise it")
+                raise ArgumentError(f"--{flag_name(name)} must be at least {least}, got {value}; raise it")
         for name, value, least, most in (
             ("label_smoothing", self.label_smoothing, 0, 1 - 1e-9),
             ("lwlrd", 1 if self.lwlrd is None else self.lwlrd, 1e-9, 1),
@@ -203,7 +189,7 @@ class JobArguments:
             if not least <= value <= most:
                 low = "[0" if least == 0 else "(0"
                 high = "any)" if most == float("inf") else "1]" if most == 1 else "1)"
-                raise ArgumentError(f"--{name} must lie in {low}, {high}, got {value}; change it")
+                raise ArgumentError(f"--{flag_name(name)} must lie in {low}, {high}, got {value}; change it")
 
     @property
     def trains(self) -> bool:
@@ -236,12 +222,14 @@ class SweepArguments:
         help="Tasks or groups: sst2,rte; glue, clue10, all; adhoc for your files.",
     )
     output_dir: str | None = HfArg(default=None, help="Folder of all results; the same command goes on there.")
-    seeds: str = HfArg(default="42", aliases=["--seed"], help="One job for each of these: 1,2,3.")
-    grid: str | None = HfArg(default=None, help="One job for each combination: lr=1e-5,2e-5;batch_size=16,32.")
+    seeds: str = HfArg(default="42", help="One job for each of these: 1,2,3.")
+    grid: str | None = HfArg(
+        default=None, help="One job for each combination of learning_rate=1e-5,2e-5;weight_decay=0,0.1."
+    )
     init_from_task: str | None = HfArg(
         default=None, help="Start tasks from another one's best weights: rte,mrpc,stsb=mnli; auto: where it is usual."
     )
-    device: str | None = HfArg(default=None, help="gpu or cpu; default: gpu where there is one.")
+    device: str | None = HfArg(default=None, help="gpu or cpu; default: gpu where there is one; --use_cpu says cpu.")
     gpus: str | None = HfArg(default=None, help="GPUs to use: 0,1; default: all.")
     jobs_per_gpu: int = HfArg(default=1, help="Jobs at the same time on each GPU, or on the CPU.")
     resume: bool = HfArg(default=True, help="Leave out finished jobs and go on with begun ones.")
@@ -261,16 +249,19 @@ class SweepArguments:
 
 
 def flag_names(arguments: type = JobArguments) -> dict[str, str]:
-    """Whatever may be typed for a flag of a job, old names included -> the flag."""
-    names = {}
-    for field in fields(arguments):
-        aliases = field.metadata.get("aliases") or []
-        names |= {name.removeprefix("--"): field.name for name in (field.name, *aliases)}
-    return names
+    """Whatever may be typed for a flag of a job, without dashes -> its attribute."""
+    own = {word: field.name for field in fields(arguments) for word in spellings(field.name)}
+    aliases = {alias[2:]: field.name for field in fields(arguments) for alias in field.metadata.get("aliases") or []}
+    return own | aliases
 
 
-def to_own_flags(argv: Sequence[str]) -> list[str]:
-    """A command line of the scripts that run_glue.py replaces, in flags of these two classes."""
-    names = flag_names() | flag_names(SweepArguments)
-    switches = {f"no_{field.name}" for one in (JobArguments, SweepArguments) for field in fields(one)}
-    return rewrite_flags(argv, {*names, *switches, "help"})
+def grid_of_flags(text: str | None) -> str | None:
+    """--grid as typed, with fp16=true and bf16=true,false as dtype=fp16 and dtype=bf16,fp32."""
+    return text and re.sub(r"(?:^|(?<=;))\s*(?:--)?(fp16|bf16)\s*=([^;]*)", _dtypes, text)
+
+
+def _dtypes(part: re.Match) -> str:
+    name, values = part[1], [value.strip().lower() for value in part[2].split(",")]
+    if not {*values} <= {"true", "false"}:
+        raise ArgumentError(f"--grid must give {name} the values true and false, got {part[0]!r}; correct it")
+    return "dtype=" + ",".join(name if value == "true" else "fp32" for value in values)

@@ -7,31 +7,16 @@ those whose value has to be rewritten, those that ask for what is done anyway, a
 are answered by ours.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 
 from common.errors import ArgumentError
+from common.flags import FALSE, TRUE, Foreign, split_flags, switch
 from training.arguments import RunArguments
 
-logger = logging.getLogger(__name__)
-
-_TRUE, _FALSE = ("", "1", "yes", "true"), ("0", "no", "false")
 _OPTIMIZERS = {"adafactor": "adafactor"} | dict.fromkeys(
     ("adamw", "adamw_hf", "adamw_torch", "adamw_torch_fused"), "adamw"
 )
 _SCHEDULES = {"constant_with_warmup": "constant", "polynomial": "poly"}
-
-
-def _switch(on: str = "", off: str = "") -> Callable[[str], list[str]]:
-    """A flag of yes or no -> words for either."""
-
-    def rewrite(value: str) -> list[str]:
-        if value.lower() not in (*_TRUE, *_FALSE):
-            raise ValueError("true or false")
-        return (on if value.lower() in _TRUE else off).split()
-
-    return rewrite
 
 
 def _warmup(value: str) -> list[str]:
@@ -49,9 +34,9 @@ def _optimizer(value: str) -> list[str]:
 
 
 def _resume(value: str) -> list[str]:
-    if value.lower() in _FALSE:
+    if value.lower() in FALSE:
         return ["--resume", "false"]
-    if value.lower() not in (*_TRUE, "auto", "last"):
+    if value.lower() not in (*TRUE, "auto", "last"):
         raise ValueError("true or false, for the same command goes on from its newest checkpoint")
     return []
 
@@ -66,15 +51,15 @@ def _only(*allowed: str, instead: str) -> Callable[[str], list[str]]:
 
 
 _REWRITTEN: Mapping[str, Callable[[str], list[str]]] = {
-    "fp16": _switch("--dtype fp16"),
-    "bf16": _switch("--dtype bf16"),
-    "use_amp": _switch("--dtype fp16"),
-    "load_best_model_at_end": _switch("--select best", "--select last"),
-    "overwrite_output_dir": _switch("--resume false"),
-    "no_cuda": _switch("--device cpu"),
-    "use_cpu": _switch("--device cpu"),
-    "do_regression": _switch("--kind regression", "--kind classification"),
-    "adafactor": _switch("--optimizer adafactor"),
+    "fp16": switch("--dtype fp16"),
+    "bf16": switch("--dtype bf16"),
+    "use_amp": switch("--dtype fp16"),
+    "load_best_model_at_end": switch("--select best", "--select last"),
+    "overwrite_output_dir": switch("--resume false"),
+    "no_cuda": switch("--device cpu"),
+    "use_cpu": switch("--device cpu"),
+    "do_regression": switch("--kind regression", "--kind classification"),
+    "adafactor": switch("--optimizer adafactor"),
     "optim": _optimizer,
     "warmup_steps": _warmup,
     "num_warmup_steps_or_radios": _warmup,
@@ -86,110 +71,73 @@ _REWRITTEN: Mapping[str, Callable[[str], list[str]]] = {
     "resume_from_checkpoint": _resume,
     "logging_strategy": _only("steps", instead="--logging_steps says how often"),
     "report_to": _only("none", instead="a job writes train_log.jsonl, which plot_run.py draws"),
-    "greater_is_better": _only(*_TRUE, instead="all metrics are better when greater"),
-    "use_fast_tokenizer": _only(*_TRUE, instead="only fast tokenizers are read"),
-    "use_slow_tokenizer": _only(*_FALSE, instead="only fast tokenizers are read"),
-    "dataloader_drop_last": _only(*_FALSE, instead="every row is seen"),
-    "push_to_hub": _only(*_FALSE, instead="results stay in --output_dir"),
-    "use_auth_token": _only(*_FALSE, instead="log in with hf auth login"),
-    "version_2_with_negative": _only(*_FALSE, instead="such questions are trained on, but each gets an answer"),
-    "label_all_tokens": _only(*_FALSE, instead="a word's tag stands at its first token"),
-    "return_entity_level_metrics": _only(*_FALSE, instead="eval_preds.jsonl holds every tag"),
+    "greater_is_better": _only(*TRUE, instead="all metrics are better when greater"),
+    "use_fast_tokenizer": _only(*TRUE, instead="only fast tokenizers are read"),
+    "use_slow_tokenizer": _only(*FALSE, instead="only fast tokenizers are read"),
+    "dataloader_drop_last": _only(*FALSE, instead="every row is seen"),
+    "push_to_hub": _only(*FALSE, instead="results stay in --output_dir"),
+    "use_auth_token": _only(*FALSE, instead="log in with hf auth login"),
+    "version_2_with_negative": _only(*FALSE, instead="such questions are trained on, but each gets an answer"),
+    "label_all_tokens": _only(*FALSE, instead="a word's tag stands at its first token"),
+    "return_entity_level_metrics": _only(*FALSE, instead="eval_preds.jsonl holds every tag"),
 }
 # What they ask for is done anyway, or changes nothing that a result holds.
-_ANYWAY = {
-    "overwrite_cache", "pad_to_max_length", "preprocessing_num_workers", "dataloader_num_workers",
-    "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
-    "dataloader_in_order", "dataloader_multiprocessing_context", "disable_tqdm", "remove_unused_columns",
-    "save_total_limit", "log_level", "log_level_replica", "log_on_each_node", "logging_dir",
-    "logging_first_step", "logging_nan_inf_filter", "run_name", "ddp_find_unused_parameters", "ddp_timeout",
-    "ddp_backend", "local_rank", "skip_memory_metrics", "shuffle_train_dataset", "ignore_mismatched_sizes",
-    "save_safetensors", "eval_accumulation_steps", "average_tokens_across_devices", "group_by_length",
-    "scale_loss", "evaluate_during_training", "save_on_each_node", "include_for_metrics", "label_names",
-    "use_cache",
-}  # fmt: skip
+_IDLE = """
+    overwrite_cache pad_to_max_length preprocessing_num_workers dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor dataloader_in_order
+    dataloader_multiprocessing_context disable_tqdm remove_unused_columns save_total_limit log_level
+    log_level_replica log_on_each_node logging_dir logging_first_step logging_nan_inf_filter run_name
+    ddp_find_unused_parameters ddp_timeout ddp_backend local_rank skip_memory_metrics shuffle_train_dataset
+    ignore_mismatched_sizes save_safetensors eval_accumulation_steps average_tokens_across_devices
+    group_by_length scale_loss evaluate_during_training save_on_each_node include_for_metrics label_names
+    use_cache
+"""
 _ANSWERED = {
     "cache_dir": "HF_HOME in the environment says where downloads lie",
-    "config_name": "the config is that of --model",
+    "config_name": "the config is that of --model_name_or_path",
     "data_seed": "--seeds decides the order of rows, too",
     "deepspeed": "each process holds the whole model; start several with torchrun",
     "fsdp": "each process holds the whole model; start several with torchrun",
-    "auto_find_batch_size": "--batch_size with --grad_accum",
-    "gradient_checkpointing": "--batch_size with --grad_accum",
+    "auto_find_batch_size": "--per_device_train_batch_size with --gradient_accumulation_steps",
+    "gradient_checkpointing": "--per_device_train_batch_size with --gradient_accumulation_steps",
     "eval_on_start": "--do_eval alone scores a model without training",
     "hparams": "--recipe electra, --tasks and the flags of --help",
     "hub_model_id": "results stay in --output_dir",
     "hub_token": "log in with hf auth login",
-    "metric_name": "--metric_for_best",
-    "model_name": "--model",
-    "model_revision": "--model takes the folder of a revision",
+    "metric_name": "--metric_for_best_model",
+    "model_name": "--model_name_or_path",
+    "model_revision": "--model_name_or_path takes the folder of a revision",
     "null_score_diff_threshold": "each question gets an answer",
-    "remove_columns": "--text_columns and --label_column name what is read",
+    "remove_columns": "--text_column_name and --label_column_name name what is read",
     "remove_splits": "--train_file, --validation_file and --test_file name what is read",
     "shuffle_seed": "--seeds",
     "test_split_name": "--test_file",
-    "text_column_delimiter": "--text_columns a,b reads two columns as a pair",
+    "text_column_delimiter": "--text_column_name a,b reads two columns as a pair",
     "token": "log in with hf auth login",
     "train_split_name": "--train_file",
-    "use_liger_kernel": "--dtype bf16 is what speeds up",
+    "use_liger_kernel": "--bf16 is what speeds up",
     "validation_split_name": "--validation_file",
     "with_tracking": "a job writes train_log.jsonl, which plot_run.py draws",
 }
-_TRAINERS = frozenset(field.name for field in fields(RunArguments))
+# Flags of transformers' Trainer that nothing above knows.
+_OTHERS = dict.fromkeys(
+    RunArguments.__dataclass_fields__, "it has no counterpart here; leave it out, --help lists all flags"
+)
 
 
-def rewrite_flags(argv: Sequence[str], known: set[str]) -> list[str]:
-    """A command line in which all flags are ours.
-
-    known: names of ours and their aliases, without dashes in front.
-
-    Raises:
-        ArgumentError: a flag that has no counterpart, or a value of one; the line says what to use instead.
-    """
-    words, betas, precisions = [], {}, set()
-    for flag, values in split_flags(argv):
-        name = flag.removeprefix("--").replace("-", "_")
-        value = values[0] if values else ""
-        if name in ("adam_beta1", "adam_beta2"):
-            betas[name] = value
-        elif name in _REWRITTEN and len(values) < 2:
-            words += (found := _rewritten(name, value))
-            precisions |= {name} if found[:1] == ["--dtype"] else set()
-        elif name in known or not flag.startswith("--"):
-            words += [flag if not flag.startswith("--") else f"--{name}", *values]
-        elif name in _ANYWAY:
-            logger.info("--%s is taken, and changes nothing here", name)
-        elif name in _ANSWERED or name in _TRAINERS:
-            instead = _ANSWERED.get(name, "it has no counterpart here; leave it out, --help lists all flags")
-            raise ArgumentError(f"--{name} is a flag of another script: {instead}")
+def _join_betas(argv: Sequence[str]) -> list[str]:
+    """Adam's betas, which have a flag each elsewhere, as one: --betas 0.9,0.999."""
+    betas, words = {}, []
+    for typed in split_flags(argv):
+        name = typed.flag.removeprefix("--").replace("-", "_")
+        if name in ("adam_beta1", "adam_beta2") and typed.values:
+            betas[name] = typed.values[0]
         else:
-            words += [flag, *values]
-    if len(precisions) > 1:
-        raise ArgumentError(f"--{' and --'.join(sorted(precisions))} must not stand together; leave one of them out")
-    if betas:
-        words += ["--betas", f"{betas.get('adam_beta1', 0.9)},{betas.get('adam_beta2', 0.999)}"]
-    return words
+            words += typed.words()
+    if betas and any(word.startswith("--betas") for word in words):
+        raise ArgumentError(f"--betas must stand without --{' and --'.join(betas)}; leave one of them out")
+    joined = f"{betas.get('adam_beta1', 0.9)},{betas.get('adam_beta2', 0.999)}"
+    return [*words, "--betas", joined] if betas else words
 
 
-def _rewritten(name: str, value: str) -> list[str]:
-    try:
-        return _REWRITTEN[name](value)
-    except ValueError as error:
-        raise ArgumentError(f"--{name} must be {error}, got {value or 'nothing'}; change it") from None
-
-
-def split_flags(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (flag, values) of a command line; words before the first flag come one by one."""
-    flag, values = None, []
-    for word in argv:
-        if not word.startswith("--"):
-            if flag is None:
-                yield word, []
-            values.append(word)
-            continue
-        if flag is not None:
-            yield flag, values
-        flag, equals, value = word.partition("=")
-        values = [value] if equals else []
-    if flag is not None:
-        yield flag, values
+REPLACED = Foreign(rewritten=_REWRITTEN, idle=_IDLE.split(), answered=_OTHERS | _ANSWERED, prepare=_join_betas)

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from transformers import TrainingArguments
 
 from common.errors import ArgumentError
 from data.tasks.table import TASKS
 from training.arguments import parse_arguments
-from training.finetune.arguments import RECIPES, JobArguments, SweepArguments, flag_names, to_own_flags
+from training.finetune.arguments import RECIPES, JobArguments, SweepArguments, flag_names, grid_of_flags
 from training.finetune.steps import class_weights, run_arguments
+from training.sweep.grid import parse_grid, plan_jobs
 
 
 def parse(*words):
@@ -67,6 +67,7 @@ def test_old_names_are_flags_too():
     )
     assert (sweep.tasks, sweep.output_dir, sweep.device) == ("SST-2", "o", "gpu")
     names = flag_names()
+    assert names["muon_learning_rate"] == "muon_lr" and names["layer_decay"] == "lwlrd"
     assert names["learning_rate"] == names["lr"] == "lr" and names["max_seq_length"] == "max_length"
     assert set(names.values()) == {field.name for field in dataclasses.fields(JobArguments)}
 
@@ -115,102 +116,23 @@ def test_class_weights():
             class_weights(text, labels, count)
 
 
-# Flags of the scripts that run_glue.py replaces
+def test_a_grid_takes_every_word_for_a_flag():
+    """All lead to the attributes under which job.json keeps them, and so to the same folders."""
+    by_name = "learning_rate=1e-5,2e-5;per_device_train_batch_size=8;layer_decay=0.8;bf16=true,false"
+    by_alias = "lr=1e-5,2e-5;batch_size=8;lwlrd=0.8;dtype=bf16,fp32"
+    grids = [parse_grid(grid_of_flags(text), flag_names()) for text in (by_name, by_alias)]
+    assert grids[0] == grids[1] == {"lr": [1e-5, 2e-5], "batch_size": [8], "lwlrd": [0.8], "dtype": ["bf16", "fp32"]}
+    assert grid_of_flags(None) is None and grid_of_flags("") == ""
+    with pytest.raises(ArgumentError, match="--grid must give fp16 the values true and false, got 'fp16=yes'"):
+        grid_of_flags("fp16=yes")
 
 
-def as_ours(line):
-    return parse_arguments([JobArguments, SweepArguments], line.split(), to_own_flags)
-
-
-@pytest.mark.parametrize(
-    "theirs, ours",
-    [
-        ("--fp16", {"dtype": "fp16"}),
-        ("--bf16 true", {"dtype": "bf16"}),
-        ("--bf16 false", {}),
-        ("--use_amp True --scale_loss 1024", {"dtype": "fp16"}),
-        ("--per_device_eval_batch_size 4", {"eval_batch_size": 4}),
-        ("--per-device-train-batch-size=4 --per_gpu_eval_batch_size 2", {"batch_size": 4, "eval_batch_size": 2}),
-        ("--eval_strategy steps --eval_steps 5", {"eval_strategy": "steps", "eval_steps": 5}),
-        ("--save_strategy no --logging_strategy steps", {}),
-        ("--evaluation_strategy no --save_strategy epoch", {"eval_strategy": "no", "save_strategy": "epoch"}),
-        ("--load_best_model_at_end --metric_for_best_model eval_f1", {"metric_for_best": "f1"}),
-        ("--load_best_model_at_end false", {"select": "last"}),
-        ("--label_smoothing_factor 0.1 --max_predict_samples 3", {"label_smoothing": 0.1, "max_predict_samples": 3}),
-        ("--dataset_name a/b --dataset_config_name c", {"dataset_name": "a/b", "dataset_config_name": "c"}),
-        ("--do_regression true", {"kind": "regression"}),
-        ("--text_column_names a,b --label_column_name c", {"text_columns": "a,b", "label_column": "c"}),
-        ("--optim adamw_torch --adam_beta2 0.98", {"optimizer": "adamw", "betas": "0.9,0.98"}),
-        ("--adafactor --max_train_steps 9", {"optimizer": "adafactor", "max_steps": 9}),
-        ("--adam_epsilon 1e-6 --warmup_proportion 0.1", {"eps": 1e-6, "warmup_ratio": 0.1}),
-        ("--warmup_steps 0.1", {"warmup_ratio": 0.1}),
-        ("--num_warmup_steps_or_radios 100 --checkpointing_steps 7", {"warmup_steps": 100, "save_steps": 7}),
-        ("--lr_scheduler_type constant_with_warmup", {"schedule": "constant"}),
-        ("--n_best_size 5 --max_answer_length 30 --doc_stride 64", {"n_best": 5, "max_answer": 30, "doc_stride": 64}),
-        ("--pad_to_max_length False --overwrite_cache --report_to none --use_fast_tokenizer true", {}),
-        ("--no_keep_model --resume_from_checkpoint true", {"keep_model": False}),
-    ],
-)
-def test_flags_of_the_scripts_that_it_replaces_do_the_same(theirs, ours):
-    assert as_ours(theirs)[0].changed() == ours
-
-
-def test_flags_of_the_scripts_that_it_replaces_reach_the_sweep():
-    sweep = as_ours("--overwrite_output_dir --no_cuda --seed 7 --version 1.1 --task-name SST-2")[1]
-    assert (sweep.resume, sweep.device, sweep.seeds, sweep.clue_version) == (False, "cpu", "7", "1.1")
-    assert as_ours("--overwrite_output_dir false")[1].resume
-
-
-@pytest.mark.parametrize(
-    "theirs, answer",
-    [
-        ("--fp16 --bf16", "--bf16 and --fp16 must not stand together"),
-        ("--cache_dir x", "--cache_dir is a flag of another script: HF_HOME"),
-        ("--model_revision main", "--model takes the folder"),
-        ("--train_split_name train", "--train_file"),
-        ("--text_column_delimiter ,", "--text_columns a,b"),
-        ("--report_to wandb", "--report_to must be none: .*, got wandb"),
-        ("--greater_is_better false", "--greater_is_better must be"),
-        ("--optim sgd", "--optim must be one of .*adamw"),
-        ("--neftune_noise_alpha 5", "--neftune_noise_alpha is a flag of another script: it has no counterpart"),
-        ("--hparams {}", "--recipe electra"),
-        ("--fp16 maybe", "--fp16 must be true or false, got maybe"),
-        ("--eval_strategy best", "--eval_strategy must be one of no, steps, epoch"),
-        ("--warmup_steps few", "--warmup_steps must be a number of steps"),
-        ("--speed 3", "unknown flags --speed 3"),
-    ],
-)
-def test_what_cannot_be_taken_is_answered_with_ours(theirs, answer):
-    with pytest.raises(ArgumentError, match=answer):
-        as_ours(theirs)
-
-
-# Of transformers' run_glue, run_classification, run_ner, run_qa and run_swag and their no_trainer forms, PaddleNLP's
-# run_glue, JunnYu's run_clue_no_trainer and its script for predictions, google-research/electra's run_finetuning.
-FOREIGN = """adam_epsilon batch_size cache_dir checkpointing_steps config_name data_dir dataset_config_name
-    dataset_name device do_regression doc_stride hparams hub_model_id hub_token ignore_mismatched_sizes
-    label_all_tokens
-    label_column_name learning_rate logging_steps lr_scheduler_type max_answer_length max_eval_samples max_grad_norm
-    max_length max_predict_samples max_seq_length max_steps max_train_samples max_train_steps metric_name model_name
-    model_name_or_path model_revision model_type n_best_size null_score_diff_threshold num_train_epochs
-    num_warmup_steps num_warmup_steps_or_radios output_dir overwrite_cache overwrite_output_dir pad_to_max_length
-    per_device_eval_batch_size per_device_train_batch_size per_gpu_eval_batch_size per_gpu_train_batch_size
-    preprocessing_num_workers push_to_hub remove_columns remove_splits report_to resume_from_checkpoint
-    return_entity_level_metrics save_steps scale_loss seed shuffle_seed shuffle_train_dataset task_name test_file
-    test_split_name text_column_delimiter text_column_name text_column_names token tokenizer_name
-    tokenizer_name_or_path train_file train_split_name trust_remote_code use_amp use_auth_token use_fast_tokenizer
-    use_slow_tokenizer validation_file validation_split_name version version_2_with_negative warmup_proportion
-    warmup_steps weight_decay with_tracking"""
-
-
-def test_no_flag_of_another_script_is_unknown():
-    """Each is taken, or its answer names it: also all of the newest Trainer's."""
-    for name in {*FOREIGN.split(), *(field.name for field in dataclasses.fields(TrainingArguments))}:
-        for value in ("true", "1", "no"):
-            try:
-                words = to_own_flags([f"--{name}", value])
-            except ArgumentError as error:
-                assert str(error).startswith(f"--{name} ") and "\n" not in str(error)
-            else:
-                known = {*flag_names(), *flag_names(SweepArguments)}
-                assert {word[2:] for word in words if word.startswith("--")} <= known, name
+def test_folders_of_earlier_sweeps_are_found_again(tmp_path):
+    """Hashes as they were when `lr` was the name and --learning_rate the alias."""
+    job, _ = parse(
+        *["--model", "m", "--learning_rate", "1e-4", "--per_device_train_batch_size", "8", "--layer_decay", "0.9"]
+    )
+    assert job.changed() == {"model": "m", "lr": 1e-4, "batch_size": 8, "lwlrd": 0.9}
+    (planned,) = plan_jobs(["cola"], job.changed(), {"muon_lr": [0.01]}, [3], tmp_path)
+    assert planned.folder == tmp_path / "cola" / "0e136cc4e7" / "seed3"
+    assert JobArguments(**planned.settings) == dataclasses.replace(job, muon_lr=0.01)
