@@ -34,7 +34,8 @@ def main(argv=None) -> dict[str, float]:
     for name in ("model", "train_file", "validation_file", "output_dir"):
         parser.add_argument(f"--{name}", required=True)
     for name, default in {"lr": 2e-5, "epochs": 3, "batch_size": 32, "max_length": 128, "seed": 42}.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help="default: %(default)s")
+        alone = name == "batch_size"  # not of a device, as elsewhere
+        parser.add_argument(f"--{name}", type=type(default), default=default, help="default: %(default)s", alone=alone)
     args = parser.parse_args(argv)
     set_seed(args.seed)
     loading = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True)
