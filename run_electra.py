@@ -25,9 +25,8 @@ from transformers import AutoModelForMaskedLM, set_seed
 import models  # noqa: F401  registers the model types
 from common.files import give_usual_rights
 from data.batches.electra_rows import ElectraRows
-from data.batches.mask_collator import MaskCollator
-from data.batches.masking import MASK_STYLES, TokenMasking, WholeWordMasking
-from data.batches.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, pack
+from data.batches.masking import MASK_STYLES, make_collator
+from data.batches.packing import HELD_OUT_SEED, PlainRows, Rows, check_maskable, load_rows, pack
 from data.batches.sampling import CorpusRows, make_eval_batches, make_train_batches
 from models.electra.config import SIZES, ElectraOptions, electra_configs, generator_config
 from models.electra.joint_model import (
@@ -36,7 +35,7 @@ from models.electra.joint_model import (
     make_joint_model,
     new_joint_model,
 )
-from models.stock import check_isolation, longest_row
+from models.stock import check_rows
 from training.arguments import check_data_flags, parse_arguments, settle_steps
 from training.config_derivation import check_first_pass
 from training.electra_arguments import (
@@ -48,13 +47,11 @@ from training.electra_arguments import (
 )
 from training.loop.layer_decay import factors_of_part
 from training.loop.trainer import Trainer
-from training.model_setup import check_fits, check_length, finish_config, load_model, make_config, set_unigram_bias
+from training.model_setup import check_fits, finish_config, load_model, make_config, set_unigram_bias
 from training.objectives.electra import ReplacedTokenDetection
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_seed
-
-MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
 
 
 def main(argv=None) -> dict[str, float]:
@@ -76,7 +73,7 @@ def main(argv=None) -> dict[str, float]:
     held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED)
     set_seed(args.seed)
     model = make_model(model_args, args.size, tokenizer)
-    check_rows(model, data_args, train, held_out)
+    check_rows(model.children(), (train, held_out), data_args.packing == "isolated")
     if model_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())
     multiple = 8 if args.fp16 or args.bf16 else 1
@@ -86,7 +83,15 @@ def main(argv=None) -> dict[str, float]:
         if args.should_save:
             export_networks(model, tokenizer, Path(folder))
 
-    collator = make_collator(data_args, tokenizer, args.seed, multiple)
+    collator = make_collator(
+        tokenizer,
+        entry_count(tokenizer),
+        data_args.mask_unit,
+        multiple,
+        noise=True,
+        seed=args.seed,
+        **masking_options(data_args, tokenizer),
+    )
     objective = ReplacedTokenDetection(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     trainer = Trainer(
@@ -99,7 +104,7 @@ def main(argv=None) -> dict[str, float]:
         data_collator=collator,
         eval_dataset=CorpusRows(held_out) if held_out else None,
         eval_batches=make_eval_batches(args, held_out) if held_out else None,
-        eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),
+        eval_collator=collator.for_evaluation(HELD_OUT_SEED),
         kept_steps=args.kept_steps,
         rate_factors=rate_factors(model, args),
         export=export,
@@ -121,14 +126,16 @@ def check_arguments(model_args, data_args, args) -> None:
     fill_from_size(data_args, args)
     if model_args.model_name_or_path and not model_args.generator_name_or_path:
         both = [Path(model_args.model_name_or_path) / name for name in ("discriminator", "generator")]
-        found = [str(folder) if folder.is_dir() else None for folder in both]
-        if any(found):
-            model_args.model_name_or_path, model_args.generator_name_or_path = found
+        folders = [str(folder) if folder.is_dir() else None for folder in both]
+        if any(folders):
+            model_args.model_name_or_path, model_args.generator_name_or_path = folders
     loads = model_args.model_name_or_path or model_args.generator_name_or_path
     new = ("config_name", "generator_config_name", "config_overrides", "generator_overrides", "unigram_bias")
-    given = [name for name in new if getattr(model_args, name)]
-    if loads and given:
-        raise ArgumentError(f"--{given[0]} is for new networks, and {loads} is to be loaded; leave one of them out")
+    misplaced = [name for name in new if getattr(model_args, name)]
+    if loads and misplaced:
+        raise ArgumentError(
+            f"--{misplaced[0]} is for new networks, and {loads} is to be loaded; leave one of them out"
+        )
     needed = {"generator_name_or_path": not model_args.uniform_generator}
     needed |= {"model_name_or_path": model_args.electra_objective}
     for name, is_needed in needed.items():
@@ -140,12 +147,12 @@ def check_arguments(model_args, data_args, args) -> None:
     args.output_dir = args.output_dir or loads
 
 
-def make_rows(data_args, plain: Rows, backend, seed: int) -> Rows:
+def make_rows(data_args, plain: PlainRows, backend, seed: int) -> Rows:
     """Rows of one or two segments, or of whole corpus rows side by side."""
     length = data_args.max_seq_length
     if data_args.packing != "none":
         return pack(plain, data_args.packing, length, backend)
-    return ElectraRows(plain.corpus, plain.numbers, data_args.electra_data, length, backend, seed)
+    return ElectraRows(plain, data_args.electra_data, length, backend, seed)
 
 
 def make_model(model_args, size: str, tokenizer) -> ElectraForJointPreTraining:
@@ -167,13 +174,13 @@ def make_model(model_args, size: str, tokenizer) -> ElectraForJointPreTraining:
 
 def load_networks(model_args, tokenizer) -> list:
     """The generator and the discriminator to continue from, None where none is named."""
-    found, trust = [], model_args.trust_remote_code
+    networks, trust = [], model_args.trust_remote_code
     for flag, auto_class in (("generator_name_or_path", None), ("model_name_or_path", discriminator_class)):
         name = getattr(model_args, flag)
         config = name and load_config(name, f"--{flag}", trust)
         kind = auto_class(config) if auto_class and name else AutoModelForMaskedLM
-        found.append(name and load_model(kind, config, name, f"--{flag}", tokenizer, trust))
-    return found
+        networks.append(name and load_model(kind, config, name, f"--{flag}", tokenizer, trust))
+    return networks
 
 
 def make_configs(model_args, size: str, tokenizer) -> tuple:
@@ -193,16 +200,16 @@ def make_configs(model_args, size: str, tokenizer) -> tuple:
     return finish_config(generator, overrides, "--generator_overrides", tokenizer), discriminator
 
 
-def check_rows(model, data_args, train: Rows, held_out: Rows | None) -> None:
-    """ArgumentError when the networks cannot take these rows."""
-    longest = max(int(rows.lengths.max()) for rows in (train, held_out) if rows)
-    for network in model.children():
-        check_length(longest_row(network), longest)
-        if data_args.packing == "isolated":
-            try:
-                check_isolation(network)
-            except ValueError as error:
-                raise ArgumentError(f"--packing {error}") from error
+def masking_options(data_args, tokenizer) -> dict:
+    """Which tokens are labelled and what becomes of them, as attributes of a Masking."""
+    mask_share, random_share = MASK_STYLES[data_args.mask_style]
+    special_ids = {*tokenizer.all_special_ids} - (set() if data_args.exclude_unk else {tokenizer.unk_token_id})
+    return {
+        "special_ids": tuple(special_ids),
+        "probability": data_args.mlm_probability,
+        "mask_share": mask_share,
+        "random_share": random_share,
+    }
 
 
 def rate_factors(model, args) -> dict[str, float] | None:
@@ -214,24 +221,6 @@ def rate_factors(model, args) -> dict[str, float] | None:
             "--layer_decay is for a discriminator, and --no_electra_objective trains none; leave it out"
         )
     return factors_of_part(model, model.discriminator, args.layer_decay, args.layer_decay_offset)
-
-
-def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> MaskCollator:
-    mask_share, random_share = MASK_STYLES[data_args.mask_style]
-    special = {*tokenizer.all_special_ids} - (set() if data_args.exclude_unk else {tokenizer.unk_token_id})
-    try:
-        masking = MASKINGS[data_args.mask_unit](
-            vocab_size=entry_count(tokenizer),
-            mask_token_id=tokenizer.mask_token_id,
-            special_ids=tuple(special),
-            probability=data_args.mlm_probability,
-            mask_share=mask_share,
-            random_share=random_share,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise ArgumentError(f"--{error}") from error
-    return MaskCollator(masking, tokenizer.pad_token_id, multiple, fixed, noise=True)
 
 
 def export_networks(model, tokenizer, folder: Path) -> None:

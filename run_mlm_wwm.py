@@ -22,12 +22,11 @@ from dataclasses import dataclass, field
 from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
-from data.batches.mask_collator import MaskCollator
-from data.batches.masking import TokenMasking, WholeWordMasking
-from data.batches.packing import HELD_OUT_SEED, Rows, check_maskable, load_rows, pack
+from data.batches.masking import MASKINGS, make_collator
+from data.batches.packing import HELD_OUT_SEED, check_maskable, load_rows, pack
 from data.batches.sampling import CorpusRows, make_eval_batches, make_train_batches
 from models.post_norm import quicken
-from models.stock import adapt, check_isolation, longest_row
+from models.stock import adapt, check_rows
 from training.arguments import (
     CorpusArguments,
     ModelArguments,
@@ -38,15 +37,13 @@ from training.arguments import (
 )
 from training.config_derivation import check_first_pass
 from training.loop.trainer import Trainer
-from training.model_setup import check_length, make_model, set_unigram_bias
+from training.model_setup import make_model, set_unigram_bias
 from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end
 
 logger = logging.getLogger(__name__)
-
-MASKINGS = {"word": WholeWordMasking, "token": TokenMasking}
 
 
 @dataclass
@@ -81,12 +78,22 @@ def main(argv=None) -> dict[str, float]:
     train = pack(plain, data_args.packing, data_args.max_seq_length, backend)
     set_seed(args.seed)
     model = quicken(adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
-    check_rows(model, data_args, train, held_out)
+    check_rows([model], (train, held_out), data_args.packing == "isolated")
     if data_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
-    collator = make_collator(data_args, tokenizer, args.seed, multiple)
+    collator = make_collator(
+        tokenizer,
+        entry_count(tokenizer),
+        data_args.mask_unit,
+        multiple,
+        probability=data_args.mlm_probability,
+        mask_share=data_args.mask_share,
+        random_share=data_args.random_share,
+        by_word=data_args.replace_by_word,
+        seed=args.seed,
+    )
     objective = MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     trainer = Trainer(
@@ -99,7 +106,7 @@ def main(argv=None) -> dict[str, float]:
         data_collator=collator,
         eval_dataset=CorpusRows(held_out) if held_out else None,
         eval_batches=make_eval_batches(args, held_out) if held_out else None,
-        eval_collator=make_collator(data_args, tokenizer, HELD_OUT_SEED, multiple, fixed=True),
+        eval_collator=collator.for_evaluation(HELD_OUT_SEED),
     )
     if not args.do_train:
         metrics = trainer.evaluate()
@@ -122,33 +129,6 @@ def check_arguments(model_args, data_args, args) -> None:
     if data_args.unigram_bias and model_args.model_name_or_path:
         raise ArgumentError("--unigram_bias is for new models; leave it or --model_name_or_path out")
     args.output_dir = args.output_dir or model_args.model_name_or_path
-
-
-def check_rows(model, data_args, train: Rows, held_out: Rows | None) -> None:
-    """ArgumentError when the model cannot take these rows."""
-    check_length(longest_row(model), max(int(rows.lengths.max()) for rows in (train, held_out) if rows))
-    if data_args.packing == "isolated":
-        try:
-            check_isolation(model)
-        except ValueError as error:
-            raise ArgumentError(f"--packing {error}") from error
-
-
-def make_collator(data_args, tokenizer, seed: int, multiple: int, fixed: bool = False) -> MaskCollator:
-    try:
-        masking = MASKINGS[data_args.mask_unit](
-            vocab_size=entry_count(tokenizer),
-            mask_token_id=tokenizer.mask_token_id,
-            special_ids=tuple(tokenizer.all_special_ids),
-            probability=data_args.mlm_probability,
-            mask_share=data_args.mask_share,
-            random_share=data_args.random_share,
-            by_word=data_args.replace_by_word,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise ArgumentError(f"--{error}") from error
-    return MaskCollator(masking, tokenizer.pad_token_id, multiple, fixed)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
@@ -56,7 +55,7 @@ class Side:
         self.length = shape.length + (shape.memory if name == "GPT-2, longer rows" else 0)
         self.rows = max(1, shape.batch * shape.length // self.length)
         self.model = make_model(name, shape, self.length).train()
-        batches = TrainBatches(np.arange(self.rows), self.rows, steps=1, seed=0)
+        batches = TrainBatches(self.rows, self.rows, steps=1, seed=0)
         self.objective = CausalLanguageModelling(self.model, self.length, batches, self.memory, document_mask=False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         generator = torch.Generator().manual_seed(1)

@@ -19,8 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.batches.mask_collator import MaskCollator
-from data.batches.masking import WholeWordMasking
+from data.batches.masking import MaskCollator, WholeWordMasking
 from training.process import keep_freed_memory
 
 VOCAB, PAD, UNK, CLS, SEP, MASK = 12000, 0, 100, 101, 102, 103
@@ -31,14 +30,14 @@ def make_rows(count: int, length: int) -> list[dict]:
     """Random rows whose words have the lengths of Chinese text: 1 to 4 characters, 1.6 on average."""
     rng = np.random.default_rng(0)
     rows = []
-    for sample in range(count):
+    for index in range(count):
         ids = rng.integers(200, VOCAB, length).astype(np.uint16)
         ids[[0, -1]] = CLS, SEP
         marks = np.ones(length, np.uint8)
         starts = 1 + np.cumsum(rng.choice([1, 2, 3, 4], length, p=[0.52, 0.38, 0.06, 0.04]))
         marks[[0, 1, -1, *starts[starts < length]]] = 0
         chinese_ref = np.flatnonzero(marks).tolist()
-        row = {"epoch": 0, "sample": sample, "input_ids": ids, "continuation": marks}
+        row = {"epoch": 0, "index": index, "input_ids": ids, "continuation": marks}
         rows.append(row | {"list_ids": ids.tolist(), "chinese_ref": chinese_ref})
     return rows
 
@@ -123,11 +122,11 @@ def main(argv=None):
     tokens = args.rows * args.length
     speeds = {
         "transformers 4.x": tokens / cpu_seconds(ListCollator(), rows, max(3, args.rounds // 4)),
-        "data/batches/mask_collator.py": tokens / cpu_seconds(ours, rows, 10 * args.rounds),
+        "data/batches/masking.py": tokens / cpu_seconds(ours, rows, 10 * args.rounds),
     }
     for name, speed in speeds.items():
         print(f"{name:20} {speed / 1e6:8.3f} million tokens per CPU-second")
-    print(f"{'ratio':20} {speeds['data/batches/mask_collator.py'] / speeds['transformers 4.x']:8.1f}")
+    print(f"{'ratio':20} {speeds['data/batches/masking.py'] / speeds['transformers 4.x']:8.1f}")
 
 
 if __name__ == "__main__":

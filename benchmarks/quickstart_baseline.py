@@ -26,8 +26,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.batches.mask_collator import MaskCollator
-from data.batches.masking import WholeWordMasking
+from data.batches.masking import MaskCollator, WholeWordMasking
 from data.batches.sampling import CorpusRows, EvalBatches, TrainBatches
 from data.corpus.store import Corpus
 from training.process import tune_cpu
@@ -71,7 +70,7 @@ def train_bert(corpus: Corpus, collator, heldout: list[dict], learning_rate: flo
     )
     model = BertForMaskedLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
-    batches = TrainBatches(np.arange(len(corpus)), args.batch_size, steps=10**9, seed=args.seed)
+    batches = TrainBatches(len(corpus), args.batch_size, steps=10**9, seed=args.seed)
     rows = CorpusRows(corpus)
     budget, start, tokens, steps = args.minutes * 60, time.process_time(), 0, 0
     for pairs in batches:
@@ -133,7 +132,7 @@ def main(argv=None):
     fixed = MaskCollator(masking, pad_token_id=tokenizer.token_to_id("[PAD]"), fixed=True)
     collator = MaskCollator(masking, pad_token_id=tokenizer.token_to_id("[PAD]"))
     rows = CorpusRows(heldout)
-    batches = [fixed(rows.__getitems__(b)) for b in EvalBatches(np.arange(len(heldout)), heldout.lengths, 64)]
+    batches = [fixed(rows.__getitems__(b)) for b in EvalBatches(heldout.lengths, 64)]
 
     results = [unigram_guess(train, batches, masking.special_ids)]
     print(json.dumps(results[-1]), flush=True)

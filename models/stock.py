@@ -7,9 +7,12 @@ RoBERTa counts positions from pad_token_id + 1. Letters: B batch, T tokens, P ma
 import functools
 import inspect
 import types
+from collections.abc import Iterable
 
 import torch
 from transformers import PreTrainedModel
+
+from common.errors import ArgumentError
 
 from .layers import gather_positions
 
@@ -130,6 +133,26 @@ def _keeps_apart(model: PreTrainedModel) -> bool:
         return False
     finally:
         model.train(training)
+
+
+def check_rows(networks: Iterable[PreTrainedModel], rows: Iterable, isolated: bool) -> None:
+    """ArgumentError unless each network, adapted if need be, takes these rows.
+
+    rows: what has lengths, int64 arrays of tokens of each row, or None; isolated: with documents kept apart.
+    """
+    longest = max(int(each.lengths.max()) for each in rows if each)
+    for network in networks:
+        most = longest_row(network)
+        if most is not None and longest > most:
+            raise ArgumentError(
+                f"--max_seq_length must be at most {most}, the tokens that the model has positions for, got rows of "
+                f"{longest}; prepare shorter ones or raise max_position_embeddings in --config_overrides"
+            )
+        if isolated:
+            try:
+                check_isolation(network)
+            except ValueError as error:
+                raise ArgumentError(f"--packing {error}") from error
 
 
 def longest_row(model: PreTrainedModel) -> int | None:

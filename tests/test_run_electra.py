@@ -23,6 +23,7 @@ from transformers import (
 
 import run_electra
 from common.errors import ArgumentError
+from data.batches.masking import make_collator
 from data.corpus.store import CorpusError
 from tests.processes import run_together
 from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, weights
@@ -166,9 +167,10 @@ def test_a_flag_outweighs_the_size(tmp_path):
 def test_masks_leave_out_unknown_tokens_unless_told(tokenizer):
     for exclude, masked in ((True, False), (False, True)):
         data_args = ElectraDataArguments(mlm_probability=0.9, exclude_unk=exclude)
-        collator = run_electra.make_collator(data_args, tokenizer, 0, 1)
+        options = run_electra.masking_options(data_args, tokenizer)
+        collator = make_collator(tokenizer, len(tokenizer), data_args.mask_unit, 1, **options)
         ids = np.array([tokenizer.cls_token_id, *[tokenizer.unk_token_id] * 50, tokenizer.sep_token_id])
-        batch = collator([{"epoch": 0, "sample": 0, "input_ids": ids, "continuation": ids * 0}])
+        batch = collator([{"epoch": 0, "index": 0, "input_ids": ids, "continuation": ids * 0}])
         assert bool((batch["labels"] != -100).any()) == masked
 
 

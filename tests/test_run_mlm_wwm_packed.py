@@ -15,9 +15,8 @@ import models  # noqa: F401  registers the model types
 import run_mlm_wwm
 from common.errors import ArgumentError
 from data import create_data
-from data.batches.mask_collator import MaskCollator
-from data.batches.masking import TokenMasking
-from data.batches.packing import Rows, pack
+from data.batches.masking import MaskCollator, TokenMasking
+from data.batches.packing import PlainRows, pack
 from data.corpus.store import Corpus, CorpusError
 from models.post_norm import quicken
 from models.stock import adapt
@@ -71,7 +70,7 @@ def packed_batch(prepared, packing, length=64, rows=3):
     """The tensors of the last packed rows, which have the most documents, and the tokenizer."""
     tokenizer = load_tokenizer(str(prepared[0]), "--tokenizer_name")
     corpus = Corpus(prepared[1])
-    packed = pack(Rows(corpus, np.arange(len(corpus))), packing, length, tokenizer.backend_tokenizer)
+    packed = pack(PlainRows(corpus, np.arange(len(corpus))), packing, length, tokenizer.backend_tokenizer)
     specials = tuple(tokenizer.all_special_ids)
     masking = TokenMasking(len(tokenizer), tokenizer.mask_token_id, specials, probability=0.15, seed=1)
     collator = MaskCollator(masking, tokenizer.pad_token_id, pad_to_multiple_of=8)

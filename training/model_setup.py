@@ -238,15 +238,6 @@ def finish_config(config, overrides: str | None, flag: str, tokenizer):
     return made
 
 
-def check_length(most: int | None, longest: int) -> None:
-    """ArgumentError when the longest row has more tokens than the model has positions for; None is any number."""
-    if most is not None and longest > most:
-        raise ArgumentError(
-            f"--max_seq_length must be at most {most}, the tokens that the model has positions for, got rows of "
-            f"{longest}; prepare shorter ones or raise max_position_embeddings in --config_overrides"
-        )
-
-
 def set_unigram_bias(model, counts) -> None:
     """Set a masked LM's output bias to the log frequency of each token, so that training need not learn it first.
 

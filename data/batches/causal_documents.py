@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from common.errors import UserError
-from data.batches.random_draws import draw
+from data.batches.sampling import draw
 from data.corpus.store import Corpus, CorpusError
 from data.text.prompts import read_documents
 from data.tokens.tokenizer_files import split_frame
@@ -35,9 +35,9 @@ class Documents:
             hashed.update(np.ascontiguousarray(array).tobytes())
         self.digest = hashed.hexdigest()
 
-    def tokens(self, number: int, start: int, stop: int) -> np.ndarray:
+    def tokens(self, index: int, start: int, stop: int) -> np.ndarray:
         """Tokens start..stop of one document."""
-        first = self._starts[number]
+        first = self._starts[index]
         return self._ids[first + start : first + stop]
 
     def targets(self) -> int:
@@ -46,15 +46,15 @@ class Documents:
 
 
 class Chosen(Documents):
-    """Some of the documents, by their numbers."""
+    """Some of the documents, by their indices."""
 
-    def __init__(self, documents: Documents, numbers: np.ndarray):
-        self._documents, self._numbers = documents, numbers
-        self.lengths, self.prompts = documents.lengths[numbers], documents.prompts[numbers]
+    def __init__(self, documents: Documents, indices: np.ndarray):
+        self._documents, self._indices = documents, indices
+        self.lengths, self.prompts = documents.lengths[indices], documents.prompts[indices]
         self.end, self.digest = documents.end, documents.digest
 
-    def tokens(self, number: int, start: int, stop: int) -> np.ndarray:
-        return self._documents.tokens(int(self._numbers[number]), start, stop)
+    def tokens(self, index: int, start: int, stop: int) -> np.ndarray:
+        return self._documents.tokens(int(self._indices[index]), start, stop)
 
 
 def encode_documents(
@@ -68,8 +68,8 @@ def encode_documents(
     parts, lengths, prompts = [np.zeros(0, np.int32)], [], []
     pairs = iter(pairs)
     while batch := list(islice(pairs, _BATCH)):
-        places, *columns = zip(*batch, strict=True)
-        for where, prompt, text in zip(places, *map(encode, map(list, columns)), strict=True):
+        sources, *columns = zip(*batch, strict=True)
+        for where, prompt, text in zip(sources, *map(encode, map(list, columns)), strict=True):
             if not text:
                 raise CorpusError(f"{where}: the text must have at least one token, got none; leave the document out")
             parts.append(np.array([*begin, *prompt, *text], np.int32))
@@ -103,8 +103,8 @@ class CorpusDocuments(Documents):
         described = json.dumps([corpus.manifest, begin, end], sort_keys=True)
         self.digest = hashlib.sha256(described.encode()).hexdigest()
 
-    def tokens(self, number: int, start: int, stop: int) -> np.ndarray:
-        shift = int(self._starts[number]) - len(self._begin)
+    def tokens(self, index: int, start: int, stop: int) -> np.ndarray:
+        shift = int(self._starts[index]) - len(self._begin)
         low, high = shift + max(start, len(self._begin)), shift + stop
         parts = [self._begin[start:stop]]
         if low < high:
@@ -139,10 +139,11 @@ def load_documents(flags, tokenizer, begin: list[int], end: int) -> tuple[Docume
         return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
     def load(path, flag):
-        found = encode_documents(read_documents(path, flag, flags.doc_spliter, flags.text_column), encode, begin, end)
-        if not len(found.lengths):
+        texts = read_documents(path, flag, flags.doc_spliter, flags.text_column)
+        documents = encode_documents(texts, encode, begin, end)
+        if not len(documents.lengths):
             raise CorpusError(f"{flag} {path} must hold at least one document, got none; check the file")
-        return found
+        return documents
 
     train = held_out = None
     if flags.train_file:

@@ -1,11 +1,11 @@
 """Documents of token ids and what a causal language model is fed of them: segments of one stream, or windows.
 
 A document of N tokens gives N inputs; their targets are its tokens from the second on and the end token, which is
-never an input, and no target lies in a prompt. The stream holds all documents in a shuffled order, and its sample i
-the places [iT, (i+1)T): as XLDataset of THUDM/Chinese-Transformer-XL (data_utils/datasets.py) has it, without its
-empty last sample. Windows cut each document on its own, for evaluation.
+never an input, and no target lies in a prompt. The stream holds all documents in a shuffled order, and its row i
+the positions [iT, (i+1)T): as XLDataset of THUDM/Chinese-Transformer-XL (data_utils/datasets.py) has it, without its
+empty last row. Windows cut each document on its own, for evaluation.
 
-Letters: D documents, N tokens of one, T tokens of a segment, R samples, S streams (rows of one optimiser step).
+Letters: D documents, N tokens of one, T tokens of a segment, R rows, S streams (rows of one optimiser step).
 """
 
 import logging
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from data.batches.causal_documents import Documents
-from data.batches.mask_collator import IGNORED
-from data.batches.random_draws import draw
-from data.batches.sampling import EvalBatches, TrainBatches
+from data.batches.masking import IGNORED
+from data.batches.sampling import EvalBatches, TrainBatches, draw
 from data.corpus.store import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -26,19 +25,19 @@ logger = logging.getLogger(__name__)
 _DOCUMENT_ORDER = 13  # a stream of draws, apart from those of sampling and masking
 
 
-def cut(documents: Documents, number: int, start: int, stop: int) -> dict[str, np.ndarray]:
+def cut(documents: Documents, index: int, start: int, stop: int) -> dict[str, np.ndarray]:
     """Inputs start..stop of a document: input_ids, labels (-100 for no target) and position_ids, in the document."""
-    length = int(documents.lengths[number])
+    length = int(documents.lengths[index])
     stop = min(stop, length)
-    found = documents.tokens(number, start, min(stop + 1, length)).astype(np.int64)
-    labels = np.append(found[1:], documents.end) if stop == length else found[1:]
-    places = np.arange(start, stop)
-    labels = np.where(places + 1 < documents.prompts[number], IGNORED, labels)
-    return {"input_ids": found[: stop - start], "labels": labels, "position_ids": places}
+    tokens = documents.tokens(index, start, min(stop + 1, length)).astype(np.int64)
+    labels = np.append(tokens[1:], documents.end) if stop == length else tokens[1:]
+    positions = np.arange(start, stop)
+    labels = np.where(positions + 1 < documents.prompts[index], IGNORED, labels)
+    return {"input_ids": tokens[: stop - start], "labels": labels, "position_ids": positions}
 
 
 class StreamRows:
-    """All samples of the stream of documents; see the module. lengths int64 [R], tokens of each."""
+    """All rows of the stream of documents; see the module. lengths int64 [R], tokens of each."""
 
     def __init__(self, documents: Documents, length: int, seed: int):
         self.documents, self._length = documents, length
@@ -51,37 +50,37 @@ class StreamRows:
         return len(self.lengths)
 
     def rows(self, indices) -> list[dict]:
-        """Samples by number -> dicts: sample, and the int64 arrays of `cut`, of all its documents end to end."""
+        """Rows by index -> dicts: index, and the int64 arrays of `cut`, of all documents of the row end to end."""
         return [self._row(int(index)) for index in indices]
 
     def _row(self, index: int) -> dict:
         at, stop = index * self._length, index * self._length + int(self.lengths[index])
         pieces = []
-        for place in range(int(np.searchsorted(self._ends, at, side="right")), len(self._ends)):
-            number, end = self._order[place], int(self._ends[place])
-            begin = end - int(self.documents.lengths[number])
-            pieces.append(cut(self.documents, number, at - begin, min(stop, end) - begin))
+        for rank in range(int(np.searchsorted(self._ends, at, side="right")), len(self._ends)):
+            document, end = self._order[rank], int(self._ends[rank])
+            begin = end - int(self.documents.lengths[document])
+            pieces.append(cut(self.documents, document, at - begin, min(stop, end) - begin))
             at = end
             if end >= stop:
                 break
-        return {"sample": index} | {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return {"index": index} | {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 class Windows:
     """Windows of T tokens of each document, a new one every `stride`; each target belongs to the first that has it.
 
-    Attributes: numbers, starts, lengths int64, the document of each window, its first token there and its tokens.
+    Attributes: owners, starts, lengths int64, the document of each window, its first token there and its tokens.
     """
 
     def __init__(self, documents: Documents, length: int, stride: int):
         self.documents, self._length, self._stride = documents, length, stride
         counts = 1 + np.maximum(0, -(-(documents.lengths - length) // stride))
-        self.numbers = np.repeat(np.arange(len(counts)), counts)
-        self.starts = stride * (np.arange(len(self.numbers)) - np.repeat(np.cumsum(counts) - counts, counts))
-        self.lengths = np.minimum(length, documents.lengths[self.numbers] - self.starts)
+        self.owners = np.repeat(np.arange(len(counts)), counts)
+        self.starts = stride * (np.arange(len(self.owners)) - np.repeat(np.cumsum(counts) - counts, counts))
+        self.lengths = np.minimum(length, documents.lengths[self.owners] - self.starts)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.owners)
 
     def rows(self, indices) -> list[dict]:
         """As StreamRows.rows, with the key document; the window behind the last one is empty."""
@@ -91,22 +90,22 @@ class Windows:
         if index == len(self):
             nothing = np.zeros(0, np.int64)
             return {"document": 0, "input_ids": nothing, "labels": nothing, "position_ids": nothing}
-        number, start = int(self.numbers[index]), int(self.starts[index])
-        row = cut(self.documents, number, start, start + self._length)
+        document, start = int(self.owners[index]), int(self.starts[index])
+        row = cut(self.documents, document, start, start + self._length)
         if start:
             row["labels"][: self._length - self._stride] = IGNORED
-        return {"document": number, **row}
+        return {"document": document, **row}
 
 
 class StreamBatches(TrainBatches):
-    """Micro-batches whose rows go on where they ended: at step t, row b of S reads sample t + b (R // S), modulo R.
+    """Micro-batches whose rows go on where they ended: at step t, row b of S is the stream's t + b (R // S), modulo R.
 
     So a step's rows are S streams side by side, whatever the number of processes and micro-batches that share them.
     """
 
     def _indices(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         step, row = np.divmod(places, self.step_size)
-        return np.divmod(step + row * (len(self.rows) // self.step_size), len(self.rows))
+        return np.divmod(step + row * (self.rows // self.step_size), self.rows)
 
 
 class SegmentBatches:
@@ -117,8 +116,8 @@ class SegmentBatches:
     """
 
     def __init__(self, windows: Windows, batch_size: int, processes: int = 1, process: int = 0):
-        numbers, self._firsts, self._counts = np.unique(windows.numbers, return_index=True, return_counts=True)
-        order = numbers[np.argsort(self._counts, kind="stable")]
+        documents, self._firsts, self._counts = np.unique(windows.owners, return_index=True, return_counts=True)
+        order = documents[np.argsort(self._counts, kind="stable")]
         groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
         self._groups, self._nothing = groups[process::processes], len(windows)
 
@@ -128,8 +127,8 @@ class SegmentBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for group in self._groups:
             firsts, counts = self._firsts[group], self._counts[group]
-            for number in range(int(counts.max())):
-                yield [(0, row) for row in np.where(number < counts, firsts + number, self._nothing).tolist()]
+            for rank in range(int(counts.max())):
+                yield [(0, index) for index in np.where(rank < counts, firsts + rank, self._nothing).tolist()]
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class CausalCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """int64 [B, T]: input_ids; attention_mask; labels, the targets of these very positions, -100 for none;
-        position_ids, the place of each token in its document (0 at padding). Of windows also documents [B], and
+        position_ids, of each token in its document (0 at padding). Of windows also documents [B], and
         fresh (bool): whether they are the first ones of their documents.
         """
         lengths = np.array([len(row["input_ids"]) for row in rows])
@@ -164,12 +163,12 @@ class CausalCollator:
 
 
 def make_train_batches(args, rows: StreamRows, mem_len: int) -> TrainBatches:
-    """This process's micro-batches of a whole run: streams with a memory, shuffled samples without.
+    """This process's micro-batches of a whole run: streams with a memory, shuffled rows without.
 
-    args: RunArguments, max_steps set. CorpusError when there are more streams than samples.
+    args: RunArguments, max_steps set. CorpusError when there are more streams than rows.
     """
     batches = (StreamBatches if mem_len else TrainBatches)(
-        np.arange(len(rows)),
+        len(rows),
         args.train_batch_size,
         args.gradient_accumulation_steps,
         args.data_processes,
@@ -191,4 +190,4 @@ def make_eval_batches(args, windows: Windows, mem_len: int) -> SegmentBatches | 
     split_among = args.eval_batch_size, args.data_processes, args.data_process
     if mem_len:
         return SegmentBatches(windows, *split_among)
-    return EvalBatches(np.arange(len(windows)), windows.lengths, *split_among)
+    return EvalBatches(windows.lengths, *split_among)

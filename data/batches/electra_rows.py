@@ -18,15 +18,16 @@ from operator import itemgetter
 import numpy as np
 from tokenizers import Tokenizer
 
-from data.batches.packing import Rows
+from data.batches.packing import PlainRows, Rows, in_shard
 from data.corpus.sentences import row_sentence_starts, sentence_tables
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.store import CorpusError
 from data.tokens.tokenizer_files import special_frame
 
 _SINGLE_SHARE, _SHORT_SHARE = 0.1, 0.05  # rows of one segment only, and rows that aim at a random shorter length
-_SHORTEST, _NO_SECOND = 5, 100_000
+_SHORTEST = 5  # tokens of the shortest length to aim at, as in the references
+_NO_SECOND = 100_000  # tokens of the first segment that no row reaches, so that there is no second; theirs, too
 
-Span = tuple[int, int]  # number of the first content, and how many follow each other from there
+Span = tuple[int, int]  # the first content, and how many follow each other from there
 
 
 class ExampleBuilder:
@@ -84,10 +85,10 @@ class ExampleBuilder:
 
 def _cut(lines: list[Span], room: int) -> tuple[list[Span], list[Span]]:
     """The first `room` contents of some lines, and the rest of them."""
-    for number, (start, size) in enumerate(lines):
+    for index, (start, size) in enumerate(lines):
         if size > room:
             head = [(start, room)] if room else []
-            return lines[:number] + head, [(start + room, size - room), *lines[number + 1 :]]
+            return lines[:index] + head, [(start + room, size - room), *lines[index + 1 :]]
         room -= size
     return lines, []
 
@@ -95,12 +96,12 @@ def _cut(lines: list[Span], room: int) -> tuple[list[Span], list[Span]]:
 class ElectraRows(Rows):
     """The rows that an ExampleBuilder makes of some rows of a corpus."""
 
-    def __init__(self, corpus: Corpus, numbers: np.ndarray, kind: str, length: int, backend: Tokenizer, seed: int):
-        """kind: reference or packed; numbers: increasing; length: L; seed: of the builder's draws.
+    def __init__(self, plain: PlainRows, kind: str, length: int, backend: Tokenizer, seed: int):
+        """kind: reference or packed; length: L; seed: of the builder's draws.
 
         CorpusError when L is too small, or the tokenizer sets no token on either side of a text.
         """
-        super().__init__(corpus, numbers)
+        self.corpus = plain.corpus
         self._frame = special_frame(backend)
         if length < _SHORTEST + 3:
             raise CorpusError(f"--max_seq_length must be at least {_SHORTEST + 3}, got {length}; raise it")
@@ -111,15 +112,15 @@ class ElectraRows(Rows):
             )
         self._runs: list[np.ndarray] = []
         builder = ExampleBuilder(length, seed, keep_overflow=kind == "packed")
-        self._store(builder, self._lines(*sentence_tables(backend)))
-        # [4, runs]: first content of a run, contents, its row in the corpus, its place in the row
+        self._store(builder, self._lines(plain.indices, *sentence_tables(backend)))
+        # [4, runs]: first content of a run, contents, its row in the corpus, where it begins there
         self._runs = np.concatenate([np.zeros((4, 0), np.int64), *self._runs], axis=1)
 
     def _store(self, builder: ExampleBuilder, lines: Iterator[list[tuple[int, int, bool]]]) -> None:
         """Keep the rows as flat arrays: spans, where the spans of each row begin, and the size of first segments."""
         starts, sizes, edges, firsts, lengths = array("q"), array("q"), array("q", [0]), array("q"), array("q")
-        for found in chain(map(builder.add, lines), [builder.end_document()]):
-            for segments in found:
+        for rows in chain(map(builder.add, lines), [builder.end_document()]):
+            for segments in rows:
                 for segment in segments:
                     barrier = len(starts)
                     for start, size in segment:
@@ -132,14 +133,16 @@ class ElectraRows(Rows):
                 edges.append(len(starts))
                 firsts.append(first)
                 lengths.append(first + 2 + (second + 1 if second else 0))
-        self._starts, self._sizes, self._edges = (np.frombuffer(found, np.int64) for found in (starts, sizes, edges))
+        self._starts, self._sizes, self._edges = (np.frombuffer(flat, np.int64) for flat in (starts, sizes, edges))
         self._firsts, self.lengths = np.array(firsts, np.int64), np.array(lengths, np.int64)
 
-    def _lines(self, kinds: np.ndarray, opens: np.ndarray) -> Iterator[list[tuple[int, int, bool]]]:
+    def _lines(
+        self, indices: np.ndarray, kinds: np.ndarray, opens: np.ndarray
+    ) -> Iterator[list[tuple[int, int, bool]]]:
         """By shard: first content, contents, and whether it begins a document, of each line. Notes the runs."""
         contents, previous = 0, (-2, -1)  # last row and its document
         for first_row, ids, marks, offsets in self.corpus.shards():
-            rows = self.numbers[slice(*np.searchsorted(self.numbers, [first_row, first_row + len(offsets) - 1]))]
+            rows = first_row + in_shard(indices, first_row, len(offsets) - 1)
             if not len(rows):
                 continue
             starts, stops, row, begins = self._runs_of(rows, ids, offsets, first_row, previous)
@@ -147,14 +150,16 @@ class ElectraRows(Rows):
             self._runs.append(np.stack([firsts, stops - starts, row, starts - offsets[row - first_row]]))
             is_line = begins if self.corpus.is_grouped else np.ones(len(starts), bool)
             is_line[:1] = True
-            places = firsts[is_line]
+            line_firsts = firsts[is_line]
             sentences = firsts[:0] if self.corpus.has_lines else row_sentence_starts(ids, marks, kinds, opens)
             run = np.searchsorted(starts, sentences, side="right") - 1
             inside = (run >= 0) & (sentences < stops[run])
-            places = np.unique(np.append(places, firsts[run[inside]] + (sentences - starts[run])[inside]))
+            within = firsts[run[inside]] + (sentences - starts[run])[inside]
+            line_firsts = np.unique(np.append(line_firsts, within))
             contents = int(firsts[-1] + stops[-1] - starts[-1]) if len(firsts) else contents
-            sizes = np.diff(places, append=contents)
-            yield list(zip(places.tolist(), sizes.tolist(), np.isin(places, firsts[begins]).tolist(), strict=True))
+            sizes = np.diff(line_firsts, append=contents)
+            first_of_document = np.isin(line_firsts, firsts[begins])
+            yield list(zip(line_firsts.tolist(), sizes.tolist(), first_of_document.tolist(), strict=True))
             previous = (int(rows[-1]), int(self.corpus.documents[rows[-1]]))
 
     def _runs_of(self, rows, ids, offsets, first_row: int, previous: tuple[int, int]):
@@ -180,21 +185,18 @@ class ElectraRows(Rows):
         begins = np.append(True, ~is_content)[starts]
         return starts, stops, row + first_row, begins
 
-    def rows(self, indices) -> list[dict]:
-        """As Rows, with first_segment: the tokens of [CLS], the first segment and the [SEP] behind it."""
-        return [self._row(index) for index in np.asarray(indices, np.int64).tolist()]
-
     def _row(self, index: int) -> dict:
+        """As Rows has them, with first_segment: the tokens of [CLS], the first segment and the [SEP] behind it."""
         spans = slice(*self._edges[index : index + 2].tolist())
         ids, marks = [], []
         for start, size in zip(self._starts[spans].tolist(), self._sizes[spans].tolist(), strict=True):
             run = int(np.searchsorted(self._runs[0], start, side="right")) - 1
             while size:
-                first, contents, row, place = self._runs[:, run].tolist()
-                (found,) = self.corpus.rows([row])
-                inside = slice(place + start - first, place + min(start - first + size, contents))
-                ids.append(found["input_ids"][inside])
-                marks.append(found["continuation"][inside])
+                first, contents, row_index, begin = self._runs[:, run].tolist()
+                (row,) = self.corpus.rows([row_index])
+                inside = slice(begin + start - first, begin + min(start - first + size, contents))
+                ids.append(row["input_ids"][inside])
+                marks.append(row["continuation"][inside])
                 start, size, run = start + len(ids[-1]), size - len(ids[-1]), run + 1
         ids, marks = np.concatenate(ids), np.concatenate(marks)
         first = int(self._firsts[index])
@@ -202,7 +204,7 @@ class ElectraRows(Rows):
         if first < len(ids):
             frames, separators = [*frames, len(ids)], [*separators, self._frame[1]]
         return {
-            "sample": index,
+            "index": index,
             "input_ids": np.insert(ids, frames, separators),
             "continuation": np.insert(marks, frames, 0),
             "first_segment": first + 2,

@@ -24,29 +24,45 @@ HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the
 
 
 class Rows:
-    """Some rows of a corpus as they are.
+    """Rows to train on, made of some rows of a corpus; a subclass says how.
 
-    Attributes: corpus; numbers int64 [N], which of its rows; lengths int64 [R], tokens of each row that comes of them.
+    Attributes: corpus; lengths int64 [R], tokens of each row.
     """
 
-    def __init__(self, corpus: Corpus, numbers: np.ndarray):
-        self.corpus, self.numbers = corpus, np.asarray(numbers, np.int64)
-        self.lengths = corpus.lengths[self.numbers].astype(np.int64)
+    corpus: Corpus
+    lengths: np.ndarray
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def rows(self, indices) -> list[dict]:
-        """Rows by number -> dicts: sample (int), input_ids and continuation [t].
+        """Rows by index -> dicts: index (int, what random draws for the row depend on), input_ids, continuation [t].
 
         Isolated rows also have pieces, int64: the lengths of the parts that must not see each other; they sum to t.
         """
-        return self.corpus.rows(self.numbers[np.asarray(indices, np.int64)])
+        return [self._row(index) for index in np.asarray(indices, np.int64).tolist()]
+
+    def _row(self, index: int) -> dict:
+        raise NotImplementedError
+
+
+class PlainRows(Rows):
+    """Some rows of a corpus as they are, which keep the index that they have there.
+
+    Attributes: indices int64 [N], increasing, of the rows in the corpus.
+    """
+
+    def __init__(self, corpus: Corpus, indices: np.ndarray):
+        self.corpus, self.indices = corpus, np.asarray(indices, np.int64)
+        self.lengths = corpus.lengths[self.indices].astype(np.int64)
+
+    def rows(self, indices) -> list[dict]:
+        return self.corpus.rows(self.indices[np.asarray(indices, np.int64)])
 
 
 def load_rows(
     train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer
-) -> tuple[Rows, Rows | None]:
+) -> tuple[PlainRows, PlainRows | None]:
     """Training rows, and held-out rows if there are any. CorpusError unless this tokenizer made the corpora."""
 
     def load(folder, flag):
@@ -59,24 +75,22 @@ def load_rows(
     corpus = load(train_dir, "--train_dir")
     if validation_split is not None:
         train, held_out = corpus.split_documents(validation_split, HELD_OUT_SEED)
-        return Rows(corpus, train), Rows(corpus, held_out)
-    every = Rows(corpus, np.arange(len(corpus)))
+        return PlainRows(corpus, train), PlainRows(corpus, held_out)
+    every = PlainRows(corpus, np.arange(len(corpus)))
     if validation_dir is None:
         return every, None
     held_out = load(validation_dir, "--validation_dir")
-    return every, Rows(held_out, np.arange(len(held_out)))
+    return every, PlainRows(held_out, np.arange(len(held_out)))
 
 
-def check_maskable(rows: Rows, special_ids: list[int], flag: str) -> None:
+def check_maskable(rows: PlainRows, special_ids: list[int], flag: str) -> None:
     """CorpusError naming `flag` when all tokens of the rows are special or unknown, so that there is nothing to mask.
 
     The shards are looked at one by one, up to the first that has a token to mask.
     """
     for first_row, ids, _, offsets in rows.corpus.shards():
         used = np.zeros(len(offsets) - 1, bool)
-        used[rows.numbers[slice(*np.searchsorted(rows.numbers, [first_row, first_row + len(used)]))] - first_row] = (
-            True
-        )
+        used[in_shard(rows.indices, first_row, len(used))] = True
         if (np.repeat(used, np.diff(offsets)) & ~np.isin(ids, special_ids)).any():
             return
     raise CorpusError(
@@ -85,14 +99,20 @@ def check_maskable(rows: Rows, special_ids: list[int], flag: str) -> None:
     )
 
 
-def pack(rows: Rows, packing: str, length: int | None, backend: Tokenizer) -> Rows:
+def in_shard(indices: np.ndarray, first_row: int, rows: int) -> np.ndarray:
+    """Those of some indices of corpus rows, increasing, that lie in a shard, counted from its first row."""
+    begin, end = np.searchsorted(indices, [first_row, first_row + rows])
+    return indices[begin:end] - first_row
+
+
+def pack(rows: PlainRows, packing: str, length: int | None, backend: Tokenizer) -> Rows:
     """The training rows that --packing (none, concat or isolated) makes of some rows of a corpus.
 
     length: most tokens of a row, by default those that the corpus was prepared for.
     Rows that create_data.py has joined already stay as they are under concat.
     CorpusError when a row of the corpus is longer, or the tokenizer does not set one token on either side of a text.
     """
-    corpus, numbers = rows.corpus, rows.numbers
+    corpus = rows.corpus
     longest = int(rows.lengths.max(initial=0))
     if length is None:
         length = max(longest, corpus.manifest.get("settings", {}).get("max_seq_length", 0))
@@ -110,8 +130,8 @@ def pack(rows: Rows, packing: str, length: int | None, backend: Tokenizer) -> Ro
             "in all; use --packing none"
         )
     if packing == "isolated":
-        return IsolatedRows(corpus, numbers, length, frame[0])
-    return rows if corpus.is_grouped else ConcatRows(corpus, numbers, length, backend)
+        return IsolatedRows(rows, length, frame[0])
+    return rows if corpus.is_grouped else ConcatRows(rows, length, backend)
 
 
 class ConcatRows(Rows):
@@ -121,12 +141,13 @@ class ConcatRows(Rows):
     document. They begin where a corpus row or a sentence does, right behind the separator if there is one.
     """
 
-    def __init__(self, corpus: Corpus, numbers: np.ndarray, length: int, backend: Tokenizer):
-        super().__init__(corpus, numbers)
+    def __init__(self, plain: PlainRows, length: int, backend: Tokenizer):
+        self.corpus, self._indices = plain.corpus, plain.indices
         self._frame = special_frame(backend)
-        joined = (np.diff(corpus.documents[self.numbers], prepend=-1) == 0) & (np.diff(self.numbers, prepend=-2) == 1)
-        self._separated = ~joined  # bool [N]: begins a document, or goes on after a gap
-        sizes = self.lengths - 2
+        same_document = np.diff(self.corpus.documents[self._indices], prepend=-1) == 0
+        goes_on = np.diff(self._indices, prepend=-2) == 1
+        self._separated = ~(same_document & goes_on)  # bool [N]: begins a document, or goes on after a gap
+        sizes = plain.lengths - 2
         self._stream_ends = np.cumsum(sizes + self._separated)  # int64 [N]
         self._stream_starts = self._stream_ends - sizes
         self._starts, self._stops = self._cut(length - 2, *sentence_tables(backend))  # int64 [R] each
@@ -135,42 +156,40 @@ class ConcatRows(Rows):
     def _cut(self, capacity: int, ends: np.ndarray, opens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where rows begin and end in the stream."""
         starts, stops = [], []
-        places, is_separated = np.zeros(0, np.int64), np.zeros(0, bool)
-        for found, separated, stream_end in self._places(ends, opens):
-            places, is_separated = np.concatenate([places, found]), np.concatenate([is_separated, separated])
-            before = np.append(places - is_separated, stream_end)  # where a row ends that the next place does not join
-            following = np.searchsorted(before, places + capacity, side="right") - 1
+        begins, separated = np.zeros(0, np.int64), np.zeros(0, bool)
+        for more, more_separated, stream_end in self._possible_begins(ends, opens):
+            begins, separated = np.concatenate([begins, more]), np.concatenate([separated, more_separated])
+            before = np.append(begins - separated, stream_end)  # where a row ends that the next begin does not join
+            following = np.searchsorted(before, begins + capacity, side="right") - 1
             at, following = 0, following.tolist()
-            while following[at] < len(places):
-                starts.append(int(places[at]))
+            while following[at] < len(begins):
+                starts.append(int(begins[at]))
                 at = following[at]
                 stops.append(int(before[at]))
-            places, is_separated = places[at:], is_separated[at:]  # the row that the next shard may fill further
-        return np.array([*starts, *places[:1]], np.int64), np.array([*stops, *self._stream_ends[-1:]], np.int64)
+            begins, separated = begins[at:], separated[at:]  # the row that the next shard may fill further
+        return np.array([*starts, *begins[:1]], np.int64), np.array([*stops, *self._stream_ends[-1:]], np.int64)
 
-    def _places(self, ends: np.ndarray, opens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    def _possible_begins(self, ends: np.ndarray, opens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """By shard: where a row may begin (int64, increasing), whether after a separator, and the end of the stream.
 
         A shard at a time, because the sentences of a large corpus do not fit into memory.
         """
         for first_row, ids, marks, offsets in self.corpus.shards():
-            chosen = slice(*np.searchsorted(self.numbers, [first_row, first_row + len(offsets) - 1]))
-            local = self.numbers[chosen] - first_row
+            local = in_shard(self._indices, first_row, len(offsets) - 1)
             if not len(local):
                 continue
+            first = int(np.searchsorted(self._indices, first_row))
+            chosen = slice(first, first + len(local))
             sentences = row_sentence_starts(ids, marks, ends, opens)
             row = np.searchsorted(local, np.searchsorted(offsets, sentences, side="right") - 1)
             used = local[np.minimum(row, len(local) - 1)]
             within = sentences - offsets[used] - 1
             inside = (within > 0) & (within < offsets[used + 1] - offsets[used] - 2)
-            begins = self._stream_starts[chosen]
-            places = np.concatenate([begins, begins[row[inside]] + within[inside]])
-            separated = np.append(self._separated[chosen], np.zeros(len(places) - len(begins), bool))
-            order = np.argsort(places)
-            yield places[order], separated[order], int(self._stream_ends[chosen][-1])
-
-    def rows(self, indices) -> list[dict]:
-        return [self._row(index) for index in np.asarray(indices, np.int64).tolist()]
+            of_rows = self._stream_starts[chosen]
+            begins = np.concatenate([of_rows, of_rows[row[inside]] + within[inside]])
+            separated = np.append(self._separated[chosen], np.zeros(len(begins) - len(of_rows), bool))
+            order = np.argsort(begins)
+            yield begins[order], separated[order], int(self._stream_ends[chosen][-1])
 
     def _row(self, index: int) -> dict:
         start, stop = int(self._starts[index]), int(self._stops[index])
@@ -178,16 +197,16 @@ class ConcatRows(Rows):
         last = int(np.searchsorted(self._stream_starts, stop, side="left"))
         cls, sep = ([token] for token in self._frame)
         ids, marks = [cls], [[0]]
-        for number, row in enumerate(self.corpus.rows(self.numbers[first:last]), first):
-            if number > first and self._separated[number]:
+        for member, row in enumerate(self.corpus.rows(self._indices[first:last]), first):
+            if member > first and self._separated[member]:
                 ids.append(sep)
                 marks.append([0])
-            begin = int(self._stream_starts[number]) - 1  # of its frame
+            begin = int(self._stream_starts[member]) - 1  # of its frame
             inside = slice(max(start - begin, 1), min(stop - begin, len(row["input_ids"]) - 1))
             ids.append(row["input_ids"][inside])
             marks.append(row["continuation"][inside])
         return {
-            "sample": index,
+            "index": index,
             "input_ids": np.concatenate([*ids, sep]),
             "continuation": np.concatenate([*marks, [0]]),
         }
@@ -196,23 +215,20 @@ class ConcatRows(Rows):
 class IsolatedRows(Rows):
     """Whole corpus rows side by side, each of them, and each document in rows joined already, a piece of its own."""
 
-    def __init__(self, corpus: Corpus, numbers: np.ndarray, length: int, first_token: int):
-        super().__init__(corpus, numbers)
-        self._first_token = first_token
-        self._members, self._edges = fill_rows(self.lengths, length)
-        ends = np.append(0, np.cumsum(self.lengths[self._members]))
+    def __init__(self, plain: PlainRows, length: int, first_token: int):
+        self.corpus, self._first_token = plain.corpus, first_token
+        members, self._edges = fill_rows(plain.lengths, length)
+        self._indices = plain.indices[members]
+        ends = np.append(0, np.cumsum(plain.lengths[members]))
         self.lengths = np.diff(ends[self._edges])
 
-    def rows(self, indices) -> list[dict]:
-        found = []
-        for index in np.asarray(indices, np.int64).tolist():
-            members = self.corpus.rows(self.numbers[self._members[slice(*self._edges[index : index + 2])]])
-            ids, marks = (np.concatenate([row[name] for row in members]) for name in ("input_ids", "continuation"))
-            begins = ids == self._first_token
-            begins[np.cumsum([0] + [len(row["input_ids"]) for row in members[:-1]])] = True
-            pieces = np.diff(np.flatnonzero(begins), append=len(ids))
-            found.append({"sample": index, "input_ids": ids, "continuation": marks, "pieces": pieces})
-        return found
+    def _row(self, index: int) -> dict:
+        members = self.corpus.rows(self._indices[slice(*self._edges[index : index + 2])])
+        ids, marks = (np.concatenate([row[name] for row in members]) for name in ("input_ids", "continuation"))
+        begins = ids == self._first_token
+        begins[np.cumsum([0] + [len(row["input_ids"]) for row in members[:-1]])] = True
+        pieces = np.diff(np.flatnonzero(begins), append=len(ids))
+        return {"index": index, "input_ids": ids, "continuation": marks, "pieces": pieces}
 
 
 def fill_rows(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:

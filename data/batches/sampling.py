@@ -1,57 +1,87 @@
-"""Which rows each micro-batch of each step holds: one endless stream, a pure function of (seed, place in the stream).
+"""Random numbers, and which rows each micro-batch of each step holds: pure functions of a seed and a place.
 
-The stream visits every row once per epoch in a new random order and runs on into the next epoch without a short
-batch. A step takes `step_size` places of it, whatever the number of processes and accumulation steps that share them,
-so 2 x 4 accumulation, one batch of 8 and two processes of 4 train on the same rows.
-S step_size, the rows of one optimiser step over all processes; R rows of the stream.
+Rows come in one endless stream, which visits every row once per epoch in a new random order and runs on into the next
+epoch without a short batch. A step takes `step_size` places of it, whatever the number of processes and accumulation
+steps that share them, so 2 x 4 accumulation, one batch of 8 and two processes of 4 train on the same rows. A place is
+a position in that stream, or in another one that a seed begins.
+
+Letters: S step_size, the rows of one optimiser step over all processes; R rows of an epoch.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from data.batches.packing import Rows
-from data.batches.random_draws import draw
 
+logger = logging.getLogger(__name__)
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
 _EPOCH_ORDER, _STEP_ORDER = 11, 12  # streams of draws, apart from those of masking
 BUCKET_STEPS = 50  # steps that share one pool of rows when rows of like length go together
 
 
-class CorpusRows(Dataset):
-    """Rows of a corpus by (epoch, row) pairs, a micro-batch at a time.
+def mix(values: np.ndarray) -> np.ndarray:
+    """Spread uint64 values evenly over uint64 (the finaliser of splitmix64, Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
-    `corpus.rows(indices)` must give a list of dicts; each gains the key epoch.
+
+def draw(*coordinates: np.ndarray | int) -> np.ndarray:
+    """Random uint64 that depends on nothing but the coordinates (integers or integer arrays, broadcast together)."""
+    state = np.zeros(1, np.uint64)
+    for coordinate in coordinates:
+        state = mix(state + (np.atleast_1d(coordinate).astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return state
+
+
+def draw_at(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The number at each place of the splitmix64 stream that each key seeds: one draw for many places of a row."""
+    return mix(keys + (places.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+
+
+def share_of(bits: np.ndarray) -> np.ndarray:
+    """uint64 -> float64 in [0, 1)."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+class CorpusRows(Dataset):
+    """Rows by pairs of an epoch and an index, a micro-batch at a time.
+
+    `source.rows(indices)` must give a list of dicts; each gains the key epoch.
     """
 
-    def __init__(self, corpus):
-        self.corpus = corpus
+    def __init__(self, source):
+        self.source = source
 
     def __len__(self) -> int:
-        return len(self.corpus)
+        return len(self.source)
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> list[dict]:
-        rows = self.corpus.rows([row for _, row in pairs])
+        rows = self.source.rows([index for _, index in pairs])
         return [{"epoch": epoch, **row} for (epoch, _), row in zip(pairs, rows, strict=True)]
 
 
 class TrainBatches:
-    """Micro-batches of one process from `start` to the end of the run, as lists of (epoch, row) pairs.
+    """Micro-batches of one process from `start` to the end of the run, as lists of (epoch, index of a row).
 
     Args:
-        rows: [R] row numbers to train on.
+        rows: R.
         micro_batch, accumulation, processes: rows of a micro-batch, micro-batches of a step, processes that share it.
         steps: optimiser steps of the whole run; the length is steps * accumulation, wherever the run starts.
-        process: number of this one.
-        lengths: [R] tokens of each of `rows`; given, rows of like length share a micro-batch.
+        process: which of them this one is.
+        lengths: int64 [R], tokens of each row, with which rows of like length share a micro-batch.
         pool_steps: steps whose rows are sorted by length together; 1 leaves every step the rows that chance gave it.
         start: places of the stream that are already done; set it before iterating.
     """
 
     def __init__(
         self,
-        rows: np.ndarray,
+        rows: int,
         micro_batch: int,
         accumulation: int = 1,
         processes: int = 1,
@@ -62,15 +92,11 @@ class TrainBatches:
         lengths: np.ndarray | None = None,
         pool_steps: int = BUCKET_STEPS,
     ):
-        if not len(rows):
-            raise ValueError("rows must not be empty")
-        self.rows, self.lengths, self.steps, self.seed = np.asarray(rows), lengths, steps, seed
-        self.micro_batch, self.accumulation, self.processes, self.process = (
-            micro_batch,
-            accumulation,
-            processes,
-            process,
-        )
+        if not rows:
+            raise ValueError("rows must be at least 1")
+        self.rows, self.lengths, self.steps, self.seed = rows, lengths, steps, seed
+        self.micro_batch, self.accumulation = micro_batch, accumulation
+        self.processes, self.process = processes, process
         self.step_size = micro_batch * accumulation * processes
         self.pool_steps = pool_steps
         self.start = 0
@@ -81,42 +107,37 @@ class TrainBatches:
 
     def epoch_at(self, place: int) -> float:
         """Passes over the rows that the first `place` places of the stream make."""
-        return place / len(self.rows)
+        return place / self.rows
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for place in self._step_places():
-            pairs = self._pairs(place)
+        for places in self._step_places():
+            epochs, indices = self._indices(places)
+            pairs = list(zip(epochs.tolist(), indices.tolist(), strict=True))
             # A row of the sorted step goes to the next micro-batch of any process, like with like; which process
             # gets which micro-batch changes nothing, because every sum runs over the whole step.
-            for number in range(self.accumulation):
-                first = (number * self.processes + self.process) * self.micro_batch
+            for micro_batch in range(self.accumulation):
+                first = (micro_batch * self.processes + self.process) * self.micro_batch
                 yield pairs[first : first + self.micro_batch]
 
     def _step_places(self) -> Iterator[np.ndarray]:
         """Stream places of each step, [S] at a time."""
         if self.lengths is None:
-            place = self.start
-            while True:
+            for place in count(self.start, self.step_size):
                 yield np.arange(place, place + self.step_size)
-                place += self.step_size
-        pool = self.pool_steps * self.step_size
-        done = self.start % pool // self.step_size
-        for number in range(self.start // pool, 2**62):
-            places = np.arange(number * pool, (number + 1) * pool)
+        pool_size = self.pool_steps * self.step_size
+        done = self.start % pool_size // self.step_size
+        for pool in count(self.start // pool_size):
+            places = np.arange(pool * pool_size, (pool + 1) * pool_size)
             lengths = self.lengths[self._indices(places)[1]]
             # The longest first, so that the memory of a step's later micro-batches fits in what the first has freed.
             steps = places[np.argsort(lengths, kind="stable")[::-1]].reshape(self.pool_steps, self.step_size)
-            order = np.argsort(draw(self.seed, _STEP_ORDER, number, np.arange(self.pool_steps)), kind="stable")
+            order = np.argsort(draw(self.seed, _STEP_ORDER, pool, np.arange(self.pool_steps)), kind="stable")
             yield from steps[order[done:]]
             done = 0
 
-    def _pairs(self, places: np.ndarray) -> list[tuple[int, int]]:
-        epochs, indices = self._indices(places)
-        return list(zip(epochs.tolist(), self.rows[indices].tolist(), strict=True))
-
     def _indices(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stream places -> their epochs and their indices into `rows`."""
-        epochs, within = np.divmod(places, len(self.rows))
+        """Places of the stream -> their epochs and the indices of their rows."""
+        epochs, within = np.divmod(places, self.rows)
         indices = np.empty(len(places), np.int64)
         for epoch in np.unique(epochs):
             now = epochs == epoch
@@ -126,7 +147,7 @@ class TrainBatches:
     def _order_of(self, epoch: int) -> np.ndarray:
         """Random order of one epoch, [R]; two are kept, because a pool of steps may lie across two epochs."""
         if epoch not in self._orders:
-            keys = draw(self.seed, _EPOCH_ORDER, epoch, np.arange(len(self.rows)))
+            keys = draw(self.seed, _EPOCH_ORDER, epoch, np.arange(self.rows))
             recent = list(self._orders.items())[-1:]
             self._orders = dict([*recent, (epoch, np.argsort(keys, kind="stable"))])
         return self._orders[epoch]
@@ -138,8 +159,8 @@ class EvalBatches:
     What a batch holds does not depend on the number of processes.
     """
 
-    def __init__(self, rows: np.ndarray, lengths: np.ndarray, batch_size: int, processes: int = 1, process: int = 0):
-        order = np.asarray(rows)[np.argsort(lengths, kind="stable")]
+    def __init__(self, lengths: np.ndarray, batch_size: int, processes: int = 1, process: int = 0):
+        order = np.argsort(lengths, kind="stable")
         batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
         self._batches = batches[process::processes]
 
@@ -148,19 +169,16 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in self._batches:
-            yield [(0, row) for row in batch.tolist()]
-
-
-logger = logging.getLogger(__name__)
+            yield [(0, index) for index in batch.tolist()]
 
 
 def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batches: int = 2000) -> float:
     """Share of the positions of the run's first micro-batches without a token; multiple: what they are padded to."""
     tokens = positions = 0
     for _, batch in zip(range(min(micro_batches, len(batches))), batches, strict=False):
-        found = rows.lengths[[row for _, row in batch]]
-        tokens += int(found.sum())
-        positions += len(found) * -(-int(found.max()) // multiple) * multiple
+        lengths = rows.lengths[[index for _, index in batch]]
+        tokens += int(lengths.sum())
+        positions += len(lengths) * -(-int(lengths.max()) // multiple) * multiple
     return 1 - tokens / positions
 
 
@@ -171,25 +189,24 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
     what micro-batches are padded to.
     """
 
-    def batches_of(found: Rows) -> TrainBatches:
+    def batches_of(source: Rows) -> TrainBatches:
         return TrainBatches(
-            np.arange(len(found)),
+            len(source),
             args.train_batch_size,
             args.gradient_accumulation_steps,
             args.data_processes,
             args.data_process,
             steps=args.max_steps,
             seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths=found.lengths,
+            lengths=source.lengths,
             pool_steps=BUCKET_STEPS if args.train_sampling_strategy == "group_by_length" else 1,
         )
 
-    shares = [100 * padding_share(batches_of(found), found, multiple) for found in (rows, plain)]
+    shares = [100 * padding_share(batches_of(source), source, multiple) for source in (rows, plain)]
     logger.info("%d rows; padding %.1f %% of the positions (%.1f %% in rows of the corpus)", len(rows), *shares)
     return batches_of(rows)
 
 
 def make_eval_batches(args, rows: Rows) -> EvalBatches:
     """This process's share of the evaluation; args: RunArguments."""
-    numbers = np.arange(len(rows))
-    return EvalBatches(numbers, rows.lengths, args.eval_batch_size, args.data_processes, args.data_process)
+    return EvalBatches(rows.lengths, args.eval_batch_size, args.data_processes, args.data_process)

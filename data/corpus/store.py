@@ -371,27 +371,26 @@ class Corpus:
         return len(self.lengths)
 
     def rows(self, indices) -> list[dict]:
-        """Rows by number [N] -> N dicts: sample (int), input_ids and continuation (read-only views [T] of the map)."""
+        """Rows by index [N] -> N dicts: index (int), input_ids and continuation (read-only views [T] of the map)."""
         indices = np.asarray(indices, np.int64)
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"rows must lie in 0..{len(self) - 1}, got {indices.min()}..{indices.max()}")
         shards = np.searchsorted(self._first_rows, indices, side="right") - 1
         locals_ = indices - self._first_rows[shards]
-        found = []
+        rows = []
         for shard in np.unique(shards).tolist():
             self._still_whole(shard)
         for index, shard, local in zip(indices.tolist(), shards.tolist(), locals_.tolist(), strict=True):
             mapped = self._shards[shard]
             span = slice(*mapped.offsets[local : local + 2].tolist())
-            row = {"input_ids": mapped.ids[span], "continuation": mapped.marks[span]}
-            found.append({"sample": index, **row})
-        return found
+            rows.append({"index": index, "input_ids": mapped.ids[span], "continuation": mapped.marks[span]})
+        return rows
 
     def shards(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-        """By shard: number of its first row, ids and continuation of all its rows end to end, offsets [rows + 1]."""
-        for number, shard in enumerate(self._shards):
-            self._still_whole(number)
-            yield int(self._first_rows[number]), shard.ids, shard.marks, shard.offsets
+        """By shard: index of its first row, ids and continuation of all its rows end to end, offsets [rows + 1]."""
+        for index, shard in enumerate(self._shards):
+            self._still_whole(index)
+            yield int(self._first_rows[index]), shard.ids, shard.marks, shard.offsets
 
     @property
     def is_grouped(self) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from data.batches.mask_collator import IGNORED
+from data.batches.masking import IGNORED
 from data.batches.sampling import BUCKET_STEPS, EvalBatches, TrainBatches
 from data.features.pairs import c3_features, chid_features, swag_features, text_features
 from data.features.rows import Building, Features, frame_of
@@ -106,7 +106,7 @@ def make_train_batches(
     """
     step_size = micro_batch * accumulation * processes
     return TrainBatches(
-        np.arange(len(features)),
+        len(features),
         micro_batch,
         accumulation,
         processes,
@@ -120,7 +120,7 @@ def make_train_batches(
 
 def make_eval_batches(features: Features, batch_size: int, processes: int = 1, process: int = 0) -> EvalBatches:
     """This process's share of the evaluation, longest rows together; no row comes twice."""
-    return EvalBatches(np.arange(len(features)), features.lengths, batch_size, processes, process)
+    return EvalBatches(features.lengths, batch_size, processes, process)
 
 
 def in_order(features: Features, indices: Sequence[int], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:

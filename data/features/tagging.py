@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.batches.mask_collator import IGNORED
+from data.batches.masking import IGNORED
 from data.features.rows import Building, Features, Slices, index_runs, label_id, must_be_labelled
 
 _SHARED = 4  # neighbouring chunks share one in so many of their tokens

@@ -305,7 +305,7 @@ class Trainer(transformers.Trainer):
         found = set()
         for batch in islice(batches, self.args.gradient_accumulation_steps):
             rows = self.train_dataset.__getitems__(batch)
-            found |= {row.get("sample", number[1]) for row, number in zip(rows, batch, strict=True)}
+            found |= {row.get("index", number[1]) for row, number in zip(rows, batch, strict=True)}
         return sorted(set().union(*gather_object([found])))
 
     # Logs

@@ -8,7 +8,7 @@ import pytest
 
 from data.batches.causal_documents import CorpusDocuments, Documents, encode_documents, split
 from data.batches.causal_streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
-from data.batches.mask_collator import IGNORED
+from data.batches.masking import IGNORED
 from data.batches.sampling import CorpusRows
 from data.corpus.store import Corpus, CorpusError
 from training.pretrained import load_tokenizer
@@ -62,7 +62,7 @@ def test_samples_are_those_of_the_original(seed):
 
 
 def test_rows_of_a_batch_follow_the_original_order():
-    batches = StreamBatches(np.arange(7), 2, steps=6, seed=0)
+    batches = StreamBatches(7, 2, steps=6, seed=0)
     found = [[row for _, row in batch] for _, batch in zip(range(6), batches, strict=False)]
     assert found == ORIGINAL["order"]
 
@@ -71,7 +71,7 @@ def test_streams_do_not_depend_on_how_a_step_is_shared():
     def steps(micro, accumulation, processes, start=0):
         sides = []
         for process in range(processes):
-            batches = StreamBatches(np.arange(50), micro, accumulation, processes, process, steps=4, seed=0)
+            batches = StreamBatches(50, micro, accumulation, processes, process, steps=4, seed=0)
             batches.start = start
             sides.append([batch for _, batch in zip(range(4 * accumulation), batches, strict=False)])
         return [

@@ -11,8 +11,8 @@ import torch
 from common.errors import ArgumentError
 from data import create_data
 from data.batches.electra_rows import ElectraRows, ExampleBuilder
-from data.batches.mask_collator import MaskCollator
-from data.batches.masking import TokenMasking
+from data.batches.masking import MaskCollator, TokenMasking
+from data.batches.packing import PlainRows
 from data.corpus.store import FORMAT, Corpus, CorpusError, shard_name, write_manifest, write_shard
 from data.tokens.tokenizer_files import tokenizer_hash
 from training.pretrained import load_tokenizer
@@ -125,11 +125,11 @@ def frame(text):
 
 def make(made, tokenizer, numbers, kind="packed", length=16, seed=0):
     """Rows as lists of tokens; checks what every row must be."""
-    found = ElectraRows(made, np.asarray(numbers), kind, length, tokenizer.backend_tokenizer, seed)
+    found = ElectraRows(PlainRows(made, numbers), kind, length, tokenizer.backend_tokenizer, seed)
     rows = found.rows(range(len(found)))
     tokens = [tokenizer.convert_ids_to_tokens(row["input_ids"]) for row in rows]
     for number, (row, text) in enumerate(zip(rows, tokens, strict=True)):
-        assert row["sample"] == number and row["continuation"].tolist() == [t.startswith("##") for t in text]
+        assert row["index"] == number and row["continuation"].tolist() == [t.startswith("##") for t in text]
         assert len(text) == found.lengths[number] <= length
         assert text[0] == "[CLS]" and text[-1] == text[row["first_segment"] - 1] == "[SEP]"
         assert text.count("[SEP]") == 1 + (row["first_segment"] < len(text))
@@ -244,7 +244,9 @@ def test_bad_lengths_and_tokenizers_are_refused(corpus, tokenizer):
 
 
 def test_type_ids_tell_the_segments_apart(corpus, tokenizer):
-    made = ElectraRows(corpus(ROWS, [0, 0, 0, 4], 1), np.arange(4), "packed", 16, tokenizer.backend_tokenizer, 0)
+    made = ElectraRows(
+        PlainRows(corpus(ROWS, [0, 0, 0, 4], 1), np.arange(4)), "packed", 16, tokenizer.backend_tokenizer, 0
+    )
     rows = [{"epoch": 0, **row} for row in made.rows(range(len(made)))]
     masking = TokenMasking(len(tokenizer), tokenizer.mask_token_id, tuple(tokenizer.all_special_ids))
     batch = MaskCollator(masking, tokenizer.pad_token_id)(rows)

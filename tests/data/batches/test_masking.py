@@ -1,12 +1,18 @@
-"""Whole-word masking: statistics over a million tokens, the budget rule word by word, and draws by place alone."""
+"""Masks: statistics over a million tokens, the budget rule word by word, draws by place alone; the collator: shapes,
+padding, fixed masks, speed, and no dependence on workers.
+"""
 
 import random
+import time
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from data.batches.masking import MASK_STYLES, TokenMasking, WholeWordMasking
-from data.batches.random_draws import draw, draw_at
+from data.batches.masking import IGNORED, MASK_STYLES, MaskCollator, TokenMasking, WholeWordMasking
+from data.batches.sampling import draw, draw_at
+from training.process import keep_freed_memory
 
 VOCAB, MASK = 12000, 103
 SPECIAL = (0, 100, 101, 102, 103)
@@ -89,8 +95,8 @@ def test_budget_rule_is_that_of_a_loop_over_shuffled_words(probability):
         words = {}
         for index in inside:
             words.setdefault(int(words_of(marks)[index]), []).append(index)
-        places = np.array([words[number][0] - first for number in words])
-        keys = dict(zip(words, draw_at(draw(draw(3, 0, row), 1), places) >> np.uint64(32), strict=True))
+        positions = np.array([words[number][0] - first for number in words])
+        keys = dict(zip(words, draw_at(draw(draw(3, 0, row), 1), positions) >> np.uint64(32), strict=True))
         left, expected = max(1, round(probability * length)), []
         for number in sorted(words, key=keys.get):
             free = [index for index in words[number] if ids[index] not in SPECIAL]
@@ -106,13 +112,13 @@ def test_a_row_of_specials_only_has_no_labels():
     assert len(chosen) == len(replacement) == 0
 
 
-def test_masks_depend_on_seed_epoch_and_sample_and_on_nothing_else():
+def test_masks_depend_on_seed_epoch_and_row_and_on_nothing_else():
     lengths = np.array([100, 60, 80])
     ids, marks = make_rows(4, lengths)
 
-    def masks(seed=1, epoch=0, samples=(5, 6, 7)):
+    def masks(seed=1, epoch=0, indices=(5, 6, 7)):
         chosen, replacement = WholeWordMasking(VOCAB, MASK, SPECIAL, seed=seed)(
-            ids, marks, lengths, np.full(3, epoch), np.array(samples)
+            ids, marks, lengths, np.full(3, epoch), np.array(indices)
         )
         return chosen.tolist(), replacement.tolist()
 
@@ -123,7 +129,7 @@ def test_masks_depend_on_seed_epoch_and_sample_and_on_nothing_else():
     np.random.seed(0)
     random.seed(0)
     assert masks() == masks()
-    others = [masks(seed=2), masks(epoch=1), masks(samples=(8, 9, 10))]
+    others = [masks(seed=2), masks(epoch=1), masks(indices=(8, 9, 10))]
     assert all(other[0] != masks()[0] for other in others)
 
 
@@ -178,14 +184,14 @@ def test_single_tokens_depend_on_their_place_alone():
     assert whole.tolist() != mask(masking, ids, marks, lengths, epoch=3)[0].tolist()
 
 
-def test_noise_seeds_are_distinct_and_depend_on_seed_epoch_and_sample_alone():
-    epochs, samples = np.repeat([0, 1], 500), np.tile(np.arange(500), 2)
-    seeds = TokenMasking(VOCAB, MASK, SPECIAL, seed=1).noise_seeds(epochs, samples)
+def test_noise_seeds_are_distinct_and_depend_on_seed_epoch_and_row_alone():
+    epochs, indices = np.repeat([0, 1], 500), np.tile(np.arange(500), 2)
+    seeds = TokenMasking(VOCAB, MASK, SPECIAL, seed=1).noise_seeds(epochs, indices)
     assert seeds.dtype == np.int64 and seeds.min() >= 0 and len(set(seeds.tolist())) == 1000
-    assert WholeWordMasking(VOCAB, MASK, SPECIAL, seed=1).noise_seeds(epochs[::-1], samples[::-1]).tolist() == (
+    assert WholeWordMasking(VOCAB, MASK, SPECIAL, seed=1).noise_seeds(epochs[::-1], indices[::-1]).tolist() == (
         seeds[::-1].tolist()
     )
-    assert not set(TokenMasking(VOCAB, MASK, SPECIAL, seed=2).noise_seeds(epochs, samples)) & set(seeds)
+    assert not set(TokenMasking(VOCAB, MASK, SPECIAL, seed=2).noise_seeds(epochs, indices)) & set(seeds)
 
 
 @pytest.mark.parametrize(
@@ -195,3 +201,118 @@ def test_noise_seeds_are_distinct_and_depend_on_seed_epoch_and_sample_alone():
 def test_a_bad_share_is_refused_by_name(options):
     with pytest.raises(ValueError, match=r"mlm_probability|mask_share"):
         WholeWordMasking(VOCAB, MASK, SPECIAL, **options)
+
+
+# The collator
+
+
+def make_row(index, length, epoch=0):
+    rng = np.random.default_rng(index)
+    ids = rng.integers(200, 12000, length).astype(np.uint16)
+    ids[[0, -1]] = 101, 102
+    marks = (rng.random(length) < 0.35).astype(np.uint8)
+    marks[[0, 1, -1]] = 0
+    return {"epoch": epoch, "index": index, "input_ids": ids, "continuation": marks}
+
+
+def make_collator(**options):
+    return MaskCollator(WholeWordMasking(12000, 103, SPECIAL, seed=1), pad_token_id=0, **options)
+
+
+def test_tensors_fit_together():
+    rows = [make_row(index, length) for index, length in enumerate([37, 12, 2, 61])]
+    batch = make_collator(pad_to_multiple_of=8)(rows)
+    assert {name: tensor.dtype for name, tensor in batch.items()} == dict.fromkeys(batch, torch.int64)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["labels"].shape == (4, 64)
+    assert batch["attention_mask"].sum(1).tolist() == [37, 12, 2, 61]
+    assert (batch["input_ids"][batch["attention_mask"] == 0] == 0).all()
+    labels = batch["labels"]
+    assert (labels != IGNORED).sum(1).tolist() == [6, 2, 0, 9]  # round(0.15 * 37), ..., nothing but specials, ...
+    for row, ids in zip(range(4), rows, strict=True):
+        original = torch.from_numpy(ids["input_ids"].astype(np.int64))
+        predicted = torch.where(labels[row] == IGNORED, batch["input_ids"][row], labels[row])
+        assert torch.equal(predicted[: len(original)], original)
+    positions = batch["masked_positions"]
+    assert positions.shape == (4, 9)
+    gathered = labels.gather(1, positions)
+    assert torch.equal(gathered[gathered != IGNORED], labels[labels != IGNORED])
+    assert (positions[gathered == IGNORED] == 0).all() and (labels[:, 0] == IGNORED).all()
+
+
+def test_a_batch_without_labels_has_one_empty_position():
+    batch = make_collator()([make_row(0, 2), make_row(1, 2)])
+    assert batch["masked_positions"].tolist() == [[0], [0]] and (batch["labels"] == IGNORED).all()
+
+
+def test_fixed_masks_ignore_the_epoch_and_training_masks_do_not():
+    def labels(collator, epoch):
+        return collator([make_row(3, 200, epoch)])["labels"]
+
+    fixed, other = (make_collator().for_evaluation(seed) for seed in (1, 2))
+    assert torch.equal(labels(fixed, 0), labels(fixed, 5))
+    assert not torch.equal(labels(make_collator(), 0), labels(make_collator(), 5))
+    assert not torch.equal(labels(fixed, 0), labels(make_collator(), 0))
+    assert not torch.equal(labels(fixed, 0), labels(other, 0))
+
+
+class RowsByIndex(Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitems__(self, indices):
+        return [make_row(index, 40 + index) for index in indices]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_masks_are_the_same_for_any_number_of_workers_and_any_batch(workers):
+    seen = {}
+    for size in (4, 16):
+        loader = DataLoader(RowsByIndex(), batch_size=size, num_workers=workers, collate_fn=make_collator())
+        seen[size] = [
+            tuple(row[mask == 1].tolist())
+            for b in loader
+            for row, mask in zip(b["input_ids"], b["labels"] != IGNORED, strict=True)
+        ]
+    alone = [make_collator()([make_row(index, 40 + index)]) for index in range(64)]
+    assert seen[4] == seen[16] == [tuple(b["input_ids"][b["labels"] != IGNORED].tolist()) for b in alone]
+
+
+def test_five_million_tokens_per_cpu_second():
+    rows = [make_row(index, 512) for index in range(64)]
+    collator = make_collator(pad_to_multiple_of=8)
+    keep_freed_memory()  # as loader workers do
+    collator(rows)
+    best = min(_seconds(collator, rows) for _ in range(15))
+    assert 64 * 512 / best >= 5e6, f"{64 * 512 / best / 1e6:.1f} million tokens per CPU-second"
+
+
+def _seconds(collator, rows):
+    start = time.process_time()
+    collator(rows)
+    return time.process_time() - start
+
+
+def test_pieces_become_documents_and_positions_that_restart():
+    rows = [make_row(0, 9) | {"pieces": np.array([4, 5])}, make_row(1, 7) | {"pieces": np.array([7])}]
+    batch = make_collator(pad_to_multiple_of=4)(rows)
+    assert batch["document_ids"].tolist() == [[1] * 4 + [2] * 5 + [0] * 3, [1] * 7 + [0] * 5]
+    assert batch["position_ids"].tolist() == [[*range(4), *range(5), 0, 0, 0], [*range(7), 0, 0, 0, 0, 0]]
+    assert {batch[name].dtype for name in ("document_ids", "position_ids")} == {torch.int64}
+
+
+def test_positions_are_filled_with_one_that_has_no_label():
+    full, short = make_row(0, 40), make_row(1, 8)
+    full["input_ids"], short["input_ids"] = np.full(40, 500, np.uint16), np.full(8, 500, np.uint16)  # no specials
+    for index in range(60):
+        batch = make_collator()([full | {"index": index}, short | {"index": index}])
+        labels = batch["labels"]
+        gathered = labels.gather(1, batch["masked_positions"])
+        assert ((gathered != IGNORED).sum(1) == (labels != IGNORED).sum(1)).all()
+
+
+def test_noise_seeds_of_a_batch_depend_on_epoch_and_row_alone():
+    def seeds(epoch, indices):
+        return make_collator(noise=True)([make_row(index, 12, epoch) for index in indices])["noise_seed"].tolist()
+
+    assert seeds(0, [3, 4]) == [*seeds(0, [3]), *seeds(0, [4])]
+    assert len({*seeds(0, [3, 4]), *seeds(1, [3, 4])}) == 4 and min(seeds(0, range(20))) >= 0

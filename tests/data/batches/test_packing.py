@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from data.batches.packing import HELD_OUT_SEED, Rows, fill_rows, load_rows, pack
+from data.batches.packing import HELD_OUT_SEED, PlainRows, fill_rows, load_rows, pack
 from data.batches.sampling import TrainBatches, padding_share
 from data.corpus.sentences import sentence_tables
 from data.corpus.store import FORMAT, Corpus, CorpusError, shard_name, write_manifest, write_shard
@@ -55,7 +55,7 @@ def random_documents(seed, count=40):
 
 
 def every(corpus):
-    return Rows(corpus, np.arange(len(corpus)))
+    return PlainRows(corpus, np.arange(len(corpus)))
 
 
 def packed_rows(rows):
@@ -80,12 +80,12 @@ def stream_by_hand(rows, numbers, corpus, backend):
 def test_concat_lays_the_documents_end_to_end_and_loses_nothing(tmp_path, backend, shards, share, length):
     corpus = write(tmp_path / "corpus", backend, random_documents(length), shards)
     numbers = np.flatnonzero(np.random.default_rng(0).random(len(corpus)) < share)
-    rows = pack(Rows(corpus, numbers), "concat", length, backend)
+    rows = pack(PlainRows(corpus, numbers), "concat", length, backend)
     cls, sep = framed(backend, "")
     found = packed_rows(rows)
     assert [len(row["input_ids"]) for row in found] == rows.lengths.tolist()
     assert all(len(row["input_ids"]) == len(row["continuation"]) <= length for row in found)
-    assert [row["sample"] for row in found] == list(range(len(rows)))
+    assert [row["index"] for row in found] == list(range(len(rows)))
     assert all((row["input_ids"][0], row["input_ids"][-1]) == (cls, sep) for row in found)
     wanted = stream_by_hand(corpus.rows(numbers), numbers.tolist(), corpus, backend)
     contents = [row["input_ids"][1:-1].tolist() for row in found]
@@ -113,7 +113,7 @@ def test_concat_rows_are_full_and_begin_with_sentences_or_rows(tmp_path, backend
         whole.append(kinds[last] > 0 and opens[first])
         assert whole[-1] or tuple(row["input_ids"][1:4].tolist()) in row_starts
     assert np.mean(whole) > 0.5
-    assert padding_share(TrainBatches(np.arange(len(rows)), 8, steps=9, seed=0), rows, 1) < 0.3
+    assert padding_share(TrainBatches(len(rows), 8, steps=9, seed=0), rows, 1) < 0.3
     # no row could have taken the next sentence as well: the longest one has 15 tokens and a separator
     assert rows.lengths[:-1].min() > 48 - 16
 
@@ -144,7 +144,7 @@ def test_isolated_keeps_whole_rows_apart_and_fills_them(tmp_path, backend):
 def test_rows_that_are_joined_already_are_isolated_by_document_and_concat_leaves_them(tmp_path, backend):
     documents = [["我爱你" + "北京" * 8], ["你好吗"]]
     corpus = write(tmp_path / "corpus", backend, documents, line_by_line=False, max_seq_length=30)
-    assert corpus.is_grouped and type(pack(every(corpus), "concat", None, backend)) is Rows
+    assert corpus.is_grouped and type(pack(every(corpus), "concat", None, backend)) is PlainRows
     (row,) = pack(every(corpus), "isolated", None, backend).rows([0])
     assert row["pieces"].tolist() == [5, 21]
     joined = write(tmp_path / "joined", backend, [["我爱你[SEP][CLS]你好吗"]], line_by_line=False)
@@ -162,8 +162,8 @@ def test_packing_depends_on_the_corpus_alone_and_travels_to_workers(tmp_path, ba
 
 def test_rows_without_packing_keep_their_numbers_and_default_to_the_prepared_length(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(4), max_seq_length=60)
-    rows = pack(Rows(corpus, np.array([3, 5])), "none", None, backend)
-    assert [row["sample"] for row in rows.rows([1, 0])] == [5, 3]
+    rows = pack(PlainRows(corpus, np.array([3, 5])), "none", None, backend)
+    assert [row["index"] for row in rows.rows([1, 0])] == [5, 3]
     assert 40 < pack(every(corpus), "isolated", None, backend).lengths.max() <= 60
 
 
@@ -180,7 +180,7 @@ def test_every_item_is_in_one_row_that_holds_it(lengths):
 def test_padding_is_counted_as_the_collator_pads(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, [["我"], ["我爱你北京"]])
     rows = every(corpus)  # of 3 and 7 tokens
-    batches = TrainBatches(np.arange(2), 2, steps=3, seed=0)
+    batches = TrainBatches(2, 2, steps=3, seed=0)
     assert padding_share(batches, rows, 1) == pytest.approx(1 - 10 / 14)
     assert padding_share(batches, rows, 8) == pytest.approx(1 - 10 / 16)
 
@@ -209,5 +209,5 @@ def test_held_out_rows_are_whole_documents(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(6))
     train, held_out = load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
     assert (len(train) + len(held_out), HELD_OUT_SEED) == (len(corpus), 0)
-    assert not set(corpus.documents[train.numbers]) & set(corpus.documents[held_out.numbers])
+    assert not set(corpus.documents[train.indices]) & set(corpus.documents[held_out.indices])
     assert load_rows(str(tmp_path / "corpus"), str(tmp_path / "corpus"), None, backend)[1].lengths.sum()

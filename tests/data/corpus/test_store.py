@@ -46,7 +46,7 @@ def test_rows_come_back_from_every_shard_in_any_order(folder):
     assert corpus.lengths.tolist() == [3, 5, 4, 6] and corpus.lengths.dtype == np.int32
     assert corpus.documents.tolist() == [0, 0, 2, 7] and corpus.documents.dtype == np.int64
     rows = corpus.rows([3, 0, 3])
-    assert [row["sample"] for row in rows] == [3, 0, 3]
+    assert [row["index"] for row in rows] == [3, 0, 3]
     assert rows[0]["input_ids"].tolist() == list(range(22, 28)) and rows[0]["input_ids"].dtype == np.uint16
     assert rows[1]["continuation"].tolist() == [0, 1, 0] and rows[1]["continuation"].dtype == np.uint8
     assert not rows[0]["input_ids"].flags.owndata and not rows[0]["input_ids"].flags.writeable

@@ -35,7 +35,7 @@ if world > 1:
     fully_shard(model, mesh=mesh)
     weight = model.model.layers[0].mlp.fc_in.weight
     assert isinstance(weight, DTensor) and weight.to_local().numel() * 2 == weight.numel()
-batches = TrainBatches(np.arange(4), 4 // world, 1, world, rank, steps=2, seed=0)
+batches = TrainBatches(4, 4 // world, 1, world, rank, steps=2, seed=0)
 objective = CausalLanguageModelling(model, 8, batches, mem_len=8)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 ids = torch.randint(0, 64, (2, 4, 9), generator=torch.Generator().manual_seed(1))

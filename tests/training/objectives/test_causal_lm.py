@@ -30,7 +30,7 @@ def original_rows():
 @pytest.mark.parametrize("training", [True, False])
 def test_losses_over_the_streams_are_the_originals(xl_model, xl_tensors, training):
     model = xl_model(attention_window=8, mem_len=4)
-    rows, batches = list(original_rows()), StreamBatches(np.arange(7), 2, steps=4, seed=0)
+    rows, batches = list(original_rows()), StreamBatches(7, 2, steps=4, seed=0)
     objective = CausalLanguageModelling(model, 8, batches, mem_len=4)
     for number, pairs in zip(range(4), batches, strict=False):
         batch = CausalCollator(ORIGINAL["end"], 8)([rows[row] for _, row in pairs])
@@ -147,7 +147,7 @@ def test_memory_goes_to_other_micro_batches_and_processes_and_to_no_other_stream
     model = xl_model(attention_window=8, mem_len=4)
 
     def objective(*shape):
-        return CausalLanguageModelling(model, 8, TrainBatches(np.arange(16), *shape, steps=1, seed=0), mem_len=4)
+        return CausalLanguageModelling(model, 8, TrainBatches(16, *shape, steps=1, seed=0), mem_len=4)
 
     assert objective(4).state() == {}
     batch = {"labels": torch.ones(4, 8, dtype=torch.int64), "position_ids": torch.arange(8).expand(4, 8)}
