@@ -37,7 +37,8 @@ from data.features.build import Features, TaskCollator, make_eval_batches, make_
 from data.scoring.metrics import SplitScorer, merge_splits
 from data.scoring.submission import make_submissions
 from data.tasks import plan as task_data
-from data.tasks.table import Split, Task
+from data.tasks.loading import Split
+from data.tasks.task import Task
 from models import task_heads
 from models.stock import longest_row
 from models.task_heads import takes_token_types

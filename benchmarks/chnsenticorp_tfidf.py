@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.tasks.table import adhoc_task
+from data.tasks.own_files import adhoc_task
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.features.build import Features, Windows, combine, make_features
 from data.scoring.metrics import score
 from data.scoring.predictions import decode
-from data.tasks.table import find_task, load_task
+from data.tasks.loading import load_task
+from data.tasks.table import find_task
 
 
 def character_tokenizer(records: list[dict]) -> BertTokenizer:

@@ -31,7 +31,7 @@ import models  # noqa: F401  registers the model types
 from benchmarks.measuring import DTYPES, add_options, in_child, report
 from data.batches.sampling import BUCKET_STEPS, CorpusRows
 from data.features.build import TaskCollator, make_features, make_train_batches
-from data.tasks.table import adhoc_task
+from data.tasks.own_files import adhoc_task
 from training.pretrained import load_tokenizer
 
 SIDES = ("run_glue", "ours")

@@ -25,7 +25,7 @@ from common.script import run_script
 from data.features.build import TaskCollator, combine, make_features
 from data.scoring.metrics import score
 from data.scoring.predictions import decode
-from data.tasks.table import adhoc_task
+from data.tasks.own_files import adhoc_task
 from training.pretrained import load_tokenizer
 
 

@@ -21,7 +21,7 @@ from transformers import (
 import models
 import run_glue
 from common.errors import ArgumentError
-from data.tasks.table import TaskError
+from data.tasks.task import TaskError
 from tests.processes import run_together
 from tests.runs import killed_in
 from training.pretrained import load_tokenizer

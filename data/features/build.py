@@ -22,8 +22,8 @@ from data.features.pairs import c3_features, chid_features, swag_features, text_
 from data.features.rows import Building, Features, frame_of
 from data.features.spans import Windows, span_features
 from data.features.tagging import tag_features
-from data.tasks.records import swapped_pairs
-from data.tasks.task import Split, Task
+from data.tasks.loading import Split
+from data.tasks.task import Task
 
 __all__ = ["Features", "Windows", "combine", "in_order", "make_eval_batches", "make_features", "make_train_batches"]
 
@@ -162,6 +162,17 @@ def make_all_features(
         share = 100 * features[name].truncated
         logger.info("%s %s: %.1f %% of the records are longer than %d tokens", task.name, name, share, max_length)
     return features
+
+
+def swapped_pairs(records: Sequence[dict]) -> list[dict]:
+    """The records, and each of them once more with its two texts exchanged (google-research/electra).
+
+    ValueError for records that have no second text.
+    """
+    if any(record.get("text_b") is None for record in records):
+        raise UserError("--swap_augment needs records of two texts, got some of one; leave it out")
+    swaps = [record | {"text_a": record["text_b"], "text_b": record["text_a"]} for record in records]
+    return [*records, *swaps]
 
 
 def row_tokens(features: Features) -> np.ndarray:

@@ -13,8 +13,9 @@ import numpy as np
 
 from data.scoring.metrics import METRICS
 from data.scoring.predictions import read_predictions
-from data.tasks.table import Task, find_task
+from data.tasks.table import find_task
 from data.tasks.tags import to_entities
+from data.tasks.task import Task
 
 _MEANS = ("accuracy", "em", "f1", "character_f1", "squad_em", "squad_f1")  # over items, except for tagging's
 

@@ -23,9 +23,9 @@ from common.errors import UserError
 from data.features.build import Features, combine, in_order
 from data.scoring.answer_scores import best_over_answers, character_f1, cmrc_exact, cmrc_f1, squad_exact, squad_f1
 from data.scoring.predictions import METHODS, Verdict, decode
-from data.tasks.table import Task
+from data.tasks.loading import Split
 from data.tasks.tags import legalise, to_entities
-from data.tasks.task import Split
+from data.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from scipy.optimize import linear_sum_assignment
 from common.errors import UserError
 from data.features.spans import Windows
 from data.outputs import atomic_output
-from data.tasks.table import Task
+from data.tasks.loading import Split
 from data.tasks.tags import legalise
-from data.tasks.task import Split
+from data.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 

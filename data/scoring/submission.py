@@ -16,8 +16,9 @@ from typing import Any
 from common.shortening import SHORTENING
 from data.outputs import atomic_output
 from data.scoring.predictions import BOUNDS, PREDICTIONS, SubmissionError, read_object, read_predictions
-from data.tasks.table import TASKS, Task
+from data.tasks.table import TASKS
 from data.tasks.tags import cluener_label, to_entities
+from data.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,15 @@
-"""Where the rows of a task lie: files of its folder, or a data set of the datasets library."""
+"""Splits of a task, read from where their rows lie: files of its folder, or a data set of the datasets library."""
 
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.tasks.records import Reading, make_records
 from data.tasks.rows import Row, read_rows, read_text, table_rows
-from data.tasks.task import Split, Task, TaskError
+from data.tasks.task import Task, TaskError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,6 +19,41 @@ logger = logging.getLogger(__name__)
 SOURCES = ("auto", "local", "hub")
 _BOARDS = ("", "glue", "glue_data", "clue")  # folders of --data_dir in which folders of tasks are looked for
 _PAIR_IDS = ("#1 ID", "#2 ID")  # by which MRPC's file of dev ids names rows
+
+
+@dataclass
+class Split:
+    """Records of one split.
+
+    records: plain dicts in the order of the source, see data/tasks/records.py.
+    source: the file(s) or data set that they come from.
+    skipped: rows left out, counted by reason.
+    notes: oddities of rows that were kept, counted likewise.
+    expected: official number of rows, None where there is none.
+    parts: number of records of each file, where a split is read from several.
+    """
+
+    records: list[dict]
+    source: str
+    skipped: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    expected: int | None = None
+    parts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """What `expected` counts: records, or of a cloze the lists of passages."""
+        return len({record["group"] for record in self.records if "tag" in record}) or len(self.records)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every record has its label (answers, tags)."""
+        return bool(self.records) and all(
+            record[key] is not None and record[key] != []
+            for record in self.records
+            for key in ("label", "answers", "tags")
+            if key in record
+        )
 
 
 @dataclass
@@ -62,8 +97,8 @@ def find_folder(task: Task, data_dir: str | Path) -> Path | None:
 def _subfolder(folder: Path, name: str) -> Path | None:
     if not folder.is_dir():
         return None
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and _plain(path.name) == _plain(name))
-    return found[0] if found else None
+    matches = sorted(path for path in folder.iterdir() if path.is_dir() and _plain(path.name) == _plain(name))
+    return matches[0] if matches else None
 
 
 def _plain(name: str) -> str:
@@ -101,17 +136,17 @@ def read_split(task: Task, split: str, opened: Opened, csl_joiner: str = " ") ->
     for path, rows in opened.parts(() if role == "test" else task.header):
         if path is not None and task.reader == "chid":
             reading.answers = _cloze_answers(path)
-        found = make_records(rows, reading)
-        records += found
+        batch = make_records(rows, reading)
+        records += batch
         if path is not None:
-            parts[path.name] = len(found)
+            parts[path.name] = len(batch)
     if not records:
         got = f"got none{_counts(reading.skipped)}"
         raise TaskError(f"{opened.name} must hold rows that {task.name} can use, {got}; check the file")
     expected = _official_size(task, split, opened.paths)
-    made = Split(records, opened.name, dict(reading.skipped), dict(reading.notes), expected, parts)
-    _log(task, split, made)
-    return made
+    result = Split(records, opened.name, dict(reading.skipped), dict(reading.notes), expected, parts)
+    _log(task, split, result)
+    return result
 
 
 def _official_size(task: Task, split: str, paths: tuple[Path, ...]) -> int | None:
@@ -122,17 +157,16 @@ def _official_size(task: Task, split: str, paths: tuple[Path, ...]) -> int | Non
     return None if {path.name for path in paths} & set(task.copies.get(split, ())) else task.sizes.get(split)
 
 
-def _log(task: Task, split: str, made: Split) -> None:
-    logger.info("%s %s: %d rows from %s", task.name, split, made.rows, made.source)
-    if made.skipped:
-        logger.warning("%s %s: rows left out%s", task.name, split, _counts(made.skipped))
-    if made.notes:
-        logger.warning("%s %s: kept, but mind%s", task.name, split, _counts(made.notes))
-    if made.expected not in (None, made.rows, made.rows + sum(made.skipped.values())):
-        logger.warning(
-            "%s %s: official is a size of %d rows, got %d; check that %s is the official file and complete",
-            task.name, split, made.expected, made.rows, made.source,
-        )  # fmt: skip
+def _log(task: Task, split: str, result: Split) -> None:
+    logger.info("%s %s: %d rows from %s", task.name, split, result.rows, result.source)
+    if result.skipped:
+        logger.warning("%s %s: rows left out%s", task.name, split, _counts(result.skipped))
+    if result.notes:
+        logger.warning("%s %s: kept, but mind%s", task.name, split, _counts(result.notes))
+    if result.expected not in (None, result.rows, result.rows + sum(result.skipped.values())):
+        advice = f"check that {result.source} is the official file and complete"
+        numbers = result.expected, result.rows
+        logger.warning("%s %s: official is a size of %d rows, got %d; %s", task.name, split, *numbers, advice)
 
 
 def _counts(tally: Mapping[str, int]) -> str:
@@ -194,8 +228,8 @@ def _first_files(folder: Path, names: Iterable[str]) -> tuple[Path, ...]:
 def _shards(folder: Path, split: str) -> tuple[Path, ...]:
     """Parquet files as the hub holds them."""
     name = re.compile(rf"{re.escape(split)}(-\d+-of-\d+)?\.parquet")
-    found = [path for place in (folder, folder / "data") if place.is_dir() for path in sorted(place.iterdir())]
-    return tuple(path for path in found if name.fullmatch(path.name))
+    paths = [path for part in (folder, folder / "data") if part.is_dir() for path in sorted(part.iterdir())]
+    return tuple(path for path in paths if name.fullmatch(path.name))
 
 
 def _divide(task: Task, folder: Path, opened: dict[str, Opened], training: bool) -> dict[str, Opened]:
@@ -212,7 +246,7 @@ def _divide(task: Task, folder: Path, opened: dict[str, Opened], training: bool)
         if training:
             raise TaskError(missing)
         logger.warning("%s: only the test set is read; %s", task.name, missing)
-        return {split: found for split, found in opened.items() if found.paths != train.paths}
+        return {split: source for split, source in opened.items() if source.paths != train.paths}
     lines = read_text(path).rstrip("\r\n").split("\n")
     listed = {tuple(line.removesuffix("\r").split("\t")[:2]) for line in lines}
     train.keep = lambda row: tuple(row.values.get(name) for name in _PAIR_IDS) not in listed
@@ -222,13 +256,13 @@ def _divide(task: Task, folder: Path, opened: dict[str, Opened], training: bool)
 
 def _cloze_answers(path: Path) -> dict[str, int] | None:
     """ChID's answers lie beside the passages, in a file of their own."""
-    answers = path.with_name(f"{path.stem}_answer{path.suffix}")
-    if not answers.is_file():
+    file = path.with_name(f"{path.stem}_answer{path.suffix}")
+    if not file.is_file():
         return None
-    found = next((row.values for row in read_rows(answers)), None)
-    if not isinstance(found, dict):
-        raise TaskError(f"{answers} must be an object of blanks and their answers, got {str(found)[:60]!r}; mend it")
-    return found
+    answers = next((row.values for row in read_rows(file)), None)
+    if not isinstance(answers, dict):
+        raise TaskError(f"{file} must be an object of blanks and their answers, got {str(answers)[:60]!r}; mend it")
+    return answers
 
 
 def open_dataset(name: str, config: str | None) -> dict[str, Opened]:
@@ -236,17 +270,19 @@ def open_dataset(name: str, config: str | None) -> dict[str, Opened]:
     from datasets import load_from_disk
 
     if (Path(name) / "dataset_dict.json").is_file():
-        found = load_from_disk(name)
+        tables = load_from_disk(name)
     else:
-        found = _load(
+        tables = _load(
             name, config, f"--dataset_name {name} must be a data set", "name its files with --train_file and the like"
         )
     usual = {"train": "train", "validation": "validation", "dev": "validation", "val": "validation", "test": "test"}
-    opened = {usual[split]: Opened(f"{name} {split}", table=table) for split, table in found.items() if split in usual}
+    opened = {
+        usual[split]: Opened(f"{name} {split}", table=table) for split, table in tables.items() if split in usual
+    }
     if not opened:
-        got = ", ".join(found) or "none"
+        got = ", ".join(tables) or "none"
         raise TaskError(f"--dataset_name {name} must have the split train, validation or test, got {got}; rename it")
-    if left := sorted(found.keys() - usual.keys()):
+    if left := sorted(tables.keys() - usual.keys()):
         logger.warning("%s: splits that are not read: %s", name, ", ".join(left))
     return dict(sorted(opened.items(), key=lambda item: list(usual.values()).index(item[0])))
 
@@ -268,6 +304,6 @@ def _open_hub(task: Task) -> dict[str, Opened]:
     return _tables(task, _load(repository, config, what, "copy its files into --data_dir"), f"{repository} {config}")
 
 
-def _tables(task: Task, found: Mapping[str, "Dataset"], name: str) -> dict[str, Opened]:
+def _tables(task: Task, tables: Mapping[str, "Dataset"], name: str) -> dict[str, Opened]:
     known = dict.fromkeys((task.train_split, *task.eval_splits, *task.test_splits, *task.files))
-    return {split: Opened(f"{name} {split}", table=found[split]) for split in known if split in found}
+    return {split: Opened(f"{name} {split}", table=tables[split]) for split in known if split in tables}

@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data.tasks.loading import Opened, open_dataset, read_split
+from data.tasks.loading import Opened, Split, open_dataset, read_split
 from data.tasks.records import field_of, one_value
-from data.tasks.rows import Row
-from data.tasks.task import KINDS, Split, Task, TaskError
-from data.tasks.values import class_name, is_missing, like, listed
+from data.tasks.rows import Row, class_name, is_missing, like, listed
+from data.tasks.task import KINDS, Task, TaskError
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +26,20 @@ _METRICS = {
 # What data sets call their columns, in lower case. Of each row the first that is there is taken.
 _TEXTS = {
     "multiple_choice": (
-        ("sent1", "sent2"), ("context", "question"), ("passage", "question"), ("article", "question"),
-        ("premise", "question"), ("context",), ("question",), ("query",), ("问题",), ("题目",),
+        ("sent1", "sent2"),
+        ("context", "question"),
+        ("passage", "question"),
+        ("article", "question"),
+        ("premise", "question"),
+        ("context",),
+        ("question",),
+        ("query",),
+        ("问题",),
+        ("题目",),
     ),
     "question_answering": (("question", "context"), ("query", "passage"), ("问题", "文章"), ("问题", "上下文")),
-    "tagging": (
-        ("tokens",), ("words",), ("chars",), ("text_a",), ("text",), ("sentence",), ("文本",), ("句子",),
-    ),
-}  # fmt: skip
+    "tagging": (("tokens",), ("words",), ("chars",), ("text_a",), ("text",), ("sentence",), ("文本",), ("句子",)),
+}
 _LABELS = {
     "classification": ("label", "labels", "class", "category", "target", "sentiment", "标签", "类别", "分类"),
     "regression": ("label", "labels", "score", "target", "similarity", "rating", "标签", "分数", "得分", "评分"),
@@ -44,15 +49,32 @@ _LABELS = {
 }
 # Of classification and regression: two texts, or one; of several that are there none is taken.
 _PAIRS = (
-    ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
-    ("text1", "text2"), ("query1", "query2"), ("sentence_a", "sentence_b"), ("s1", "s2"), ("句子1", "句子2"),
-    ("文本1", "文本2"), ("前提", "假设"),
-)  # fmt: skip
-_SINGLES = {
-    *("text", "sentence", "content", "review", "comment", "document", "tweet", "question", "query", "utterance"),
-    *("text_a", "message", "body", "article", "title", "abstract", "premise", "hypothesis", "sentence1", "answer"),
-    *("文本", "内容", "评论", "句子", "正文", "标题", "问题", "文章", "摘要", "新闻", "短文本"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("query1", "query2"),
+    ("sentence_a", "sentence_b"),
+    ("s1", "s2"),
+    ("句子1", "句子2"),
+    ("文本1", "文本2"),
+    ("前提", "假设"),
+)
+_SINGLES = {"text", "sentence", "content", "review", "comment", "document", "tweet", "question", "query", "utterance"}
+_SINGLES |= {
+    "text_a",
+    "message",
+    "body",
+    "article",
+    "title",
+    "abstract",
+    "premise",
+    "hypothesis",
+    "sentence1",
+    "answer",
 }
+_SINGLES |= {"文本", "内容", "评论", "句子", "正文", "标题", "问题", "文章", "摘要", "新闻", "短文本"}
 _INDEX = re.compile(
     r"(unnamed: [\d.]+|index|idx|id|.+_id|uid|guid|qid|row|row_?(number|id)?|line|no\.?|number|#|序号|编号|行号)?"
 )
@@ -91,10 +113,8 @@ def adhoc_task(
     if kind not in KINDS:
         raise TaskError(f"--kind must be one of {', '.join(KINDS)}, got {kind!r}; choose one of them")
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    sources = {
-        split: Opened(str(path), (Path(path),), flag=f"--{split}_file", strict=True)
-        for split, path in files.items() if path
-    }  # fmt: skip
+    files = {split: Path(path) for split, path in files.items() if path}
+    sources = {split: Opened(str(path), (path,), flag=f"--{split}_file", strict=True) for split, path in files.items()}
     if dataset is not None and sources:
         raise TaskError("--dataset_name must stand without --train_file and the like, got both; leave one of them out")
     if dataset is not None:
@@ -146,10 +166,8 @@ def _describe_columns(name: str, kind: str, first: Row, texts: Sequence[str], la
     taken = set(first.values) if kind == "multiple_choice" else {*texts, label}
     unused = [str(column) for column in first.values if column not in taken]
     known = label if label in first.values else None
-    logger.info(
-        "%s: texts from %s, labels from %s%s", name, " and ".join(texts), known or "nowhere",
-        f"; not read: {', '.join(map(repr, unused))}" if unused else "",
-    )  # fmt: skip
+    rest = f"; not read: {', '.join(map(repr, unused))}" if unused else ""
+    logger.info("%s: texts from %s, labels from %s%s", name, " and ".join(texts), known or "nowhere", rest)
     return {"texts": list(texts), "label": known, "not_read": unused}
 
 
@@ -159,26 +177,26 @@ def _known(columns: Iterable, names: Iterable[str]) -> list[str]:
     return [by_name[name] for name in names if name in by_name]
 
 
-def _label_column(kind: str, first: Row, given: str | None) -> str:
-    if given:
-        return given
-    found = _known(first.values, _LABELS[kind])
+def _label_column(kind: str, first: Row, typed: str | None) -> str:
+    if typed:
+        return typed
+    candidates = _known(first.values, _LABELS[kind])
     usual = _LABELS[kind][0]
-    if kind in ("classification", "regression") and len(found) > 1 and str(found[0]).lower() != usual:
-        raise TaskError(_choose("--label_column", first, found))
-    return found[0] if found else usual
+    if kind in ("classification", "regression") and len(candidates) > 1 and str(candidates[0]).lower() != usual:
+        raise TaskError(_choose("--label_column", first, candidates))
+    return candidates[0] if candidates else usual
 
 
-def _choose(flag: str, first: Row, found: Sequence[str]) -> str:
-    named = ", ".join(map(repr, found))
+def _choose(flag: str, first: Row, candidates: Sequence[str]) -> str:
+    named = ", ".join(map(repr, candidates))
     return f"{flag} must say which column of {first.where} to take, got none where {named} may be meant; add it"
 
 
-def _text_columns(kind: str, rows: list[Row], given: str | Sequence[str] | None, label: str) -> tuple[str, ...]:
+def _text_columns(kind: str, rows: list[Row], typed: str | Sequence[str] | None, label: str) -> tuple[str, ...]:
     first = rows[0]
     missing = []
-    if given:
-        names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
+    if typed:
+        names = tuple(name.strip() for name in typed.split(",")) if isinstance(typed, str) else tuple(typed)
         missing = [name for name in names if name not in first.values]
     elif kind in _TEXTS:
         known = (_known(first.values, names) for names in _TEXTS[kind])
@@ -197,18 +215,18 @@ def _guessed_texts(rows: list[Row], label: str) -> tuple[str, ...]:
     first = rows[0]
     others = [column for column in first.values if column != label]
     for pair in _PAIRS:
-        if len(found := _known(others, pair)) == 2:
-            return tuple(found)
+        if len(both := _known(others, pair)) == 2:
+            return tuple(both)
     usual = _known(others, sorted(_SINGLES))
-    found = usual or [column for column in others if _holds_texts(rows, column)]
-    if len(found) > 1:
-        raise TaskError(_choose("--text_columns", first, sorted(found, key=others.index)))
-    if found and not usual and _is_value(found[0]):
+    candidates = usual or [column for column in others if _holds_texts(rows, column)]
+    if len(candidates) > 1:
+        raise TaskError(_choose("--text_columns", first, sorted(candidates, key=others.index)))
+    if candidates and not usual and _is_value(candidates[0]):
         raise TaskError(
-            f"{first.where}: the line before must name the columns, got {found[0][:60]!r}, which looks like a text; "
-            "add a line of names, or give --text_columns"
+            f"{first.where}: the line before must name the columns, got {candidates[0][:60]!r}, which looks like a "
+            "text; add a line of names, or give --text_columns"
         )
-    return tuple(found)
+    return tuple(candidates)
 
 
 def _holds_texts(rows: list[Row], column) -> bool:
@@ -260,39 +278,39 @@ def _labels(
 
 def _classes(rows: Iterable[Row], column: str) -> dict[str, str]:
     """What the label column says, as it stands there -> where it stands first."""
-    found: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for row in rows:
         value = one_value(row, row.values.get(column))
         if not is_missing(value) and value != "-":
-            found.setdefault(str(value).lower() if isinstance(value, bool) else str(value).strip(), row.where)
-    return found
+            seen.setdefault(str(value).lower() if isinstance(value, bool) else str(value).strip(), row.where)
+    return seen
 
 
 def _tags(rows: Iterable[Row], column: str) -> dict[str, str]:
     """Tags of all rows, of entities by their types, with B- and I- -> where each stands first."""
-    found: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for row in rows:
-        given = row.values.get(column)
-        if is_missing(given):
+        value = row.values.get(column)
+        if is_missing(value):
             continue
         try:
-            tags = listed(given, numbers=True)
+            tags = listed(value, numbers=True)
         except ValueError as error:
             raise TaskError(f"{row.where}: {column} must be tags, got {error}; mend the row") from None
-        if isinstance(given, dict):
-            tags = [f"{prefix}-{name}" for name in given for prefix in "BI"]
+        if isinstance(value, dict):
+            tags = [f"{prefix}-{name}" for name in value for prefix in "BI"]
         elif tags is None:
-            tags = given.strip(" ").split(" ") if isinstance(given, str) else [given]
+            tags = value.strip(" ").split(" ") if isinstance(value, str) else [value]
         for tag in tags:
             if not isinstance(tag, str | int):
                 raise TaskError(f"{row.where}: {column} must be tags, got {str(tag)[:60]!r}; mend the row")
-            found.setdefault(str(tag), row.where)
-    return found
+            seen.setdefault(str(tag), row.where)
+    return seen
 
 
-def _all_tags(found: Iterable[str]) -> tuple[str, ...]:
+def _all_tags(seen: Iterable[str]) -> tuple[str, ...]:
     """The tags with both prefixes of each type, "O" first."""
-    tags = {*found, "O"}
+    tags = {*seen, "O"}
     tags |= {f"{'BI'[tag[0] == 'B']}{tag[1:]}" for tag in tags if tag.startswith(("B-", "I-"))}
     return tuple(sorted(tags, key=lambda tag: (tag != "O", tag[2:], tag)))
 
@@ -300,13 +318,13 @@ def _all_tags(found: Iterable[str]) -> tuple[str, ...]:
 def _spellings(told: Iterable[Mapping[str, str]], labels: Sequence[str], key: Callable) -> dict[str, str]:
     """How the files spell labels -> the label that is the same under `key`."""
     by_key = {key(label): label for label in reversed(labels)}
-    found = {raw: by_key.get(key(class_name(raw))) for names in told for raw in names}
-    return {raw: label for raw, label in found.items() if label not in (None, raw) and raw not in labels}
+    labels_of = {raw: by_key.get(key(class_name(raw))) for names in told for raw in names}
+    return {raw: label for raw, label in labels_of.items() if label not in (None, raw) and raw not in labels}
 
 
-def _check_classes(found: Mapping[str, str], rows: list[Row], column: str) -> None:
+def _check_classes(seen: Mapping[str, str], rows: list[Row], column: str) -> None:
     """TaskError unless what training rows say are classes: two at least, far fewer than rows, each spelled one way."""
-    names = {class_name(raw): where for raw, where in found.items()}
+    names = {class_name(raw): where for raw, where in seen.items()}
     first = rows[0].where
     if len(names) < 2:
         got = ", ".join(names) or "none"

@@ -1,4 +1,4 @@
-"""The data of one finetuning job: records of its task, their features, and what is written about the predictions.
+"""The data of finetuning jobs: which tasks there are, and of one its splits and what is done with them.
 
 `flags` are those of training/finetune/arguments.py, read here by name.
 """
@@ -6,13 +6,17 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from data.tasks.table import TaskError, adhoc_task, expand_tasks, find_task, load_task
-from data.tasks.task import Split, Task
+from data.tasks.loading import Split, find_folder, load_task
+from data.tasks.own_files import adhoc_task
+from data.tasks.table import GROUPS, TASKS, find_task
+from data.tasks.task import Task, TaskError
 
 logger = logging.getLogger(__name__)
 
 _DRY_ROWS = 64  # of each split under --dry_run
+_BOARDS = {"glue": "glue8", "clue": "clue10"}  # board -> its tasks where no folder says which there are
 
 
 def kind_of(name: str, flags) -> str:
@@ -38,8 +42,8 @@ def read_task(name: str, flags, training: bool, outputs: Sequence[str] | None = 
                 raise TaskError(f"--{flag} needs rows, got none of its own; add {either}")
     else:
         task = find_task(name)
-        given = {split: file for split, file in files.items() if file}
-        options = {"files": given or None, "csl_joiner": flags.csl_joiner}
+        typed = {split: file for split, file in files.items() if file}
+        options = {"files": typed or None, "csl_joiner": flags.csl_joiner}
         splits = load_task(task, flags.data_dir, flags.source, training=training, **options)
     if flags.overfit and task.train_split in splits:
         part = _first(splits[task.train_split], flags.overfit)
@@ -47,7 +51,8 @@ def read_task(name: str, flags, training: bool, outputs: Sequence[str] | None = 
     for name, split in splits.items():
         most = flags.max_train_samples if name == task.train_split else flags.max_eval_samples
         most = flags.max_predict_samples or most if name in task.test_splits else most
-        splits[name] = _first(split, min(most or len(split.records), _DRY_ROWS if flags.dry_run else 2**62))
+        count = min(most or len(split.records), _DRY_ROWS) if flags.dry_run else most
+        splits[name] = _first(split, count or len(split.records))
     return task, splits
 
 
@@ -69,6 +74,24 @@ def choose_tasks(names: str | None, kind: str | None, data_dir, starts: Mapping[
     else:
         sources = {find_task(target).name: find_task(source).name for target, source in starts.items()}
     return chosen, sources | {task.name: task.model_of for task in tasks if task.model_of in chosen}
+
+
+def expand_tasks(names: str, data_dir: str | Path | None = None) -> list[Task]:
+    """Return the tasks of a comma-separated list of names and groups, each once, in the order given.
+
+    `glue` and `clue` stand for every task of that board whose folder is found in data_dir; where there is none, for
+    glue8 and clue10. TaskError names what is unknown.
+    """
+    chosen: dict[str, Task] = {}
+    for name in filter(None, map(str.strip, names.split(","))):
+        tasks = [task for task in TASKS.values() if name in task.groups] or [find_task(name)]
+        if name in _BOARDS:
+            present = [task for task in tasks if data_dir is not None and find_folder(task, data_dir)]
+            tasks = present or [task for task in TASKS.values() if _BOARDS[name] in task.groups]
+        chosen |= {task.name: task for task in tasks}
+    if not chosen:
+        raise TaskError(f"--tasks must name a task or one of {', '.join(GROUPS)}, got {names!r}; name one")
+    return list(chosen.values())
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import UserError
-from data.tasks.rows import Row
+from data.tasks.rows import Row, choice_number, is_missing, listed, written
 from data.tasks.tags import cluener_entities, to_tags
 from data.tasks.task import Task, TaskError
-from data.tasks.values import choice_number, is_missing, listed, written
 
 BLANK, OTHER = "#idiom#", "#other#"
 _TAG = re.compile(r"#idiom\d*#")
@@ -41,7 +39,7 @@ class Reading:
 
     role: "train", "validation" or "test".
     answers: tag -> index of the idiom, of clozes whose answers lie in another file.
-    made: records so far. context: of the group that was made last.
+    count: records so far. context: of the group that was made last.
     """
 
     task: Task
@@ -50,7 +48,7 @@ class Reading:
     answers: Mapping[str, int] | None = None
     skipped: Counter = field(default_factory=Counter)
     notes: Counter = field(default_factory=Counter)
-    made: int = 0
+    count: int = 0
     groups: int = 0
     context: object = None
 
@@ -60,7 +58,7 @@ def make_records(rows: Iterable[Row], reading: Reading) -> list[dict]:
 
     TaskError with file:line for a missing column, an unknown label, and whatever else must not be guessed.
     """
-    make, records, before = READERS[reading.task.reader], [], reading.made
+    make, records, before = READERS[reading.task.reader], [], reading.count
     for row in rows:
         if isinstance(row.values, dict) and None in row.values:
             reading.notes["fields beyond the header"] += 1
@@ -75,7 +73,7 @@ def make_records(rows: Iterable[Row], reading: Reading) -> list[dict]:
             raise TaskError(
                 f"{row.where}: must be a row as {reading.task.name} has them, got {got}; mend it"
             ) from error
-        reading.made = before + len(records)
+        reading.count = before + len(records)
     return records
 
 
@@ -151,7 +149,7 @@ def label_value(row: Row, reading: Reading) -> str | float | None:
     if reading.role == "test" and _untold(name, value, task):
         return None
     if task.kind == "regression":
-        return _number(name, row)
+        return _float(name, row)
     if name == "-":  # annotators of NLI did not agree
         raise SkippedRow("label -")
     raise TaskError(f"{row.where}: label must be one of {_some(task.labels)}, got {value!r}; mend the row")
@@ -163,7 +161,7 @@ def _untold(name: str, value: Any, task: Task) -> bool:
     return is_missing(value) or name == "-" or (name in ("-1", "-1.0", "?") and (own or task.hub is not None))
 
 
-def _number(name: str, row: Row) -> float:
+def _float(name: str, row: Row) -> float:
     try:
         number = float(name)
     except ValueError:
@@ -189,14 +187,14 @@ def _winograd(row: Row, reading: Reading) -> list[dict]:
     text, target = _field(row, ("text",), reading), _field(row, ("target",), reading)
     marks = []
     for span, before, after in (("span1", "_", "_"), ("span2", "[", "]")):
-        place = row._replace(values=target)
-        start, noun = field_of(place, (f"{span}_index",)), field_of(place, (f"{span}_text",))
+        marked = row._replace(values=target)
+        start, noun = field_of(marked, (f"{span}_index",)), field_of(marked, (f"{span}_text",))
         if start < 0 or not text.startswith(noun, start):
             got = f"{noun!r} at {start}, where {text[max(start, 0) :][: len(noun)]!r} stands"
             raise TaskError(f"{row.where}: {span}_text must stand at {span}_index, got {got}; mend the row")
         marks += [(start, 1, before), (start + len(noun), 0, after)]  # at one place, what ends comes first
-    for place, _, mark in sorted(marks, reverse=True):
-        text = text[:place] + mark + text[place:]
+    for position, _, mark in sorted(marks, reverse=True):
+        text = text[:position] + mark + text[position:]
     return [{"id": row.id, "text_a": text.strip(), "text_b": None, "label": label_value(row, reading)}]
 
 
@@ -219,10 +217,9 @@ def _choices(row: Row, reading: Reading) -> list[dict]:
         reading.notes["missing field"] += 1
         choices = ["" if choice is None else choice for choice in choices]
     choices = _choice_texts(row, choices)
-    record = {
-        "id": row.id, "group": row.id, "context": text_value(row, task.text_a, reading),
-        "question": text_value(row, task.text_b, reading) if task.text_b else None, "choices": choices,
-    }  # fmt: skip
+    context = text_value(row, task.text_a, reading)
+    question = text_value(row, task.text_b, reading) if task.text_b else None
+    record = {"id": row.id, "group": row.id, "context": context, "question": question, "choices": choices}
     label = _raw_label(row, reading)
     if reading.role == "test" and (is_missing(label) or str(label) == "-1"):
         return [record | {"label": None}]
@@ -245,18 +242,18 @@ def _choice_columns(row: Row) -> tuple[Any, list]:
     lettered = list(itertools.takewhile(lambda key: key in values, string.ascii_uppercase))
     if len(lettered) > 1:
         return [values[key] for key in lettered], lettered
-    found = field_of(row, _CHOICES)
-    if isinstance(found, Mapping):  # {"text": [...], "label": ["A", ...]}
-        return found["text"], list(found.get("label") or ())
-    as_list = listed(found)
-    return found if as_list is None else as_list, []
+    choices = field_of(row, _CHOICES)
+    if isinstance(choices, Mapping):  # {"text": [...], "label": ["A", ...]}
+        return choices["text"], list(choices.get("label") or ())
+    as_list = listed(choices)
+    return choices if as_list is None else as_list, []
 
 
-def _choice_texts(row: Row, found: Any) -> list[str]:
+def _choice_texts(row: Row, choices: Any) -> list[str]:
     """Choices as texts; numbers become texts. TaskError unless they are a list of either."""
-    if isinstance(found, list) and found and all(isinstance(one, str | int | float) for one in found):
-        return [str(one) for one in found]
-    raise TaskError(f"{row.where}: choices must be a list of texts, got {str(found)[:60]!r}; mend the row")
+    if isinstance(choices, list) and choices and all(isinstance(one, str | int | float) for one in choices):
+        return [str(one) for one in choices]
+    raise TaskError(f"{row.where}: choices must be a list of texts, got {str(choices)[:60]!r}; mend the row")
 
 
 def _index(label: Any, count: int, row: Row) -> int:
@@ -275,7 +272,7 @@ def _dialogue(row: Row, reading: Reading) -> list[dict]:
         reading.context, reading.groups = context, reading.groups + 1
     records = []
     for values in questions:
-        number = reading.made + len(records) + sum(reading.skipped.values())
+        index = reading.count + len(records) + sum(reading.skipped.values())
         question, choices = (field_of(row._replace(values=values), (key,)) for key in ("question", "choice"))
         choices = _choice_texts(row, choices)
         answer = values.get("answer") or None  # test sets of the hub have ""
@@ -285,10 +282,9 @@ def _dialogue(row: Row, reading: Reading) -> list[dict]:
         elif len(set(choices)) < len(choices) and reading.role == "train":
             reading.skipped["equal choices"] += 1
         else:
-            records.append({
-                "id": values.get("id", number) if reading.role == "test" else number, "group": reading.groups - 1,
-                "context": "\n".join(context), "question": question, "choices": choices, "label": label,
-            })  # fmt: skip
+            identity = values.get("id", index) if reading.role == "test" else index
+            record = {"id": identity, "group": reading.groups - 1, "context": "\n".join(context)}
+            records.append(record | {"question": question, "choices": choices, "label": label})
     return records
 
 
@@ -304,11 +300,10 @@ def _cloze(row: Row, reading: Reading) -> list[dict]:
     records = []
     for (content, match), label in zip(blanks, labels, strict=True):
         left, right = (_TAG.sub(OTHER, part) for part in (content[: match.start()], content[match.end() :]))
-        records.append({
-            "id": row.id if match[0] == BLANK else match[0], "tag": match[0], "group": reading.groups,
-            "context": left + BLANK + right, "question": None, "choices": candidates,
-            "label": None if label is None else _index(label, len(candidates), row),
-        })  # fmt: skip
+        label = None if label is None else _index(label, len(candidates), row)
+        record = {"id": row.id if match[0] == BLANK else match[0], "tag": match[0], "group": reading.groups}
+        record |= {"context": left + BLANK + right, "question": None, "choices": candidates, "label": label}
+        records.append(record)
     reading.groups += 1
     return records
 
@@ -316,55 +311,55 @@ def _cloze(row: Row, reading: Reading) -> list[dict]:
 def _cloze_labels(row: Row, tags: Sequence[str], reading: Reading) -> Sequence[int | None]:
     """Indices of the idioms for the blanks of one row: from its own answers, or else from the file of answers."""
     values = row.values
-    found = values.get("answers", values.get("answer"))
-    if isinstance(found, Mapping):
-        found = found["candidate_id"]
-    elif isinstance(found, list):
-        found = [answer["candidate_id"] for answer in found]
-    elif found is not None:
-        found = [found]
+    answers = values.get("answers", values.get("answer"))
+    if isinstance(answers, Mapping):
+        answers = answers["candidate_id"]
+    elif isinstance(answers, list):
+        answers = [answer["candidate_id"] for answer in answers]
+    elif answers is not None:
+        answers = [answers]
     elif reading.answers is not None:
-        found = [reading.answers.get(tag) for tag in tags]
-    if not found and reading.role == "test":
+        answers = [reading.answers.get(tag) for tag in tags]
+    if not answers and reading.role == "test":
         return [None] * len(tags)
-    if not found or len(found) != len(tags) or None in found:
+    if not answers or len(answers) != len(tags) or None in answers:
         raise TaskError(
-            f"{row.where}: must have an answer for each of {', '.join(tags)}, got {found}; mend the answers"
+            f"{row.where}: must have an answer for each of {', '.join(tags)}, got {answers}; mend the answers"
         )
-    return found
+    return answers
 
 
 def _question(row: Row, reading: Reading) -> list[dict]:
     raw = _field(row, reading.task.text_b, reading)
     context, question = raw.strip(), text_value(row, reading.task.text_a, reading)
     shift = len(raw) - len(raw.lstrip())
-    found, answers = _answers(_raw_label(row, reading) or []), []
-    for text, start in found:
-        place = _locate(context, text, start - shift)
-        if place < 0:
+    pairs, answers = _answers(_raw_label(row, reading) or []), []
+    for text, start in pairs:
+        begin = _locate(context, text, start - shift)
+        if begin < 0:
             reading.notes["answer not in its context"] += 1
             if reading.role == "train" or (reading.role == "test" and start < 0):
                 continue  # of a test set, a placeholder
-        elif place != start - shift:
+        elif begin != start - shift:
             reading.notes["start of an answer repaired"] += 1
-        answers.append({"text": text, "start": place})
-    if reading.role == "train" and found and not answers:
+        answers.append({"text": text, "start": begin})
+    if reading.role == "train" and pairs and not answers:
         raise SkippedRow("no answer in its context")
-    if reading.role != "test" and not found:  # SQuAD 2's questions that have none
+    if reading.role != "test" and not pairs:  # SQuAD 2's questions that have none
         answers = [{"text": "", "start": -1}]
     return [{"id": row.id, "question": question, "context": context, "answers": answers}]
 
 
-def _answers(given: Sequence[Mapping] | Mapping[str, Sequence] | str) -> list[tuple[str, int]]:
+def _answers(raw: Sequence[Mapping] | Mapping[str, Sequence] | str) -> list[tuple[str, int]]:
     """(text without spaces around it, start) of a list of answers, or of the lists of their texts and starts.
 
     Both may be written as text, by JSON, Python or numpy.
     """
-    given = written(given) if isinstance(given, str) else given
-    if isinstance(given, Mapping):
-        pairs = list(zip(given["text"], given["answer_start"], strict=True))
+    raw = written(raw) if isinstance(raw, str) else raw
+    if isinstance(raw, Mapping):
+        pairs = list(zip(raw["text"], raw["answer_start"], strict=True))
     else:
-        pairs = [(answer["text"], answer["answer_start"]) for answer in given]
+        pairs = [(answer["text"], answer["answer_start"]) for answer in raw]
     return [(text.strip(), start + (len(text) - len(text.lstrip()) if start >= 0 else 0)) for text, start in pairs]
 
 
@@ -372,8 +367,8 @@ def _locate(context: str, text: str, start: int) -> int:
     """Where `text` stands in the context, next to `start`; -1 when nowhere."""
     if start >= 0 and context.startswith(text, start):
         return start
-    places = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)] if text else []
-    return min(places, key=lambda place: abs(place - start), default=-1)
+    starts = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)] if text else []
+    return min(starts, key=lambda at: abs(at - start), default=-1)
 
 
 def _tagged(row: Row, reading: Reading) -> list[dict]:
@@ -381,18 +376,18 @@ def _tagged(row: Row, reading: Reading) -> list[dict]:
 
     Lists may be written as text, by Python, JSON or numpy.
     """
-    source, given = field_of(row, reading.task.text_a), _raw_label(row, reading)
+    source, label = field_of(row, reading.task.text_a), _raw_label(row, reading)
     if source is None:
         if reading.role != "test":
             raise SkippedRow("missing field")
         reading.notes["missing field"] += 1
         source = ""
-    given = None if reading.role == "test" and is_missing(given) else given
-    tags = listed(given, numbers=True)
-    given = given if tags is None else tags
-    units = None if isinstance(given, Mapping) else listed(source)
+    label = None if reading.role == "test" and is_missing(label) else label
+    tags = listed(label, numbers=True)
+    label = label if tags is None else tags
+    units = None if isinstance(label, Mapping) else listed(source)
     whole = isinstance(source, str) and units is None
-    whole &= not isinstance(given, str) if given is not None else "text" in row.values
+    whole &= not isinstance(label, str) if label is not None else "text" in row.values
     if whole and tags is not None and len(tags) != len(source):
         whole = len(tags) != len(_split(source))
     chars = list(source) if whole else _split(source) if units is None else units
@@ -401,19 +396,19 @@ def _tagged(row: Row, reading: Reading) -> list[dict]:
     if not chars:
         reading.notes["empty text"] += 1
     text = source if whole else "".join(chars) if all(len(char) == 1 for char in chars) else " ".join(chars)
-    return [{"id": row.id, "text": text, "chars": chars, "tags": _tags(row, chars, text, given, reading)}]
+    return [{"id": row.id, "text": text, "chars": chars, "tags": _tags(row, chars, text, label, reading)}]
 
 
 def _split(text: str) -> list[str]:
     return text.strip(" ").split(" ") if text.strip(" ") else []
 
 
-def _tags(row: Row, chars: Sequence[str], text: str, given: Any, reading: Reading) -> list[str] | None:
-    if given is None:
+def _tags(row: Row, chars: Sequence[str], text: str, label: Any, reading: Reading) -> list[str] | None:
+    if label is None:
         return None
-    if isinstance(given, Mapping):
-        return _entity_tags(row, text, given, reading)
-    tags = _split(given) if isinstance(given, str) else [str(tag) for tag in given]
+    if isinstance(label, Mapping):
+        return _entity_tags(row, text, label, reading)
+    tags = _split(label) if isinstance(label, str) else [str(tag) for tag in label]
     if len(tags) != len(chars):
         raise TaskError(f"{row.where}: must have a tag for each of {len(chars)} words, got {len(tags)}; mend the row")
     for tag in tags:
@@ -422,18 +417,18 @@ def _tags(row: Row, chars: Sequence[str], text: str, given: Any, reading: Readin
     return tags
 
 
-def _entity_tags(row: Row, text: str, given: Mapping, reading: Reading) -> list[str]:
-    for kind, found in given.items():
+def _entity_tags(row: Row, text: str, entities: Mapping, reading: Reading) -> list[str]:
+    for kind, by_text in entities.items():
         if f"B-{kind}" not in reading.task.labels:
             raise TaskError(
                 f"{row.where}: type must be one of {_some(reading.task.labels)}, got {kind!r}; mend the row"
             )
-        for entity, spans in found.items():
+        for entity, spans in by_text.items():
             for first, last in spans:
                 if text[first : last + 1] != entity:
                     got = f"{entity!r} at {first}:{last}, where {text[first : last + 1]!r} stands"
                     raise TaskError(f"{row.where}: an entity must stand where its span says, got {got}; mend the row")
-    tags, left_out = to_tags(cluener_entities(given), len(text))
+    tags, left_out = to_tags(cluener_entities(entities), len(text))
     if left_out:
         reading.notes["entity within another"] += len(left_out)
     return tags
@@ -449,14 +444,3 @@ READERS: dict[str, Callable[[Row, Reading], list[dict]]] = {
     "qa": _question,
     "tags": _tagged,
 }
-
-
-def swapped_pairs(records: Sequence[dict]) -> list[dict]:
-    """The records, and each of them once more with its two texts exchanged (google-research/electra).
-
-    ValueError for records that have no second text.
-    """
-    if any(record.get("text_b") is None for record in records):
-        raise UserError("--swap_augment needs records of two texts, got some of one; leave it out")
-    swaps = [record | {"text_a": record["text_b"], "text_b": record["text_a"]} for record in records]
-    return [*records, *swaps]

@@ -1,15 +1,22 @@
-"""Rows of the files that tasks come in: tab-separated, comma-separated, JSON, Parquet and Arrow.
+"""Rows of the files that tasks come in, tab-separated, comma-separated, JSON, Parquet and Arrow; what a field means.
 
 Text is UTF-8, with or without a byte order mark. Lines end at "\\n", before which "\\r" is dropped, and nowhere else.
 Tab-separated files have no quoting; comma-separated ones have. JSON may be one object a line, objects one after the
 other over any number of lines, one array, or SQuAD's tree, of which every question is a row.
+
+Tables lose types on their way through files: 1 becomes "1.0", True "True", a list "['a', 'b']". Only what is certain
+is undone here; nothing is ever evaluated.
 """
 
+import ast
 import csv
 import io
 import json
+import math
 import re
 import sys
+import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +33,13 @@ FORMATS = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".parquet", ".arrow")
 _IDS = ("id", "corpus_id", "index", "idx")  # what data sets call a row's own id, the most telling first
 _BETWEEN = re.compile(r"[ \t\r\n]*")
 _BETWEEN_ITEMS = re.compile(r"[ \t\r\n,]*")
+_AROUND = " \t\r\n\v\f\u00a0\u3000\u200b\ufeff"  # white space and marks that nobody sees
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_LIST_OF_TEXTS = re.compile(rf"\[\s*(?:{_QUOTED})(?:[\s,]+(?:{_QUOTED}))*\s*,?\s*\]", re.DOTALL)
+_LIST_OF_NUMBERS = re.compile(r"\[\s*-?[0-9]+(?:[\s,]+-?[0-9]+)*\s*\]")
+_ITEM = re.compile(rf"{_QUOTED}|-?[0-9]+", re.DOTALL)
+_BEGINS_LIST = re.compile(r"\[\s*['\"]")
 _HALVES = re.compile(r"\\u[dD][89a-fA-F]")  # escapes of halves of a character, which may stand alone
 
 
@@ -58,12 +72,12 @@ def read_rows(path: Path, header: Sequence[str] = (), strict: bool = False) -> I
     elif path.suffix == ".csv":
         yield from _comma_rows(text, path, strict)
     else:
-        number = 0
+        index = 0
         for line, value in _json_values(text, path):
-            for place, values in _questions(value, line, text, path):
+            for at, values in _questions(value, line, text, path):
                 own = values if isinstance(values, dict) else {}
-                yield Row(f"{path}:{place}", _own_id(own, number), values)
-                number += 1
+                yield Row(f"{path}:{at}", _own_id(own, index), values)
+                index += 1
 
 
 def table_rows(table: "Dataset", name: str) -> Iterator[Row]:
@@ -75,10 +89,10 @@ def table_rows(table: "Dataset", name: str) -> Iterator[Row]:
         inner = getattr(feature, "feature", feature)
         if isinstance(inner, ClassLabel):
             names[column] = inner.names
-    for number, values in enumerate(table):
+    for index, values in enumerate(table):
         for column, known in names.items():
             values[column] = _names(values[column], known)
-        yield Row(f"{name}:{number + 1}", _own_id(values, number), values)
+        yield Row(f"{name}:{index + 1}", _own_id(values, index), values)
 
 
 def read_text(path: Path) -> str:
@@ -116,8 +130,8 @@ def _names(value: int | list | None, known: Sequence[str]) -> str | list | None:
     return None if value is None or value < 0 else known[value]
 
 
-def _own_id(values: dict, number: int) -> int | str:
-    return next((values[key] for key in _IDS if isinstance(values.get(key), int | str)), number)
+def _own_id(values: dict, index: int) -> int | str:
+    return next((values[key] for key in _IDS if isinstance(values.get(key), int | str)), index)
 
 
 def _tab_rows(text: str, path: Path, header: Sequence[str], strict: bool) -> Iterator[Row]:
@@ -126,16 +140,16 @@ def _tab_rows(text: str, path: Path, header: Sequence[str], strict: bool) -> Ite
     header = header or [name.strip() for name in lines[0].split("\t")]
     if strict:
         _check_header(header, f"{path}:1", ",")
-    for number, line in enumerate(lines[first:] if text else ()):
+    for index, line in enumerate(lines[first:] if text else ()):
         fields = line.split("\t")
-        where = f"{path}:{first + number + 1}"
-        yield Row(where, number, _values(fields, header, where, strict and line.strip() != ""))
+        where = f"{path}:{first + index + 1}"
+        yield Row(where, index, _values(fields, header, where, strict and line.strip() != ""))
 
 
 def _comma_rows(text: str, path: Path, strict: bool) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header, number = None, 0
+    header, index = None, 0
     while True:
         where = f"{path}:{reader.line_num + 1}"
         try:
@@ -152,8 +166,8 @@ def _comma_rows(text: str, path: Path, strict: bool) -> Iterator[Row]:
             if strict:
                 _check_header(header, where, "\t;")
             continue
-        yield Row(where, number, _values(fields, header, where, strict))
-        number += 1
+        yield Row(where, index, _values(fields, header, where, strict))
+        index += 1
 
 
 def _values(fields: Sequence[str], header: Sequence[str], where: str, strict: bool) -> dict:
@@ -218,10 +232,10 @@ def _questions(value: Any, line: int, text: str, path: Path) -> Iterator[tuple[i
     position = 0
     for question, context in _leaves(value["data"], f"{path}:{line}"):
         if position >= 0 and "id" in question:
-            found = text.find(json.dumps(question["id"], ensure_ascii=False), position)
-            if found >= 0:
-                line += text.count("\n", position, found)
-            position = found
+            at = text.find(json.dumps(question["id"], ensure_ascii=False), position)
+            if at >= 0:
+                line += text.count("\n", position, at)
+            position = at
         yield line, question if context is None else {"context": context, **question}
 
 
@@ -238,7 +252,105 @@ def _leaves(data: list, where: str) -> Iterator[tuple[dict, Any]]:
                 yield question, paragraph["context"]
 
 
-def _objects(found: Any, name: str, where: str) -> list[dict]:
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise TaskError(f"{where}: {name} must be a list of objects, got {str(found)[:60]!r}; mend the file")
-    return found
+def _objects(value: Any, name: str, where: str) -> list[dict]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise TaskError(f"{where}: {name} must be a list of objects, got {str(value)[:60]!r}; mend the file")
+    return value
+
+
+def class_name(value: Any) -> str:
+    """The name of a class: 1, 1.0 and "1.0" are one, as are True and "true", whatever blanks stand around them.
+
+    Codes such as "01" stay as they are, and so does every other text.
+    """
+    name = str(value).strip(_AROUND)
+    if name.lower() in ("true", "false"):
+        return name.lower()
+    if _NUMBER.fullmatch(name) and "." in name:
+        name = name.rstrip("0").rstrip(".")
+        return "0" if name == "-0" else name
+    return name
+
+
+def like(name: str) -> str:
+    """What names that only case, width or inner blanks tell apart have in common."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field is empty or not a number, as tables write what they lack."""
+    if isinstance(value, str):
+        return value.strip(_AROUND) in ("", "nan", "NaN")
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def listed(value: Any, numbers: bool = False) -> list | None:
+    """The items of a list, or of a list written as text by JSON, Python or numpy; None for what is no list.
+
+    numbers: take whole numbers between brackets for a list, too. ValueError for text that begins as a list of texts
+    and goes on otherwise.
+    """
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, list | tuple) else None
+    text = value.strip(_AROUND)
+    if text == "[]":
+        return []
+    if _LIST_OF_TEXTS.fullmatch(text) or (numbers and _LIST_OF_NUMBERS.fullmatch(text)):
+        return [_literal(item) for item in _ITEM.findall(text)]
+    if _BEGINS_LIST.match(text):
+        raise ValueError(f"a list of texts must be whole, got {text[-60:]!r}")
+    return None
+
+
+def _literal(text: str) -> str:
+    """What a quoted text or a number stands for, as text."""
+    if text[0] not in "'\"":
+        return text
+    if "\\" not in text:
+        return text[1:-1]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about escapes that Python has not
+            value = json.loads(text) if text[0] == '"' else ast.literal_eval(text)
+        value.encode()
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"a quoted text must be one of Python or JSON, got {text[:60]!r} ({error})") from None
+    return value
+
+
+def written(text: str) -> Any:
+    """The object that JSON or Python wrote as text, with numpy's arrays as lists. ValueError for anything else."""
+    for form in (text, re.sub(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", text, flags=re.DOTALL)):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    value = read(form)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(value, dict | list):
+                return value
+    raise ValueError(f"must be an object or a list, got {text[:60]!r}")
+
+
+def choice_number(label: Any, choices: Sequence[str], first: str | None = None) -> int:
+    """Index of the right choice, from 0 on, that a number, a letter from A on or the choice's own text stands for.
+
+    first: "index" or "text", which a number is where it may be both; None refuses such. ValueError for what is none
+    of these or may be two of them.
+    """
+    name = class_name(label)
+    texts = {index for index, choice in enumerate(choices) if class_name(choice) == name}
+    positions = set()
+    if re.fullmatch("[0-9]+", name):
+        positions = {int(name)} if int(name) < len(choices) else set()
+        if first == "index" or (first == "text" and texts):
+            texts, positions = (set(), positions) if first == "index" else (texts, set())
+    elif re.fullmatch("[A-Za-z]", name):
+        index = ord(name.upper()) - ord("A")
+        positions = {index} if index < len(choices) else set()
+    matches = positions | texts
+    if not matches:
+        raise ValueError(f"must be a number below {len(choices)} (from 0 on), a letter or a choice, got {label!r}")
+    if len(matches) > 1:
+        either = " or ".join(map(str, sorted(matches)))
+        raise ValueError(f"must stand for one choice, got {label!r}, which may be choice {either} (from 0 on)")
+    return matches.pop()

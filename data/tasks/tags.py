@@ -52,7 +52,10 @@ def to_entities(tags: Sequence[str]) -> list[Entity]:
 def cluener_entities(label: dict[str, dict[str, list[list[int]]]]) -> list[Entity]:
     """Entities of a CLUENER label {type: {string: [[first, last], ...]}}."""
     return [
-        (kind, first, last + 1) for kind, found in label.items() for spans in found.values() for first, last in spans
+        (kind, first, last + 1)
+        for kind, by_text in label.items()
+        for spans in by_text.values()
+        for first, last in spans
     ]
 
 

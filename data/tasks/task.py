@@ -1,4 +1,4 @@
-"""What a task is, and what reading one gives: the types that the table, the readers and their users share."""
+"""What a task is: the types that the table, the readers and their users share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,38 +74,3 @@ class Task:
     folders: tuple[str, ...] = ()
     hub: tuple[str, str | None] | None = None
     columns: Mapping = field(default_factory=dict)
-
-
-@dataclass
-class Split:
-    """Records of one split.
-
-    records: plain dicts in the order of the source, see data/tasks/records.py.
-    source: the file(s) or data set that they come from.
-    skipped: rows left out, counted by reason.
-    notes: oddities of rows that were kept, counted likewise.
-    expected: official number of rows, None where there is none.
-    parts: number of records of each file, where a split is read from several.
-    """
-
-    records: list[dict]
-    source: str
-    skipped: dict[str, int] = field(default_factory=dict)
-    notes: dict[str, int] = field(default_factory=dict)
-    expected: int | None = None
-    parts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """What `expected` counts: records, or of a cloze the lists of passages."""
-        return len({record["group"] for record in self.records if "tag" in record}) or len(self.records)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether every record has its label (answers, tags)."""
-        return bool(self.records) and all(
-            record[key] is not None and record[key] != []
-            for record in self.records
-            for key in ("label", "answers", "tags")
-            if key in record
-        )

@@ -22,8 +22,9 @@ from data.scoring.predictions import (
     write_predictions,
     write_verdicts,
 )
+from data.tasks.loading import Split
 from data.tasks.table import TASKS
-from data.tasks.task import Split, Task
+from data.tasks.task import Task
 
 
 def windows_of(contexts, width=12, stride=5, question=3):

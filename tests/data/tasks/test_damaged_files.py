@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from data.tasks.loading import load_task
 from data.tasks.own_files import adhoc_task
-from data.tasks.table import TASKS, load_task
+from data.tasks.table import TASKS
 from tests.fuzzing import LONG, SHORT, damaged_files, storm
 
 FILES = {

@@ -6,7 +6,9 @@ import logging
 import datasets
 import pytest
 
-from data.tasks.table import TASKS, TaskError, find_task, load_task
+from data.tasks.loading import load_task
+from data.tasks.table import TASKS, find_task
+from data.tasks.task import TaskError
 
 TEXTS = ['He said "go', "a\u2028b \u0085 c", "它很好，真的。", 'x "" y', "  spaces around  ", "'tis"]
 PAIRS = {  # task -> header and line of its files, header and line of its test file, columns of the hub

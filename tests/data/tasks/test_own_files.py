@@ -6,7 +6,8 @@ import datasets
 import pytest
 
 from data.scoring.metrics import score
-from data.tasks.table import TaskError, adhoc_task
+from data.tasks.own_files import adhoc_task
+from data.tasks.task import TaskError
 
 ROWS = [{"text": f"文本{i}", "other": f"第{i}", "label": ["差", "好"][i % 2]} for i in range(4)]
 

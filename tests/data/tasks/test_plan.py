@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.features.build import label_array
+from data.features.build import label_array, swapped_pairs
+from data.tasks.loading import Split
 from data.tasks.plan import Plan, choose_tasks, read_task
-from data.tasks.records import swapped_pairs
-from data.tasks.task import Split, Task, TaskError
+from data.tasks.task import Task, TaskError
 
 PAIR = Task("pair", "classification", ("accuracy",), labels=("no", "yes"))
 

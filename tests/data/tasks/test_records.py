@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from data.tasks.loading import load_task
 from data.tasks.rows import read_rows
-from data.tasks.table import TASKS, TaskError, load_task
+from data.tasks.table import TASKS
+from data.tasks.task import TaskError
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from data.tasks.loading import load_task
-from data.tasks.table import TASKS, TaskError, adhoc_task
+from data.tasks.own_files import adhoc_task
+from data.tasks.table import TASKS
+from data.tasks.task import TaskError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")

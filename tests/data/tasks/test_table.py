@@ -3,8 +3,10 @@
 import pytest
 
 from data.scoring.metrics import METRICS
+from data.tasks.plan import expand_tasks
 from data.tasks.records import READERS
-from data.tasks.table import GROUPS, KINDS, TASKS, Task, TaskError, add_task, expand_tasks, find_task
+from data.tasks.table import GROUPS, TASKS, add_task, find_task
+from data.tasks.task import KINDS, Task, TaskError
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
