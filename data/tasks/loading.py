@@ -94,6 +94,12 @@ def find_folder(task: Task, data_dir: str | Path) -> Path | None:
     return data_dir if _plain(data_dir.resolve().name) in names else None
 
 
+def has_training_data(task: Task, data_dir: str | Path) -> bool:
+    """Whether the task's folder in data_dir holds what it can be trained on; reads no rows (scripts/find_tasks.sh)."""
+    folder = find_folder(task, data_dir)
+    return folder is not None and task.train_split in _open_folder(task, folder, training=False)
+
+
 def _subfolder(folder: Path, name: str) -> Path | None:
     if not folder.is_dir():
         return None
