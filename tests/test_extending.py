@@ -1,6 +1,7 @@
 """docs/extending.md runs as it stands: a task, a model family and an objective of one's own."""
 
 import json
+import math
 import re
 import runpy
 import shlex
@@ -16,6 +17,8 @@ import models
 from data.scoring.metrics import METRICS
 from data.tasks.records import READERS
 from data.tasks.table import TASKS
+from models.electra.config import ElectraOptions
+from models.electra.joint_model import new_joint_model
 from models.stock import check_isolation
 from training.pretrained import load_tokenizer
 
@@ -81,3 +84,19 @@ def test_a_model_family(run_part, folder, capsys):
     at = model(input_ids=ids, attention_mask=torch.ones_like(ids), masked_positions=torch.tensor([[2], [5]])).logits
     torch.testing.assert_close(at[:, 0], logits[[0, 1], [2, 5]])
     check_isolation(model)
+    config = models.plain.PlainConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1)
+    electra = new_joint_model(config, config, ElectraOptions())
+    labels = ids.masked_fill(torch.arange(9) != 2, -100)
+    assert electra(ids, torch.ones_like(ids), labels, torch.full((2, 1), 2)).loss.isfinite()
+
+
+def test_an_objective(run_part, folder):
+    run_part("An objective")
+    steps = [json.loads(line) for line in (folder / "outputs/simcse/log.jsonl").read_text().splitlines()]
+    (last,) = (record for record in steps if "accuracy" in record)
+    assert last["step"] == 8 and 0 < last["accuracy"] < 1
+    assert last["loss"] == pytest.approx(math.log(8), rel=0.3)  # a mean over rows, of guessing one of the eight
+    before, after = (
+        models.GAUAlphaModel.from_pretrained(folder / "outputs" / name) for name in ("mine/model", "simcse")
+    )
+    assert not torch.equal(before.layers[0].gau.i_dense.weight, after.layers[0].gau.i_dense.weight)
