@@ -46,6 +46,7 @@ class StrictPreTrainedModel(PreTrainedModel):
 
     family: str
     takes_pair_masks = True  # attention_mask [B, T, T]
+    _supports_sdpa = True  # attn_implementation sdpa is the default; eager keeps gated units from gated.py
     supports_gradient_checkpointing = True
     _keys_to_ignore_on_load_unexpected = (r"(^|\.)position_ids$",)
 

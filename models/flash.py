@@ -1,6 +1,6 @@
 """FLASH: gated units with squared-ReLU attention inside groups of tokens and linear attention across them.
 
-Source: FLASH (Hua et al. 2022, arXiv 2202.10447, section 4; lucidrains/FLASH-pytorch 0.1.9, JunnYu/FLASHQuad_pytorch).
+Source: FLASH (Hua et al. 2022, arXiv 2202.10447; lucidrains/FLASH-pytorch 0.1.9, JunnYu/FLASHQuad_pytorch).
 Parameters keep the published checkpoints' names. We differ in: any length, `linear_divisor`, first-token pooling,
 groups never longer than the row. Letters: B batch, T tokens, N groups, G group_size, H hidden_size, E expanded width,
 D query/key width.
@@ -26,7 +26,7 @@ from .base import (
     check_range,
     check_sizes,
 )
-from .gated import ChunkAttention, MixedChunkAttention
+from .gated import ChunkAttention, MixedChunkAttention, laplace
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
@@ -37,12 +37,17 @@ from .heads import (
 from .layers import (
     ClampedScaleNorm,
     Linear,
+    affine_heads,
+    compute_dtype,
+    dropout,
     gather_positions,
-    is_plain,
+    may_be_fast,
     project,
-    readable,
     rotary_table,
+    rotate,
     sinusoid_table,
+    squared_relu,
+    toeplitz,
 )
 
 ROTARY_WIDTH = 32  # channels that turn with position; the others pass through
@@ -116,10 +121,7 @@ class RelativeBias(nn.Module):
         """Bias of each key minus query, [2 length - 1]."""
         table = self.relative_attention_bias
         offsets = torch.arange(1 - length, length, device=next(table.parameters()).device)
-        buckets = distance_buckets(offsets, self.causal)
-        if is_plain(table):
-            return table.weight.squeeze(-1).index_select(0, buckets) * self.scale
-        return table(buckets).squeeze(-1) * self.scale
+        return table(distance_buckets(offsets, self.causal)).squeeze(-1) * self.scale
 
 
 class OffsetScale(nn.Module):
@@ -129,6 +131,10 @@ class OffsetScale(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(4, width))
         self.bias = nn.Parameter(torch.zeros(4, width))
+
+    def forward(self, base: torch.Tensor) -> torch.Tensor:
+        """base [..., D] -> [..., 4, D], at least fp32."""
+        return affine_heads(base, self.weight, self.bias)
 
 
 class FLASHEmbeddings(nn.Module):
@@ -145,14 +151,19 @@ class FLASHEmbeddings(nn.Module):
 
 
 class FLASHLayer(GradientCheckpointingLayer):
-    """Pre-norm residual around one gated unit of mixed chunk attention (spec 2.3)."""
+    """X + (U * (A V + q'(Z) (k'(Z)^T V) / n)) Wo of U, V = silu(norm(X) Wh) and Z = silu(norm(X) Wqk).
+
+    The mixed chunk attention of Hua et al. 2022 (arXiv 2202.10447): A = relu(q(Z) k(Z)^T / G + b)^2 inside each group,
+    linear attention across groups, the sum over their keys divided by n tokens. q, k, q', k' scale and shift the
+    channels of Z and turn them by their position; b is T5's bias of each distance.
+    """
 
     def __init__(self, config: FLASHConfig):
         super().__init__()
-        self.shift_tokens = config.shift_tokens
-        self.expanded = expanded = int(config.hidden_size * config.expansion_factor)
+        self.config = config
+        expanded = int(config.hidden_size * config.expansion_factor)
         self.norm = nn.LayerNorm(config.hidden_size) if config.norm_type == "layernorm" else ClampedScaleNorm()
-        # Lists only for the published names to_hidden.0 and to_qk.0; their activation is MixedChunkAttention's.
+        # Lists only for the published names to_hidden.0 and to_qk.0; their activation stands in forward.
         self.to_hidden = nn.ModuleList([Linear(config.hidden_size, 2 * expanded)])
         self.to_qk = nn.ModuleList([Linear(config.hidden_size, config.query_key_dim)])
         self.qk_offset_scale = OffsetScale(config.query_key_dim)
@@ -160,29 +171,40 @@ class FLASHLayer(GradientCheckpointingLayer):
         self.to_out = nn.Linear(expanded, config.hidden_size)
 
     def forward(self, hidden, attention: ChunkAttention, output_attentions: bool, positions=None):
-        x = self.norm(hidden)
-        if self.shift_tokens:
-            shifted, kept = x.chunk(2, dim=-1)
-            x = torch.cat((F.pad(shifted, (0, 0, 1, -1)), kept), dim=-1)
-        gate, others = slice(self.expanded, None), slice(0, self.expanded)
-        value, gate = project(self.to_hidden[0], x, positions, gate, others)
-        weight, bias = readable(self.to_out)
-        output, weights = MixedChunkAttention.apply(
-            value,
-            gate,
-            self.to_qk[0](x),
-            weight,
-            bias,
-            self.qk_offset_scale.weight,
-            self.qk_offset_scale.bias,
-            self.rel_pos_bias(attention.group),
-            positions,
-            attention,
-            self.training,
-            output_attentions,
+        """hidden [B, T, H] -> hidden [B, T, H], weights A [B, N, G, G]; hidden at positions [B, P] only, if given."""
+        residual = hidden if positions is None else gather_positions(hidden, positions)
+        hidden = self.norm(hidden)
+        if self.config.shift_tokens:
+            shifted, kept = hidden.chunk(2, dim=-1)
+            hidden = torch.cat((F.pad(shifted, (0, 0, 1, -1)), kept), dim=-1)
+        if not output_attentions and may_be_fast(self, self.to_hidden[0], self.to_qk[0], self.to_out):
+            return residual + self.fast_forward(hidden, attention, positions), None
+        dtype, (batch, length, _) = compute_dtype(hidden), hidden.shape
+        value, gate = F.silu(self.to_hidden[0](hidden)).chunk(2, dim=-1)
+        value = attention.grouped(value)
+        heads = rotate(self.qk_offset_scale(F.silu(self.to_qk[0](hidden))), attention.table, interleaved=True)
+        quad_query, lin_query, quad_key, lin_key = heads.unbind(-2)
+        quad_query, lin_key = quad_query * attention.query_scale, lin_key * attention.key_scale
+        quad_query, lin_query, quad_key, lin_key = (
+            attention.grouped(head.to(dtype)) for head in (quad_query, lin_query, quad_key, lin_key)
         )
-        output = self.to_out(output) if weight is None else output
-        return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
+        bias = toeplitz(self.rel_pos_bias(attention.group)).to(dtype)
+        scores = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2))
+        weights = laplace(scores) if self.config.laplace_attn_fn else squared_relu(scores)
+        weights = dropout(attention.hide(weights), attention.dropout, self.training)
+        mixed = attention.add_linear(weights @ value, lin_query, attention.context(lin_key, value, batch))
+        mixed = attention.ungrouped(mixed, batch, length)
+        if positions is not None:
+            gate, mixed = gather_positions(gate, positions), gather_positions(mixed, positions)
+        return residual + self.to_out(gate * mixed), weights.unflatten(0, (batch, -1))
+
+    def fast_forward(self, hidden: torch.Tensor, attention: ChunkAttention, positions) -> torch.Tensor:
+        """What `forward` adds to the residual, with the backward pass of gated.py; hidden is normed and shifted."""
+        expanded = self.to_out.in_features
+        inputs = project(self.to_hidden[0], hidden, positions, slice(expanded, None), slice(0, expanded))
+        narrow = (self.qk_offset_scale.weight, self.qk_offset_scale.bias, self.rel_pos_bias(attention.group))
+        base, output = self.to_qk[0](hidden), (self.to_out.weight, self.to_out.bias)
+        return MixedChunkAttention.apply(*inputs, base, *output, *narrow, positions, attention)
 
 
 class FLASHPreTrainedModel(StrictPreTrainedModel):

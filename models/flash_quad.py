@@ -1,6 +1,6 @@
 """FLASHQuad: an encoder of gated attention units with squared ReLU over the whole n x n score matrix.
 
-Source: FLASH-Quad (Hua et al. 2022, arXiv 2202.10447, section 3; JunnYu/FLASHQuad_pytorch). Parameters keep the
+Source: FLASH-Quad (Hua et al. 2022, arXiv 2202.10447; JunnYu/FLASHQuad_pytorch). Parameters keep the
 published names, so checkpoints load as they are and our folders load in the original code. We differ in: any length,
 no dead parameters a and b, first-token pooling, 3-D masks.
 Letters: B batch, T tokens, H hidden_size, E expanded width, D query/key width, M max_position_embeddings.
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -37,13 +38,17 @@ from .heads import (
 from .layers import (
     Linear,
     ScaleNorm,
+    affine_heads,
+    compute_dtype,
     dropout,
     gather_positions,
+    may_be_fast,
     project,
-    readable,
     rotary_table,
+    rotate,
     segment_vectors,
     sinusoid_table,
+    squared_relu,
 )
 
 
@@ -107,16 +112,22 @@ class FLASHQuadEmbeddings(nn.Module):
 
 
 class FLASHQuadLayer(GradientCheckpointingLayer):
-    """Pre-norm gated unit with A = relu(q k / M + Toeplitz bias)^2, divided by M and never by T (spec 2.2)."""
+    """U, V, Z = silu(norm(X) Wuv);  A = relu(q(Z) k(Z)^T / M + b)^2;  X + (U * A V) Wo; never divided by T.
+
+    FLASH-Quad, the gated attention unit of Hua et al. 2022 (arXiv 2202.10447). q and k scale and shift the channels of
+    Z and turn them by their position; b is a learned bias of each distance.
+    """
 
     def __init__(self, config: FLASHQuadConfig):
         super().__init__()
+        self.config = config
         self.max_positions = config.max_position_embeddings
-        self.expanded = expanded = int(config.hidden_size * config.expansion_factor)
+        expanded = int(config.hidden_size * config.expansion_factor)
+        self.sizes = (expanded, expanded, config.s)
         self.weight = nn.Parameter(torch.empty(2, config.s))
         self.bias = nn.Parameter(torch.zeros(2, config.s))
         self.w = nn.Parameter(torch.empty(2 * self.max_positions - 1))
-        self.uv = Linear(config.hidden_size, 2 * expanded + config.s)
+        self.uv = Linear(config.hidden_size, sum(self.sizes))
         self.o = nn.Linear(expanded, config.hidden_size)
         self.LayerNorm = flash_quad_norm(config)
 
@@ -126,13 +137,30 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         return self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1))
 
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
-        gate, others = slice(0, self.expanded), slice(self.expanded, None)
-        inputs = project(self.uv, self.LayerNorm(hidden), positions, gate, others)
-        narrow = (*readable(self.o), self.weight, self.bias, self.distances(hidden.shape[1]))
+        """hidden [B, T, H] -> hidden [B, T, H], weights A [B, T, T]; at positions [B, P] only, if given."""
         attention = attention if positions is None else attention.at(positions)
-        output, weights = GatedAttention.apply(*inputs, *narrow, attention, self.training, output_attentions)
-        output = self.o(output) if narrow[0] is None else output
-        return (hidden if positions is None else gather_positions(hidden, positions)) + output, weights
+        residual = hidden if positions is None else gather_positions(hidden, positions)
+        hidden = self.LayerNorm(hidden)
+        if not output_attentions and may_be_fast(self, self.uv, self.o):
+            return residual + self.fast_forward(hidden, attention), None
+        dtype = compute_dtype(hidden)
+        gate, value, base = F.silu(self.uv(hidden)).split(self.sizes, dim=-1)
+        heads = affine_heads(base, self.weight, self.bias)
+        query, key = rotate(heads, attention.table, interleaved=False).unbind(-2)
+        query = query * attention.query_scale
+        if positions is not None:
+            gate, query = gather_positions(gate, positions), gather_positions(query, positions)
+        bias = attention.bias(self.distances(hidden.shape[1]))
+        scores = torch.baddbmm(bias.to(dtype), query.to(dtype), key.to(dtype).transpose(-1, -2))
+        weights = squared_relu(scores.masked_fill_(attention.unseen, 0))
+        return residual + self.o(gate * (weights @ value)), weights
+
+    def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
+        """What `forward` adds to the residual, with the backward pass of gated.py; hidden is normed."""
+        gate, others = slice(0, self.sizes[0]), slice(self.sizes[0], None)
+        inputs = project(self.uv, hidden, attention.positions, gate, others)
+        narrow = (self.weight, self.bias, self.distances(hidden.shape[1]))
+        return GatedAttention.apply(*inputs, self.o.weight, self.o.bias, *narrow, attention)
 
 
 class FLASHQuadPreTrainedModel(StrictPreTrainedModel):

@@ -1,6 +1,6 @@
 """Gated attention with a backward pass written by hand: what is wide is kept once, what is narrow is computed again.
 
-output = (silu(u) * A silu(v)) Wo^T of the gated attention unit (Hua et al. 2022, arXiv 2202.10447, sections 3 and 4).
+The fast path in training of the formula that each model's own file has: output = (silu(u) * A silu(v)) Wo^T.
 Autograd would keep u, v, their activations, products and concatenated gradients, each [B, T, E] or wider. Here the
 projection before its activation, A v and A are all that is kept; activations are computed again and gradients go
 straight into one buffer. Queries and keys, D wide, run through autograd a second time in the backward pass.
@@ -84,34 +84,27 @@ class Attention:
 
 
 class GatedAttention(torch.autograd.Function):
-    """(projected [B, T, 2E+D] before its activation, Wo, its bias, narrow parameters) -> output [B, T, H], weights.
+    """(projected [B, T, 2E+D] before its activation, Wo, its bias, narrow parameters) -> output [B, T, H].
 
     Projected holds u, v and the base of queries and keys; distances [2T-1] is a bias per key minus query, or None.
     With attention.positions, the output is [B, P, H], u comes as gate [B, P, E] and projected is [B, T, E+D].
-    Without Wo the output is what it would be multiplied with, [B, T or P, E]; the caller projects it then.
-    The weights [B, T, T] are for looking at and carry no gradient; they are None unless asked for.
     """
 
     @staticmethod
-    def forward(ctx, projected, gate, weight, bias, scale, offset, distances, attention: Attention, training, ask):
+    def forward(ctx, projected, gate, weight, bias, scale, offset, distances, attention: Attention):
         with torch.autocast(projected.device.type, enabled=False):
             u, v, base = parts(projected, gate, scale.shape[-1])
             scores = attention.scores(*attention.heads(base, scale, offset), distances)
-            keep = keep_factors(scores, attention.dropout) if training and attention.dropout else None
-            weights = attention.weights(scores, keep)
-            mixed = weights @ F.silu(v)
-            gated = F.silu(u).mul_(mixed)
-            output = gated if weight is None else linear_in(gated, weight, bias)
+            keep = keep_factors(scores, attention.dropout) if attention.dropout else None
+            mixed = attention.weights(scores, keep) @ F.silu(v)
+            output = linear_in(F.silu(u).mul_(mixed), weight, bias)
         ctx.save_for_backward(projected, gate, mixed, scores, keep, weight, bias, scale, offset, distances)
         ctx.attention = attention
-        if not ask:
-            return output, None
-        ctx.mark_non_differentiable(weights)
-        return output, weights.clone() if weights is scores else weights
+        return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient, _):
+    def backward(ctx, gradient):
         projected, gate, mixed, scores, keep, weight, bias, *narrow = ctx.saved_tensors
         attention = ctx.attention
         with torch.autocast(projected.device.type, enabled=False):
@@ -122,7 +115,7 @@ class GatedAttention(torch.autograd.Function):
             opened = F.silu(u)
             gradient, linear = through_linear(gradient, opened * mixed, weight, bias)
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
-            gradient = gradient * opened if weight is None else gradient.mul_(opened)  # of A v
+            gradient.mul_(opened)  # of A v
             weights = attention.weights(scores, keep)
             silu_backward_into(weights.transpose(-1, -2) @ gradient, v, grad_input=v_result)
             scores_gradient = gradient @ F.silu(v).transpose(-1, -2)
@@ -134,10 +127,10 @@ class GatedAttention(torch.autograd.Function):
                 if leaves[3] is not None:
                     outputs.append(attention.bias(leaves[3]))
                     gradients.append(scores_gradient.sum_to_size(outputs[2].shape).to(leaves[3].dtype))
-            found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
-            base_gradient, *narrow = [None if leaf is None else next(found) for leaf in leaves]
+            narrow = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
+            base_gradient, *narrow = [None if leaf is None else next(narrow) for leaf in leaves]
             base_result.copy_(base_gradient)
-        return result, gate_result, *linear, *narrow, None, None, None
+        return result, gate_result, *linear, *narrow, None
 
 
 def laplace(scores: torch.Tensor) -> torch.Tensor:
@@ -217,60 +210,43 @@ class ChunkAttention:
         before = F.pad(sums[:, :-1].cumsum(1), (0, 0, 0, 0, 1, 0))  # a token reads strictly earlier groups
         return before.to(sums.dtype).flatten(0, 1)
 
+    def add_linear(self, mixed: torch.Tensor, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Adds query context to mixed [B N, G, E], in place; the groups of a row may share one context."""
+        rows = (context.shape[0], -1)
+        mixed.view(*rows, mixed.shape[-1]).baddbmm_(query.view(*rows, query.shape[-1]), context)
+        return mixed
+
 
 class MixedChunkAttention(torch.autograd.Function):
     """(v and gate [B, T, 2E], base [B, T, D], all before their activation, Wo, its bias, narrow parameters) -> output.
 
-    With positions [B, P], the output is [B, P, H], the gate is given by itself, [B, P, E], and hidden is v alone.
-    Without Wo the output is what it would be multiplied with, [B, T or P, E]; the caller projects it then.
-    distances [2G-1] is the bias per key minus query. The weights [B, N, G, G] of the quadratic part are for looking at
-    and carry no gradient; they are None unless asked for.
+    With positions [B, P], the output is [B, P, H], the gate comes by itself, [B, P, E], and hidden is v alone.
+    distances [2G-1] is the bias per key minus query.
     """
 
     @staticmethod
-    def forward(
-        ctx,
-        hidden,
-        gate,
-        base,
-        weight,
-        bias,
-        scale,
-        offset,
-        distances,
-        positions,
-        attention: ChunkAttention,
-        training,
-        ask,
-    ):
+    def forward(ctx, hidden, gate, base, weight, bias, scale, offset, distances, positions, attention: ChunkAttention):
         batch, length, _ = hidden.shape
         with torch.autocast(hidden.device.type, enabled=False):
             v, u = (hidden, gate) if positions is not None else hidden.chunk(2, dim=-1)
             quad_query, lin_query, quad_key, lin_key = attention.heads(base, scale, offset)
             value = attention.grouped(F.silu(v))
             scores = attention.scores(quad_query, quad_key, distances)
-            keep = keep_factors(scores, attention.dropout) if training and attention.dropout else None
-            weights = attention.weights(scores, keep)
-            mixed = weights @ value
-            context = attention.context(lin_key, value, batch)
-            rows = (context.shape[0], -1)
-            mixed.view(*rows, mixed.shape[-1]).baddbmm_(lin_query.view(*rows, lin_query.shape[-1]), context)
+            keep = keep_factors(scores, attention.dropout) if attention.dropout else None
+            mixed = attention.weights(scores, keep) @ value
+            attention.add_linear(mixed, lin_query, attention.context(lin_key, value, batch))
             mixed = attention.ungrouped(mixed, batch, length)
             mixed = mixed if positions is None else gather_positions(mixed, positions)
-            gated = F.silu(u).mul_(mixed)
-            output = gated if weight is None else linear_in(gated, weight, bias)
+            output = linear_in(F.silu(u).mul_(mixed), weight, bias)
         ctx.save_for_backward(
             hidden, gate, base, mixed, scores, keep, weight, bias, scale, offset, distances, positions
         )
         ctx.attention = attention
-        if not ask:
-            return output, None
-        ctx.mark_non_differentiable(weights)
-        return output, weights.view(batch, -1, *weights.shape[1:])
+        return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient, _):
+    def backward(ctx, gradient):
         hidden, gate, base, mixed, scores, keep, weight, bias, *narrow = ctx.saved_tensors
         scale, offset, distances, positions = narrow
         attention, (batch, length, _) = ctx.attention, hidden.shape
@@ -281,7 +257,7 @@ class MixedChunkAttention(torch.autograd.Function):
             opened = F.silu(u)
             gradient, linear = through_linear(gradient, opened * mixed, weight, bias)
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
-            gradient = gradient * opened if weight is None else gradient.mul_(opened)  # of the mixed values
+            gradient.mul_(opened)  # of the mixed values
             gradient = gradient if positions is None else scatter_positions(gradient, positions, length)
             gradient = attention.grouped(gradient)  # [B N, G, E]
             weights = attention.weights(scores, keep)
@@ -301,7 +277,7 @@ class MixedChunkAttention(torch.autograd.Function):
             silu_backward_into(attention.ungrouped(value_gradient, batch, length), v, grad_input=v_result)
             scores_gradient = gradient @ value.detach().transpose(-1, -2)
             scores_gradient = attention.scores_gradient(scores_gradient, scores, keep)
-            found = torch.autograd.grad(
+            base_gradient, *narrow = torch.autograd.grad(
                 (quad_query, lin_query, quad_key, lin_key, table),
                 leaves,
                 (
@@ -312,7 +288,7 @@ class MixedChunkAttention(torch.autograd.Function):
                     scores_gradient.sum(0).to(table.dtype),
                 ),
             )
-        return result, gate_result, found[0], *linear, *found[1:], None, None, None, None
+        return result, gate_result, base_gradient, *linear, *narrow, None, None
 
 
 def parts(
@@ -331,7 +307,5 @@ def linear_in(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 
 
 def through_linear(gradient, inputs, weight, bias) -> tuple[torch.Tensor, tuple]:
-    """Gradient of `linear_in`'s output -> of its inputs, (of weight, of bias); as it is without a weight."""
-    if weight is None:
-        return gradient, (None, None)
+    """Gradient of `linear_in`'s output -> of its inputs, (of weight, of bias)."""
     return gradient @ weight.to(gradient.dtype), linear_gradients(gradient, inputs, weight.dtype, bias is not None)

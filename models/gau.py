@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -33,7 +34,20 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import Linear, dropout, gather_positions, project, readable, rms_norm, rotary_table, segment_vectors
+from .layers import (
+    Linear,
+    compute_dtype,
+    dropout,
+    gather_positions,
+    may_be_fast,
+    project,
+    rms_norm,
+    rotary_table,
+    rotate,
+    segment_vectors,
+    squared_relu,
+    widened,
+)
 
 
 class GAUAlphaConfig(PreTrainedConfig):
@@ -85,6 +99,11 @@ class ScaleOffset(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if use_bias else None
 
+    def forward(self, base: torch.Tensor) -> torch.Tensor:
+        """base [..., D] -> at least fp32."""
+        scaled = widened(base) * widened(self.weight)
+        return scaled if self.bias is None else scaled + widened(self.bias)
+
 
 class GAUAlphaEmbeddings(nn.Module):
     """Word plus token type, normed, dropped out."""
@@ -101,27 +120,48 @@ class GAUAlphaEmbeddings(nn.Module):
         return dropout(hidden, self.config.hidden_dropout_prob, self.training)
 
 
-class GatedAttentionUnit(nn.Module):
-    """o_dense(u * A v), where A attends from and to one shared base of width D (spec: GAU-alpha, section 2.1)."""
+class GatedUnit(nn.Module):
+    """U, V, Z = silu(X Wi);  A = softmax(log(n) / log(512) q(Z) k(Z)^T / sqrt(D));  O = (U * A V) Wo.
+
+    The gated attention unit of Hua et al. 2022 (arXiv 2202.10447), with the softmax of GAU-alpha (Su 2022) for the
+    squared ReLU. q and k scale the channels of Z and turn them by their position; n is how many keys are seen.
+    """
 
     def __init__(self, config: GAUAlphaConfig):
         super().__init__()
         self.config = config
-        width = 2 * config.intermediate_size + config.attention_key_size
-        self.i_dense = Linear(config.hidden_size, width, bias=config.use_bias)
+        self.sizes = (config.intermediate_size, config.intermediate_size, config.attention_key_size)
+        self.i_dense = Linear(config.hidden_size, sum(self.sizes), bias=config.use_bias)
         self.o_dense = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.q_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
         self.k_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
 
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions: torch.Tensor | None):
+        """hidden [B, T, H] -> output [B, T, H], weights A [B, T, T]; of queries at positions [B, P] only, if given."""
+        attention = attention if positions is None else attention.at(positions)
+        if not output_attentions and may_be_fast(self, self.i_dense, self.o_dense):
+            return self.fast_forward(hidden, attention), None
+        dtype, table = compute_dtype(hidden), attention.table.squeeze(-2)
+        gate, value, base = F.silu(self.i_dense(hidden)).split(self.sizes, dim=-1)
+        query = rotate(self.q_scaleoffset(base), table, interleaved=True) * attention.query_scale
+        key = rotate(self.k_scaleoffset(base), table, interleaved=True)
+        if positions is not None:
+            gate, query = gather_positions(gate, positions), gather_positions(query, positions)
+        scores = query.to(dtype) @ key.to(dtype).transpose(-1, -2)
+        if self.config.normalization == "squared_relu":
+            weights = squared_relu(scores.masked_fill_(attention.unseen, 0)).div_(attention.divisor)
+        else:  # -1e4 is the originals' score of an unseen key: a row that sees none becomes uniform, not NaN
+            weights = torch.softmax(scores.masked_fill_(attention.unseen, -1e4), dim=-1, dtype=dtype)
+        weights = dropout(weights, attention.dropout, self.training)
+        return self.o_dense(gate * (weights @ value)), weights
+
+    def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
+        """The output of `forward`, with the backward pass of gated.py."""
+        expanded = self.config.intermediate_size
+        inputs = project(self.i_dense, hidden, attention.positions, slice(0, expanded), slice(expanded, None))
         scale = torch.stack((self.q_scaleoffset.weight, self.k_scaleoffset.weight))
         offset = torch.stack((self.q_scaleoffset.bias, self.k_scaleoffset.bias)) if self.config.use_bias else None
-        expanded = self.config.intermediate_size
-        inputs = project(self.i_dense, hidden, positions, slice(0, expanded), slice(expanded, None))
-        parameters = (*readable(self.o_dense), scale, offset, None)
-        attention = attention if positions is None else attention.at(positions)
-        output, weights = GatedAttention.apply(*inputs, *parameters, attention, self.training, output_attentions)
-        return self.o_dense(output) if parameters[0] is None else output, weights
+        return GatedAttention.apply(*inputs, self.o_dense.weight, self.o_dense.bias, scale, offset, None, attention)
 
 
 class GAUAlphaLayer(GradientCheckpointingLayer):
@@ -130,7 +170,7 @@ class GAUAlphaLayer(GradientCheckpointingLayer):
     def __init__(self, config: GAUAlphaConfig):
         super().__init__()
         self.config = config
-        self.gau = GatedAttentionUnit(config)
+        self.gau = GatedUnit(config)
 
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
         output, weights = self.gau(hidden, attention, output_attentions, positions)

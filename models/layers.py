@@ -19,17 +19,24 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-class UnitNorm(torch.autograd.Function):
-    """scale * x / rms(x) over the last axis: fp32 inside, one [.., H] tensor kept for the backward pass.
+def records_gradients() -> bool:
+    """Whether a torch.autograd.Function may run: gradients are wanted, and no exporter follows each operation."""
+    return torch.is_grad_enabled() and not torch.compiler.is_exporting() and not torch.jit.is_tracing()
 
-    rms is sqrt(mean(x^2) + eps), or max(sqrt(mean(x^2)), eps) when clamped; scale is one number or None for 1.
-    """
+
+def inverse_rms(x: torch.Tensor, eps: float, clamped: bool) -> torch.Tensor:
+    """1 / sqrt(mean(x^2) + eps) over the last axis [..., 1], or 1 / max(sqrt(mean(x^2)), eps) when clamped."""
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+    return (mean_square.clamp(min=eps**2) if clamped else mean_square + eps).rsqrt()
+
+
+class UnitNorm(torch.autograd.Function):
+    """`unit_norm`, one [.., H] tensor of which is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx, hidden, scale, eps: float, clamped: bool, dtype: torch.dtype):
         x = widened(hidden)
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        inverse = (square.clamp_(min=eps**2) if clamped else square.add_(eps)).rsqrt_()
+        inverse = inverse_rms(x, eps, clamped)
         result = torch.empty(x.shape, dtype=dtype, device=x.device)
         torch.mul(x, inverse if scale is None else inverse * widened(scale), out=result)
         # Without a scale the result is itself the normalised input, which the next layer keeps anyway.
@@ -53,6 +60,17 @@ class UnitNorm(torch.autograd.Function):
         return result.to(kept.dtype), scale_gradient, None, None, None
 
 
+def unit_norm(
+    hidden: torch.Tensor, scale: torch.Tensor | None, eps: float, clamped: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    """scale * x / rms(x) over the last axis, computed in fp32; scale is one number, or None for 1."""
+    if records_gradients():
+        return UnitNorm.apply(hidden, scale, eps, clamped, dtype)
+    x = widened(hidden)
+    inverse = inverse_rms(x, eps, clamped)
+    return (x * (inverse if scale is None else inverse * widened(scale))).to(dtype)
+
+
 def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     """The dtype of matrix products of hidden: autocast's where it is on."""
     kind = hidden.device.type
@@ -61,7 +79,7 @@ def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
 
 def rms_norm(hidden: torch.Tensor, eps: float) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis, without weights; fp32 inside, dtype kept."""
-    return UnitNorm.apply(hidden, None, eps, False, hidden.dtype)
+    return unit_norm(hidden, None, eps, clamped=False, dtype=hidden.dtype)
 
 
 class ScaleNorm(nn.Module):
@@ -73,7 +91,7 @@ class ScaleNorm(nn.Module):
         self.scala = nn.Parameter(torch.ones(1))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return UnitNorm.apply(hidden, self.scala, self.eps, False, compute_dtype(hidden))
+        return unit_norm(hidden, self.scala, self.eps, clamped=False, dtype=compute_dtype(hidden))
 
 
 class ClampedScaleNorm(nn.Module):
@@ -85,7 +103,7 @@ class ClampedScaleNorm(nn.Module):
         self.g = nn.Parameter(torch.ones(1))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return UnitNorm.apply(hidden, self.g, self.eps, True, compute_dtype(hidden))
+        return unit_norm(hidden, self.g, self.eps, clamped=True, dtype=compute_dtype(hidden))
 
 
 def position_angles(positions: torch.Tensor, dim: int) -> torch.Tensor:
@@ -124,6 +142,12 @@ def affine_heads(base: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     """base [..., D] times each row of weight [heads, D] plus bias [heads, D]; at least fp32."""
     heads = widened(base).unsqueeze(-2) * widened(weight)
     return heads if bias is None else heads + widened(bias)
+
+
+def squared_relu(scores: torch.Tensor) -> torch.Tensor:
+    """relu(scores)^2, overwriting scores; as a product, since autocast on a GPU would compute a power in fp32."""
+    scores = F.relu_(scores)
+    return scores * scores
 
 
 def toeplitz(offsets: torch.Tensor) -> torch.Tensor:
@@ -219,29 +243,34 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
-def readable(linear: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Weight and bias of a linear layer; (None, None) where it must be called."""
-    return (linear.weight, linear.bias) if is_plain(linear) else (None, None)
+def may_be_fast(layer: nn.Module, *linears: nn.Module) -> bool:
+    """Whether a layer may take the backward pass written by hand (gated.py), which reads the weights of its linears.
+
+    In training alone, unless the config's attn_implementation is eager, and where every linear is as it was made.
+    """
+    eager = layer.config._attn_implementation == "eager"
+    return layer.training and records_gradients() and not eager and all(is_plain(linear) for linear in linears)
 
 
 def segment_vectors(table: nn.Embedding, token_type_ids: torch.Tensor | None) -> torch.Tensor:
     """Token type embeddings [B, T, H], or those of type 0 in a shape that broadcasts when no types are given."""
-    if token_type_ids is not None:
-        return table(token_type_ids)
-    if is_plain(table):
-        return table.weight[0]
-    return table(torch.zeros(1, 1, dtype=torch.int64, device=next(table.parameters()).device))
+    if token_type_ids is None:
+        token_type_ids = torch.zeros(1, 1, dtype=torch.int64, device=next(table.parameters()).device)
+    return table(token_type_ids)
 
 
 class Linear(nn.Linear):
-    """nn.Linear, faster on CPU under autocast."""
+    """nn.Linear whose backward pass is faster on CPU under autocast."""
 
-    def forward(self, inputs: torch.Tensor, outputs: slice | None = None) -> torch.Tensor:
-        """All outputs, or a slice of them."""
-        weight, bias = self.weight, self.bias
-        if outputs is not None:
-            weight, bias = weight[outputs], None if bias is None else bias[outputs]
-        return Product.apply(inputs, weight, bias, compute_dtype(inputs))
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not records_gradients():
+            return super().forward(inputs)
+        return Product.apply(inputs, self.weight, self.bias, compute_dtype(inputs))
+
+    def part(self, inputs: torch.Tensor, outputs: slice) -> torch.Tensor:
+        """Some of the outputs."""
+        bias = None if self.bias is None else self.bias[outputs]
+        return Product.apply(inputs, self.weight[outputs], bias, compute_dtype(inputs))
 
 
 def gather_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -261,12 +290,9 @@ def scatter_positions(rows: torch.Tensor, positions: torch.Tensor, length: int) 
 
 
 def project(
-    linear: nn.Module, hidden: torch.Tensor, positions: torch.Tensor | None, gate: slice, others: slice
+    linear: Linear, hidden: torch.Tensor, positions: torch.Tensor | None, gate: slice, others: slice
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All outputs [B, T, X] and None; with positions [B, P], the others [B, T, Y] and the gate's [B, P, E] alone."""
     if positions is None:
         return linear(hidden), None
-    if not is_plain(linear):
-        outputs = linear(hidden)
-        return outputs[..., others], gather_positions(outputs[..., gate], positions)
-    return linear(hidden, others), linear(gather_positions(hidden, positions), gate)
+    return linear.part(hidden, others), linear.part(gather_positions(hidden, positions), gate)

@@ -97,7 +97,6 @@ class LinearHeadPreTrainedModel(StrictPreTrainedModel):
     config_class = LinearHeadConfig
     base_model_prefix = "encoder"
     outputs: int | None = None
-    _supports_sdpa = True
 
     def __init__(self, config: LinearHeadConfig):
         super().__init__(config)

@@ -79,6 +79,7 @@ training/loop/model_parallel.py: deepspeed.module_inject.autotp_config:
 training/arguments.py: transformers.training_args.TrainingArguments:
     ._n_gpu
 models/base.py: transformers.PreTrainedModel:
+    _supports_sdpa
     get_expanded_tied_weights_keys(all_submodels)
     .all_tied_weights_keys
     _tied_weights_keys
@@ -105,7 +106,6 @@ models/electra/joint_model.py: transformers.PreTrainedModel:
     _tied_weights_keys
 models/task_heads.py: transformers.PreTrainedModel:
     _init_weights(module)
-    _supports_sdpa
 models/transformer_xl.py: transformers.PreTrainedModel:
     _init_weights(module)
     _no_split_modules
@@ -131,6 +131,8 @@ models/gated.py: torch.ops.aten:
     _softmax_backward_data
 models/post_norm.py: torch.ops.aten:
     _softmax_backward_data
+models/layers.py: transformers.PreTrainedConfig:
+    _attn_implementation
 models/post_norm.py: transformers.PreTrainedConfig:
     _attn_implementation
 models/stock.py: transformers.PreTrainedConfig:

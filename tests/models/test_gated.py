@@ -1,4 +1,4 @@
-"""Backward passes written by hand: against finite differences, and against autograd through the original's way."""
+"""Backward passes written by hand: against finite differences, the plain formula, and the original's way."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from benchmarks.originals.flashquad import OriginalFLASHQuad
 from benchmarks.originals.gau_alpha import OriginalGAUAlpha
 from models.gated import Attention, ChunkAttention, GatedAttention, MixedChunkAttention
 from models.layers import Linear, UnitNorm, dropout, rotary_table
+from tests.models.small_encoders import EVERY, batch, make
 
 E, D, H, T = 3, 6, 2, 5
 
@@ -23,7 +24,7 @@ def doubles(*shapes):
 def seeded(function, *arguments):
     """The same dropout in every call."""
     torch.manual_seed(3)
-    return function.apply(*arguments)[0]
+    return function.apply(*arguments)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -45,12 +46,12 @@ def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
     )
     shift, bias = (shift, bias) if offset else (None, None)
     distances = distances if kind == "biased_squared_relu" else None
-    arguments = (projected, None, weight, bias, scale, shift, distances, attention, True, False)
-    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments, fast_mode=True)
+    arguments = (projected, None, weight, bias, scale, shift, distances, attention)
+    assert gradcheck(lambda *inputs: seeded(GatedAttention, *inputs), arguments, fast_mode=True)
     gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
     some = attention.at(positions)
-    arguments = (projected[..., E:], gate, weight, bias, scale, shift, distances, some, True, False)
-    assert gradcheck(lambda *given: seeded(GatedAttention, *given), arguments, fast_mode=True)
+    arguments = (projected[..., E:], gate, weight, bias, scale, shift, distances, some)
+    assert gradcheck(lambda *inputs: seeded(GatedAttention, *inputs), arguments, fast_mode=True)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -73,12 +74,10 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
         dropout=0.4 if option == "dropout" else 0.0,
     )
     narrow = (base, weight, bias, scale, shift, distances)
-    assert gradcheck(
-        lambda *given: seeded(MixedChunkAttention, *given), (hidden, None, *narrow, None, attention, True, False)
-    )
+    assert gradcheck(lambda *inputs: seeded(MixedChunkAttention, *inputs), (hidden, None, *narrow, None, attention))
     gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
-    arguments = (hidden[..., :E], gate, *narrow, positions, attention, True, False)
-    assert gradcheck(lambda *given: seeded(MixedChunkAttention, *given), arguments, fast_mode=True)
+    arguments = (hidden[..., :E], gate, *narrow, positions, attention)
+    assert gradcheck(lambda *inputs: seeded(MixedChunkAttention, *inputs), arguments, fast_mode=True)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
@@ -179,6 +178,84 @@ def test_gradients_equal_autograd_through_the_originals_way(case):
     ours(ids, mask, labels=labels, masked_positions=positions).loss.backward()
     for name, parameter in mine.items():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-3, msg=f"{name}, positions")
+
+
+def dropped(variant):
+    """Config fields that switch every dropout on."""
+    return {"dropout": 0.2} if variant.startswith("flash") else dict.fromkeys(DROPOUTS, 0.2)
+
+
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+# Distance of outputs and of gradients, relative to their own length: sums in another order, and roundings elsewhere.
+TOLERANCES = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of the functions with a backward pass written by hand, as they are called."""
+    calls = []
+    for function in (GatedAttention, MixedChunkAttention):
+
+        def record(*inputs, apply=function.apply):
+            calls.append(apply)
+            return apply(*inputs)
+
+        monkeypatch.setattr(function, "apply", record)
+    return calls
+
+
+def outputs_and_gradients(model, inputs, dtype):
+    """Hidden states and all gradients of a weighted sum of them, each in one vector, under always the same dropout."""
+    torch.manual_seed(5)
+    with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+        hidden = model(**inputs).last_hidden_state.float().flatten()
+    gradients = torch.autograd.grad(hidden @ torch.linspace(-1, 1, len(hidden)), list(model.parameters()))
+    return hidden, torch.cat([gradient.flatten() for gradient in gradients])
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_training_is_what_the_plain_formula_gives(variant, dtype, calls):
+    model = make(variant, "Model", **dropped(variant)).train()
+    ids, mask = batch((21, 17, 4), 21)
+    pairs = mask.unsqueeze(1) * torch.ones(21, 21).tril()
+    every = {"input_ids": ids, "attention_mask": pairs if model.takes_pair_masks else mask}
+    some = every | {"output_positions": torch.tensor([[3, 0, 11, 3], [6, 5, 0, 0], [1, 2, 0, 0]])}
+    for inputs in (every, some):
+        calls.clear()
+        model.set_attn_implementation("sdpa")
+        fast = outputs_and_gradients(model, inputs, dtype)
+        assert len(calls) == 2
+        model.set_attn_implementation("eager")
+        plain = outputs_and_gradients(model, inputs, dtype)
+        assert len(calls) == 2, "eager is the plain formula"
+        for result, expected in zip(fast, plain, strict=True):
+            assert (result - expected).norm() <= TOLERANCES[dtype] * expected.norm()
+
+
+@EVERY
+def test_the_plain_formula_is_what_evaluation_export_attentions_and_wrapped_layers_run(variant, calls):
+    model = make(variant, "Model")
+    ids, mask = batch()
+    with torch.no_grad():
+        expected = model(ids, mask).last_hidden_state
+        exported = torch.export.export(model, (ids, mask), strict=False).module()
+        torch.testing.assert_close(exported(ids, mask).last_hidden_state, expected)
+    torch.testing.assert_close(model(ids, mask).last_hidden_state, expected)
+    model.train()
+    torch.testing.assert_close(model(ids, mask, output_attentions=True).last_hidden_state, expected)
+    layer = model.layers[0]
+    linears = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
+    for linear in linears:
+        shapes = []
+        handle = linear.register_forward_hook(
+            lambda module, inputs, output, shapes=shapes: shapes.append(output.shape)
+        )
+        before = len(calls)
+        torch.testing.assert_close(model(ids, mask).last_hidden_state, expected, atol=1e-5, rtol=1e-4)
+        assert shapes and len(calls) == before + 1, "the other layer alone is fast"
+        handle.remove()
+    assert len(calls) == len(linears) and len(linears) in (2, 3)
 
 
 @pytest.mark.parametrize("case", ["gau_alpha", "flash_quad", "flash_"])
