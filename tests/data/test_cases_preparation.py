@@ -51,9 +51,13 @@ def test_names_that_are_not_utf8_are_read_and_written(tmp_path, tokenizer, monke
     table = "".join(f"{number}\t{text}\n" for number, text in enumerate(texts))
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), "a.parquet")
     for kind, content in (
-        ("txt", "\n".join(texts)), ("jsonl", lines), ("tsv", f"id\ttext\n{table}"), ("json", '[{"text": "x"}]'),
-        ("csv", "text\n" + "\n".join(texts).replace("，", "")), ("parquet", Path("a.parquet").read_bytes()),
-    ):  # fmt: skip
+        ("txt", "\n".join(texts)),
+        ("jsonl", lines),
+        ("tsv", f"id\ttext\n{table}"),
+        ("json", '[{"text": "x"}]'),
+        ("csv", "text\n" + "\n".join(texts).replace("，", "")),
+        ("parquet", Path("a.parquet").read_bytes()),
+    ):
         file = written(Path(f"{name}.{kind}"), content)
         create(tokenizer, Path(f"{name}{kind}"), "--train_file", file, "--cache_dir", f"c{name}")
     convert("--input_path", source.parent, "--output_path", f"j{name}", "--json_field", "text", "--workers", 2)
@@ -455,9 +459,16 @@ def test_a_tokenizer_that_cannot_work_is_told_before_the_corpus(tmp_path, tokeni
     unknown = generic(tmp_path / "unknown", backend, **names)
     settings = json.loads(framed()[0].to_str())
     settings["added_tokens"] = [
-        {"id": 5, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": True}
-    ]  # fmt: skip
+        {
+            "id": 5,
+            "content": "<x>",
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+    ]
     same = generic(tmp_path / "same", framed()[0], **framed()[1])
     settings["model"]["vocab"] |= {"b": 5}
     written(same / "tokenizer.json", json.dumps(settings | {"added_tokens": []}))

@@ -68,9 +68,16 @@ def tokenizers(tmp_path_factory, bert_folder):
     prefix = made["spm file"] / "sentencepiece.bpe"
     pieces = {"bos_piece": "<s>", "pad_piece": "<pad>", "eos_piece": "</s>", "unk_piece": "<unk>"}
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "texts.txt"), model_prefix=str(prefix), vocab_size=70, minloglevel=2,
-        bos_id=0, pad_id=1, eos_id=2, unk_id=3, **pieces,
-    )  # fmt: skip
+        input=str(folder / "texts.txt"),
+        model_prefix=str(prefix),
+        vocab_size=70,
+        minloglevel=2,
+        bos_id=0,
+        pad_id=1,
+        eos_id=2,
+        unk_id=3,
+        **pieces,
+    )
     (made["spm file"] / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
     return made
 

@@ -16,26 +16,38 @@ FILES = {
     "regression.json": {"data": [{"sentence1": "a", "sentence2": "b", "label": n / 2} for n in (0, 1, 2)]},
     "multiple_choice.json": [{"question": "q", "choices": ["a", "b"], "label": n % 2} for n in range(3)],
     "question_answering.json": {
-        "data": [{"paragraphs": [{"context": "在北京", "qas": [
-            {"id": "Q", "question": "哪？", "answers": [{"text": "北京", "answer_start": 1}]},
-            {"id": "R", "question": "谁？", "answers": {"text": ["在"], "answer_start": [0]}},
-        ]}]}]
+        "data": [
+            {
+                "paragraphs": [
+                    {
+                        "context": "在北京",
+                        "qas": [
+                            {"id": "Q", "question": "哪？", "answers": [{"text": "北京", "answer_start": 1}]},
+                            {"id": "R", "question": "谁？", "answers": {"text": ["在"], "answer_start": [0]}},
+                        ],
+                    }
+                ]
+            }
+        ]
     },
     "question_answering.csv": """question,context,answers
 a,bc,"{'text': array(['b'], dtype=object), 'answer_start': array([0])}"\n""",
     "tagging.csv": "tokens,tags\n\"['EU', 'x']\",\"['B-ORG', 'O']\"\na b,O I-LOC\n",
     "tagging.json": [{"text": "张三来", "label": {"PER": {"张三": [[0, 1]]}}}, {"text": "来", "label": {}}],
     "cluewsc2020/dev.json": [
-        {"text": "他说她", "label": "true", "id": 1, "target": {
-            "span1_text": "他", "span1_index": 0, "span2_text": "她", "span2_index": 2,
-        }}
+        {
+            "text": "他说她",
+            "label": "true",
+            "id": 1,
+            "target": {"span1_text": "他", "span1_index": 0, "span2_text": "她", "span2_index": 2},
+        }
     ],
     "csl/dev.json": [{"id": 1, "abst": "本文", "keyword": ["图像", "分割"], "label": "0"}],
     "c3/d-dev.json": [[["男：你好。"], [{"question": "谁？", "choice": ["甲", "乙"], "answer": "乙"}], "1-1"]],
     "chid/dev.json": [{"content": ["他#idiom1#"], "candidates": ["一心", "二心"], "answers": [{"candidate_id": 1}]}],
     "swag/val.csv": "sent1,sent2,ending0,ending1,label\na,b,c,d,0\n",
     "stsb/dev.tsv": "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.2\n1\tc\td\t0\n",
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -195,10 +195,6 @@ def task_of(tmp_path):
     return make
 
 
-def texts_of(found):
-    return found[0].text_a + found[0].text_b
-
-
 ONE = "text,label\n"
 CLASSES, NUMBERS, TAGS, CHOICES = "classification", "regression", "tagging", "multiple_choice"
 
@@ -221,11 +217,11 @@ def test_columns_go_by_their_names_and_stand_in_the_task(header, taken, task_of,
     caplog.set_level("INFO")
     columns = header.split(",")
     row = lambda n: ",".join(["7" if name in ("count", "id", "") else f"{name}{n}".strip(' "') for name in columns])  # noqa: E731
-    found = task_of("classification", f"{header}\n{row(1)}\n{row(2)}\n")
-    assert list(texts_of(found)) == taken == found[0].columns["texts"]
-    assert found[0].label[0].lower() in ("label", "sentiment", "标签") and len(found[0].labels) == 2
-    assert not set(taken) & set(found[0].columns["not_read"])
-    assert f"texts from {' and '.join(taken)}, labels from {found[0].label[0]}" in caplog.text
+    task, _ = task_of("classification", f"{header}\n{row(1)}\n{row(2)}\n")
+    assert [*task.text_a, *task.text_b] == taken == task.columns["texts"]
+    assert task.label[0].lower() in ("label", "sentiment", "标签") and len(task.labels) == 2
+    assert not set(taken) & set(task.columns["not_read"])
+    assert f"texts from {' and '.join(taken)}, labels from {task.label[0]}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -254,9 +250,12 @@ def test_columns_go_by_their_names_and_stand_in_the_task(header, taken, task_of,
         (NUMBERS, f"{ONE}a,good\nb,bad\n", r"csv:2: label must be a number, got 'good'"),
         (NUMBERS, f"{ONE}a,1.5\nb,1.5\n", r"csv:2: rows to train on must differ in label, got 1.5 in all"),
         (NUMBERS, f"{ONE}a,1.5\nb,nan\n", r"csv:3: label must be a number, got 'nan'"),
-        (TAGS, 'tokens,tags\n"[\'a\', \'b\']","[\'O\']"\n"[\'a\']","[\'B-X\']"\n',
-         r"csv:2: must have a tag for each of 2"),
-        (TAGS, 'tokens,tags\n"[\'a\', \'b\'","[\'O\', \'B-X\']"\n', r"csv:2: .*a list of texts must be whole"),
+        (
+            TAGS,
+            "tokens,tags\n\"['a', 'b']\",\"['O']\"\n\"['a']\",\"['B-X']\"\n",
+            r"csv:2: must have a tag for each of 2",
+        ),
+        (TAGS, "tokens,tags\n\"['a', 'b'\",\"['O', 'B-X']\"\n", r"csv:2: .*a list of texts must be whole"),
         (TAGS, '{"tokens": ["a", 3], "tags": ["O", "B-X"]}', r"jsonl:1: words must be texts"),
         (TAGS, '{"tokens": ["a", "b"], "tags": ["B-X", null]}', r"jsonl:1: tags must be tags, got 'None'"),
         (TAGS, "tokens,tags\na b,O O\n", r"csv:2: rows to train on must have two labels in tags, got O"),
@@ -265,7 +264,7 @@ def test_columns_go_by_their_names_and_stand_in_the_task(header, taken, task_of,
         (CHOICES, "question,choices,label\nq,a or b,1\n", r"csv:2: choices must be a list of texts, got 'a or b'"),
         (CHOICES, '{"question": "q", "choices": ["B", "A"], "answer": "A"}', r"jsonl:1: answer must stand for one"),
     ],
-)  # fmt: skip
+)
 def test_what_would_have_to_be_guessed_stops_with_its_place(kind, content, message, task_of):
     with pytest.raises(TaskError, match=message) as caught:
         task_of(kind, content, label_column="pick" if ",pick" in content else None)

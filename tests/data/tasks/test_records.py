@@ -5,7 +5,6 @@ import json
 import pytest
 
 from data.tasks.loading import load_task
-from data.tasks.rows import read_rows
 from data.tasks.table import TASKS
 from data.tasks.task import TaskError
 
@@ -64,10 +63,8 @@ def test_c3_keeps_the_choices_that_there_are_and_the_ids_of_its_test_set(load):
         {"question": "谁？", "choice": ["甲", "乙", "丙"], "answer": "甲"},
     )
     first, second = load("c3", "d-dev.json", rows).records
-    assert first == {
-        "id": 0, "group": 0, "context": "男：你好。\n女：好。", "question": "谁？", "choices": ["甲", "乙"],
-        "label": 1,
-    }  # fmt: skip
+    asked = {"context": "男：你好。\n女：好。", "question": "谁？", "choices": ["甲", "乙"]}
+    assert first == {"id": 0, "group": 0, "label": 1} | asked
     assert (second["id"], second["group"], second["label"]) == (1, 0, 0)
 
 
@@ -101,9 +98,8 @@ def test_chid_makes_a_record_of_every_blank_and_keeps_its_list_together(load, tm
         {"content": ["#idiom000003#"], "candidates": candidates},
     ]
     split = load("chid", "dev.json", rows)
-    assert [record["context"] for record in split.records] == [
-        "他#idiom#又#other#。", "他#other#又#idiom#。", "#idiom#",
-    ]  # fmt: skip
+    contexts = [record["context"] for record in split.records]
+    assert contexts == ["他#idiom#又#other#。", "他#other#又#idiom#。", "#idiom#"]
     assert [record["tag"] for record in split.records] == list(answers)
     assert [(record["group"], record["label"]) for record in split.records] == [(0, 1), (0, 0), (1, 2)]
     assert split.rows == 2 and len(split.records) == 3
@@ -112,19 +108,16 @@ def test_chid_makes_a_record_of_every_blank_and_keeps_its_list_together(load, tm
 def test_fewclue_has_integers_one_passage_and_seven_candidates(load):
     row = {"id": 1734, "candidates": list("甲乙丙丁戊己庚"), "content": "让人#idiom#，真的。", "answer": 3}
     (record,) = load("chid", "train_0.json", [row]).records
-    assert record == {
-        "id": 1734, "tag": "#idiom#", "group": 0, "context": "让人#idiom#，真的。", "question": None,
-        "choices": list("甲乙丙丁戊己庚"), "label": 3,
-    }  # fmt: skip
+    blank = {"tag": "#idiom#", "context": "让人#idiom#，真的。", "question": None, "choices": list("甲乙丙丁戊己庚")}
+    assert record == {"id": 1734, "group": 0, "label": 3} | blank
     split = load("tnews", "train_0.json", [{"label": 110, "sentence": "新闻", "keywords": "", "id": 4591}])
     assert split.records == [{"id": 4591, "text_a": "新闻", "text_b": None, "label": "110"}]
 
 
 def questions(context, *answers):
-    given = [{"text": text, "answer_start": start} for text, start in answers]
-    return json.dumps({"data": [{"paragraphs": [{"context": context, "qas": [
-        {"id": "Q", "question": "什么？", "answers": given},
-    ]}]}]}, ensure_ascii=False)  # fmt: skip
+    listed = [{"text": text, "answer_start": start} for text, start in answers]
+    paragraph = {"context": context, "qas": [{"id": "Q", "question": "什么？", "answers": listed}]}
+    return json.dumps({"data": [{"paragraphs": [paragraph]}]}, ensure_ascii=False)
 
 
 def test_answers_beside_their_start_are_repaired_and_those_that_are_nowhere_left_out_of_training(load, tmp_path):
@@ -160,9 +153,8 @@ def test_pretty_printed_cluener_and_entities_within_others(load):
     ]
     text = "\n".join(json.dumps(row, ensure_ascii=False, indent=4) for row in rows)
     split = load("cluener", "dev.json", text)
-    assert [" ".join(record["tags"]) for record in split.records] == [
-        "B-book I-book I-book I-book I-book I-book O O", "B-name I-name",
-    ]  # fmt: skip
+    tags = [" ".join(record["tags"]) for record in split.records]
+    assert tags == ["B-book I-book I-book I-book I-book I-book O O", "B-name I-name"]
     assert split.records[0]["chars"] == list(rows[0]["text"]) and split.notes == {"entity within another": 1}
 
 
@@ -198,16 +190,6 @@ def test_unbalanced_quotes_of_tab_separated_files_are_text(load):
     assert [record["label"] for record in split.records] == [3.2, 0.0]
 
 
-def test_lines_end_at_line_feeds_only(tmp_path):
-    text = "a\u2028b\u0085c\x0bd\x1ce\rf"
-    (tmp_path / "x.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) * 2, newline="")
-    assert [row.values["text"] for row in read_rows(tmp_path / "x.jsonl")] == [text, text]
-    (tmp_path / "x.tsv").write_text(f"text\n{text}\r\n{text}\r\n", newline="")
-    assert [(row.where[-1], row.values["text"]) for row in read_rows(tmp_path / "x.tsv")] == [("2", text), ("3", text)]
-    (tmp_path / "x.csv").write_text(f'text\n"{text}"\r\n"{text}\n"\r\n', newline="")
-    assert [row.values["text"] for row in read_rows(tmp_path / "x.csv")] == [text, f"{text}\n"]
-
-
 NLI = "sentence1\tsentence2\tlabel\n"
 BAD = [
     ("rte", "train.tsv", "sentence1\tlabel\na\tentailment\n", r"train\.tsv:2: must have the column sentence2"),
@@ -229,7 +211,8 @@ BAD = [
     ("chid", "dev.json", '{"content": ["#idiom1#"], "candidates": ["a"]}', r"dev\.json:1: must have an answer for"),
     ("chid", "dev_0.json", '{"content": "#idiom#", "candidates": ["a"], "answer": 1}', r"json:1: label must be a num"),
     (
-        "cmrc2018", "dev.json",
+        "cmrc2018",
+        "dev.json",
         '{"data": [{"paragraphs": [\n{"context": "c", "qas": [\n{"id": "Q", "question": "q"}]}]}]}',
         r"dev\.json:3: must have the column answers",
     ),
@@ -240,10 +223,12 @@ BAD = [
     ("swag", "val.csv", 'sent1,sent2,ending0,label\n"a,b,c,0\n', r"val\.csv:\d+: must be comma-separated, got unexp"),
     ("swag", "val.csv", "sent1,sent2,ending0,label\na,b,c,1\n", r"val\.csv:2: label must be a number below 1"),
     (
-        "cluewsc2020", "dev.json", json.dumps(winograd("他说", 0, "她", 1, "说")),
+        "cluewsc2020",
+        "dev.json",
+        json.dumps(winograd("他说", 0, "她", 1, "说")),
         r"dev\.json:1: span1_text must stand at span1_index, got '她' at 0, where '他' stands",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "file", "content", "message"), BAD)

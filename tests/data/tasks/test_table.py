@@ -42,11 +42,20 @@ def test_label_names_are_those_of_the_official_files():
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
-        ("SST-2", "sst2"), ("sst", "sst2"), ("STS-B", "stsb"), ("CoLA", "cola"), ("wsc", "cluewsc2020"),
-        ("CLUEWSC", "cluewsc2020"), ("cmrc", "cmrc2018"), ("diagnostics", "clue_diagnostics"), ("diagnostic", "ax"),
-        ("book-review", "book_review"), ("smp2020_ewect_usual", "smp2020-ewect-usual"), ("cluener2020", "cluener"),
+        ("SST-2", "sst2"),
+        ("sst", "sst2"),
+        ("STS-B", "stsb"),
+        ("CoLA", "cola"),
+        ("wsc", "cluewsc2020"),
+        ("CLUEWSC", "cluewsc2020"),
+        ("cmrc", "cmrc2018"),
+        ("diagnostics", "clue_diagnostics"),
+        ("diagnostic", "ax"),
+        ("book-review", "book_review"),
+        ("smp2020_ewect_usual", "smp2020-ewect-usual"),
+        ("cluener2020", "cluener"),
     ],
-)  # fmt: skip
+)
 def test_a_task_is_found_by_any_of_its_names(typed, name):
     assert find_task(typed) is TASKS[name]
 
