@@ -7,7 +7,8 @@ import pytest
 
 from data.features.build import label_array, swapped_pairs
 from data.tasks.loading import Split
-from data.tasks.plan import Plan, choose_tasks, read_task
+from data.tasks.plan import Plan, choose_tasks, expand_tasks, read_task
+from data.tasks.table import TASKS
 from data.tasks.task import Task, TaskError
 
 PAIR = Task("pair", "classification", ("accuracy",), labels=("no", "yes"))
@@ -61,6 +62,29 @@ def test_names_of_tasks_and_where_they_start():
     assert choose_tasks(None, "tagging", None, {}) == (["adhoc"], {})
     with pytest.raises(TaskError, match="--tasks must name tasks"):
         choose_tasks(None, None, None, {})
+
+
+def test_groups_expand_to_their_tasks_each_once():
+    glue8 = ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte"]
+    assert [task.name for task in expand_tasks("glue8")] == glue8
+    clue10 = ["afqmc", "tnews", "iflytek", "cmnli", "ocnli", "cluewsc2020", "csl", "cmrc2018", "chid", "c3"]
+    assert [task.name for task in expand_tasks("clue10")] == clue10
+    assert [task.name for task in expand_tasks("clue11")] == [name for name in clue10 if name != "cmnli"]
+    assert [task.name for task in expand_tasks("clue_cls")] == clue10[:7]
+    assert [task.name for task in expand_tasks("wsc, clue_cls")] == ["cluewsc2020", *clue10[:5], "csl"]
+    assert len(expand_tasks("all")) == len(TASKS) == 29
+    assert len(expand_tasks("zh_extra")) == 5
+
+
+def test_a_board_stands_for_its_tasks_in_the_data_folder_and_else_for_the_usual_ones(tmp_path):
+    for folder in ("CoLA", "glue/WNLI", "clue/cluener_public", "c3", "msra_ner"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert [task.name for task in expand_tasks("glue", tmp_path)] == ["cola", "wnli"]
+    assert [task.name for task in expand_tasks("clue,glue", tmp_path)] == ["c3", "cluener", "cola", "wnli"]
+    assert [task.name for task in expand_tasks("clue")] == [task.name for task in expand_tasks("clue10")]
+    assert expand_tasks("glue", tmp_path / "clue") == expand_tasks("glue8")
+    with pytest.raises(TaskError, match=r"--tasks must name a task or one of .*glue8.*, got ' ,'"):
+        expand_tasks(" ,")
 
 
 def test_debugging_flags_cut_the_splits(tmp_path):

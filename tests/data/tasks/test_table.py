@@ -3,7 +3,6 @@
 import pytest
 
 from data.scoring.metrics import METRICS
-from data.tasks.plan import expand_tasks
 from data.tasks.records import READERS
 from data.tasks.table import GROUPS, TASKS, add_task, find_task
 from data.tasks.task import KINDS, Task, TaskError
@@ -63,37 +62,6 @@ def test_a_task_is_found_by_any_of_its_names(typed, name):
 def test_an_unknown_task_is_refused_with_the_names_that_there_are():
     with pytest.raises(TaskError, match=r"^--tasks must name tasks of cola, sst2, .*, got 'boolq'; correct the name$"):
         find_task("boolq")
-    with pytest.raises(TaskError, match=r"--tasks must name a task or one of .*glue8.*, got ' ,'"):
-        expand_tasks(" ,")
-
-
-def test_groups_expand_to_their_tasks_each_once():
-    assert [task.name for task in expand_tasks("glue8")] == [
-        "cola",
-        "sst2",
-        "mrpc",
-        "qqp",
-        "stsb",
-        "mnli",
-        "qnli",
-        "rte",
-    ]
-    clue10 = ["afqmc", "tnews", "iflytek", "cmnli", "ocnli", "cluewsc2020", "csl", "cmrc2018", "chid", "c3"]
-    assert [task.name for task in expand_tasks("clue10")] == clue10
-    assert [task.name for task in expand_tasks("clue11")] == [name for name in clue10 if name != "cmnli"]
-    assert [task.name for task in expand_tasks("clue_cls")] == clue10[:7]
-    assert [task.name for task in expand_tasks("wsc, clue_cls")] == ["cluewsc2020", *clue10[:5], "csl"]
-    assert len(expand_tasks("all")) == len(TASKS) == 29
-    assert len(expand_tasks("zh_extra")) == 5
-
-
-def test_a_board_stands_for_its_tasks_in_the_data_folder_and_else_for_the_usual_ones(tmp_path):
-    for folder in ("CoLA", "glue/WNLI", "clue/cluener_public", "c3", "msra_ner"):
-        (tmp_path / folder).mkdir(parents=True)
-    assert [task.name for task in expand_tasks("glue", tmp_path)] == ["cola", "wnli"]
-    assert [task.name for task in expand_tasks("clue,glue", tmp_path)] == ["c3", "cluener", "cola", "wnli"]
-    assert [task.name for task in expand_tasks("clue")] == [task.name for task in expand_tasks("clue10")]
-    assert expand_tasks("glue", tmp_path / "clue") == expand_tasks("glue8")
 
 
 def test_a_task_that_is_added_is_found_by_its_names_alone(monkeypatch):

@@ -2,15 +2,12 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
-import torch
 
 from common.errors import ArgumentError
 from data.tasks.table import TASKS
 from training.arguments import parse_arguments
 from training.finetune.arguments import RECIPES, JobArguments, SweepArguments, flag_names, grid_of_flags
-from training.finetune.steps import class_weights, run_arguments
 from training.sweep.grid import parse_grid, plan_jobs
 
 
@@ -78,42 +75,6 @@ def test_old_names_are_flags_too():
 )
 def test_it_trains_unless_only_evaluation_is_asked(words, trains):
     assert parse(*words)[0].trains is trains
-
-
-@pytest.mark.parametrize(
-    "flags, steps",
-    [
-        ({}, ("epoch", None)),
-        ({"save_steps": 100}, ("steps", 100)),
-        ({"save_steps": 100, "eval_steps": 20}, ("steps", 20)),
-    ],
-)
-def test_evaluation_follows_checkpoints_unless_told(tmp_path, flags, steps):
-    job = JobArguments(**flags).settle("cola", {})
-    args = run_arguments(job, tmp_path, 3, "mcc", use_cpu=True)
-    assert (str(args.eval_strategy.value), args.eval_steps) == steps
-    assert args.seed == 3 and args.save_steps == flags.get("save_steps", args.save_steps)
-
-
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "poly", "original_linear"])
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_nobc", "adafactor", "muon"])
-def test_every_schedule_and_optimizer_makes_arguments(tmp_path, schedule, optimizer):
-    job = JobArguments(schedule=schedule, optimizer=optimizer, betas="0.8,0.98").settle("cola", {})
-    args = run_arguments(job, tmp_path, 1, None, use_cpu=True)
-    assert (args.adam_beta1, args.adam_beta2) == (0.8, 0.98) and args.eval_strategy.value == "no"
-    assert args.adam_bias_correction is (optimizer != "adamw_nobc")
-    assert args.optimizer == ("muon" if optimizer == "muon" else "adamw") and args.muon_learning_rate == 5e-3
-
-
-def test_class_weights():
-    labels = np.array([0, 0, 0, 1, 2, 2])
-    weights = class_weights("balanced", labels, 4)
-    assert torch.allclose(weights, torch.tensor([6 / 12, 6 / 4, 6 / 8, 6 / 4]) * 7 / 6)  # the absent one as the rarest
-    assert torch.equal(class_weights("1,2,3,4", labels, 4), torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert class_weights(None, labels, 4) is None
-    for text, count in (("1,2", 4), ("a,b,c,d", 4), ("1,0,1,1", 4), ("balanced", 0)):
-        with pytest.raises(ArgumentError, match="--class_weights"):
-            class_weights(text, labels, count)
 
 
 def test_a_grid_takes_every_word_for_a_flag():

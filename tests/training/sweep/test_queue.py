@@ -15,7 +15,6 @@ from training.folder_lock import locked, machine
 from training.sweep import live_table
 from training.sweep.claims import Claims
 from training.sweep.grid import plan_jobs
-from training.sweep.live_table import Row, TrainLog, clock, render
 from training.sweep.queue import describe, find_devices, run_jobs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -333,31 +332,3 @@ def test_a_terminal_shows_one_table_in_place(tmp_path, child, monkeypatch):
     finished = next(line.split() for line in last if "finished" in line)
     assert finished[:3] == ["a", "lr=1e-05", "1"] and finished[4] == "100%" and float(finished[5]) > 50
     assert any("running" in line for frame in frames for line in frame.splitlines())
-
-
-def test_a_long_table_keeps_what_runs_and_counts_the_rest():
-    rows = [Row("t", "c", seed, "finished") for seed in range(50)] + [
-        Row("t", "c", 99, "running", 0.5, 61.0, "0", 3725)
-    ]
-    lines = render(rows, 10)
-    assert len(lines) == 10
-    assert lines[1].split() == ["t", "c", "99", "running", "50%", "61.00", "0", "1:02:05"]
-    assert lines[-1] == "51 jobs: 1 running, 50 finished; 43 not shown"
-    assert (clock(61), clock(None)) == ("1:01", "")
-
-
-def test_a_train_log_is_followed_through_half_lines_and_a_new_beginning(tmp_path):
-    path = tmp_path / "train_log.jsonl"
-    log = TrainLog(path)
-    log.read()
-    assert (log.share, log.best) == (None, None)
-    path.write_text('{"step": 1, "max_steps": 4}\n{"step": 2, "max_steps": 4, "primary": 70.0}\n{"step": 3, "max')
-    log.read()
-    assert (log.share, log.best) == (0.5, 70.0)
-    with open(path, "a") as file:
-        file.write('_steps": 4, "primary": 60.0}\n')
-    log.read()
-    assert (log.share, log.best) == (0.75, 70.0)
-    path.write_text('{"step": 1, "max_steps": 4}\n')
-    log.read()
-    assert (log.share, log.best) == (0.25, None)
