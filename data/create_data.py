@@ -67,8 +67,8 @@ def build_parser() -> FlagParser:
 def check(args: argparse.Namespace) -> None:
     """ArgumentError naming the flag whose value cannot work."""
     if (args.dataset_name is None) == (args.train_file is None):
-        given = "neither" if args.train_file is None else "both"
-        raise ArgumentError(f"--dataset_name or --train_file must be given, got {given}; give one of the two")
+        named = "neither" if args.train_file is None else "both"
+        raise ArgumentError(f"--dataset_name or --train_file must be given, got {named}; give one of the two")
     if args.preprocessing_num_workers < 1:
         raise ArgumentError(
             f"--preprocessing_num_workers must be at least 1, got {args.preprocessing_num_workers}; raise it"

@@ -49,7 +49,7 @@ def input_files(path: str | Path, flag: str, suffix: str = ".jsonl") -> list[Pat
         return [root]
     if not root.is_dir():
         raise UserError(f"{flag} must name an existing file or folder, got {str(path)!r}; check the path")
-    found, others = [], {f"does not end in {suffix}": [], "a link to a folder": [], "no regular file": []}
+    matching, others = [], {f"does not end in {suffix}": [], "a link to a folder": [], "no regular file": []}
     other, linked, irregular = others.values()
     for folder, folders, names in os.walk(root, onerror=_refuse):  # os.walk leaves unreadable folders out in silence
         linked += [path for name in folders if (path := Path(folder, name)).is_symlink()]
@@ -57,10 +57,10 @@ def input_files(path: str | Path, flag: str, suffix: str = ".jsonl") -> list[Pat
             if not file.is_file():
                 irregular.append(file)
             elif file.name.endswith(suffix):
-                found.append(file)
+                matching.append(file)
             elif not file.name.startswith("."):
                 other.append(file)
-    files = sorted(found, key=lambda file: file.parts)
+    files = sorted(matching, key=lambda file: file.parts)
     if not files:
         what = f"a file ending in {suffix!r}" if suffix else "a file"
         raise UserError(f"{flag} must hold at least {what}, got the folder {str(path)!r}; check the path")
@@ -110,32 +110,32 @@ def refuse_foreign(files: list[Path], flag: str) -> None:
 
 def first_objects(file: Path, count: int = 3, encoding: str = "utf-8") -> list[dict] | None:
     """The objects that the first lines of a file hold where it is JSON lines, else None."""
-    found = []
+    objects = []
     with file.open("rb") as handle:
-        while len(found) < count and (line := handle.readline(1 << 22)):
+        while len(objects) < count and (line := handle.readline(1 << 22)):
             try:
                 text = line.decode(encoding).removeprefix("\ufeff").strip()
                 if text:
-                    found.append(json.loads(text))
+                    objects.append(json.loads(text))
             except (ValueError, RecursionError):
                 return None
-            if found and not isinstance(found[-1], dict):
+            if objects and not isinstance(objects[-1], dict):
                 return None
-    return found or None
+    return objects or None
 
 
 def refuse_json(files: list[Path], flag: str, cure: str, encoding: str = "utf-8") -> None:
     """UserError naming `flag`, the first file that holds JSON in place of text, and the cure."""
     for file in files:
         if objects := first_objects(file, encoding=encoding):
-            found = f"JSON lines with the keys {', '.join(objects[0])}; {cure}"
+            kind = f"JSON lines with the keys {', '.join(objects[0])}; {cure}"
         else:
             with file.open("rb") as handle:
                 match = _JSON.match(handle.read(512))
             if not match:
                 continue
-            found = f"a JSON {'array' if match[1] else 'object'}; convert it to JSON lines or text"
-        raise UserError(f"{flag} must name files of text, got {str(file)!r}, {found}")
+            kind = f"a JSON {'array' if match[1] else 'object'}; convert it to JSON lines or text"
+        raise UserError(f"{flag} must name files of text, got {str(file)!r}, {kind}")
 
 
 def parse_text(line: bytes, key: str, where: str, default: str | None = None) -> str:
@@ -172,9 +172,9 @@ def _repeats(line: bytes, key: str) -> bool:
     """Whether the outermost object of a line, which is the last to be closed, has a key twice."""
     pairs = []
 
-    def keep(found):
+    def keep(members):
         nonlocal pairs
-        pairs = found
+        pairs = members
 
     json.loads(line.removeprefix(_BOM), object_pairs_hook=keep)
     return sum(name == key for name, _ in pairs) > 1

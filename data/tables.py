@@ -168,16 +168,16 @@ def _comma_rows(lines: Iterator[tuple[int, str]], file: Path) -> Iterator[tuple[
 def _items(file: Path) -> Iterator[tuple[int, list[str] | dict]]:
     """The keys of the first item of a JSON array, or of the one object that a file holds, then the items."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: must be UTF-8, got {error}; convert the file") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: must be JSON, got {error.msg}; mend it") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
         raise DataError(f"{file}: must be an array of objects, got {error}; convert it") from None
-    items = [found] if isinstance(found, dict) else found
+    items = [content] if isinstance(content, dict) else content
     if not isinstance(items, list) or not items:
-        raise DataError(f"{file}: must be an array of objects, got {str(found)[:60]}; convert it")
+        raise DataError(f"{file}: must be an array of objects, got {str(content)[:60]}; convert it")
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict):
             raise DataError(f"{file}: item {number} must be an object, got {type(item).__name__}; mend it")

@@ -80,11 +80,11 @@ def is_own(folder: Path) -> bool:
     """Whether this is a folder that `save` wrote, with nothing else in it, or an empty one."""
     names = {path.name for path in folder.iterdir()}
     try:
-        found = json.loads((folder / "tokenizer_config.json").read_bytes()) if names else None
+        settings = json.loads((folder / "tokenizer_config.json").read_bytes()) if names else None
     except (OSError, ValueError):
         return False
     own = [settings_of(lowercase, nfkc) for lowercase in (True, False) for nfkc in (True, False)]
-    return not names or (names == _FILES and found in own)
+    return not names or (names == _FILES and settings in own)
 
 
 def save(backend: Tokenizer, vocabulary: list[str], lowercase: bool, nfkc: bool, output: Path) -> None:

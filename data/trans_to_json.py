@@ -91,10 +91,10 @@ def are_parts(files: list[Path]) -> bool:
             return False
         with file.open("rb") as lines:
             try:
-                found = json.loads(lines.readline())
+                record = json.loads(lines.readline())
             except (ValueError, RecursionError):
                 return False
-        if not (isinstance(found, dict) and [type(text) for text in found.values()] == [str]):
+        if not (isinstance(record, dict) and [type(text) for text in record.values()] == [str]):
             return False
     return True
 
@@ -172,8 +172,8 @@ def warn_of_whole_files(counts: Counts) -> None:
 
 def report(files: list[Path], overlap: Overlap, counts: Counts) -> None:
     """Print what --exclude found of each file, and where."""
-    totals, found = overlap.line_counts, overlap.lines_found(counts.found)
-    for file, total, lines, documents in zip(files, totals, found, counts.per_file, strict=True):
+    totals, repeated = overlap.line_counts, overlap.lines_found(counts.runs)
+    for file, total, lines, documents in zip(files, totals, repeated, counts.per_file, strict=True):
         print(f"{file}: {lines:,} of {total:,} lines found in {documents:,} documents")
 
 

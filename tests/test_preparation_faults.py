@@ -117,11 +117,11 @@ def test_an_input_that_changes_is_told(scripts, source, tmp_path, monkeypatch, n
 def test_documents_for_generation_models_that_change_are_told(source, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(source.read_bytes() * 30)
-    found = prompts.read_documents(path, "--train_file", None)
-    next(found)
+    documents = prompts.read_documents(path, "--train_file", None)
+    next(documents)
     os.truncate(path, 300_000)
     with pytest.raises(DataError, match=r"in\.jsonl: must stay as it is"):
-        list(found)
+        list(documents)
 
 
 @SCRIPTS

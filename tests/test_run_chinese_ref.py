@@ -44,11 +44,11 @@ WORDS = [
 
 def documents(count, seed=0):
     rng = random.Random(seed)
-    made = []
+    texts = []
     for _ in range(count):
         sentences = ["".join(rng.choices(WORDS, k=rng.randint(1, 30))) + rng.choice("。！？\n") for _ in range(9)]
-        made.append("".join(sentences[: rng.randint(0, 9)]))
-    return made
+        texts.append("".join(sentences[: rng.randint(0, 9)]))
+    return texts
 
 
 def write_jsonl(path, texts, key="text"):

@@ -70,10 +70,14 @@ def tokenizer(prepared):
 def test_a_run_learns_logs_keeps_its_checkpoints_and_exports_plain_folders(flags, tmp_path):
     metrics = run_electra.main(
         flags(
-            max_steps=16, checkpoint_percents="6.25 12.5 25 50 100", save_total_limit=1, validation_split=0.2,
-            learning_rate=2e-2, report_to="tensorboard",
+            max_steps=16,
+            checkpoint_percents="6.25 12.5 25 50 100",
+            save_total_limit=1,
+            validation_split=0.2,
+            learning_rate=2e-2,
+            report_to="tensorboard",
         )
-    )  # fmt: skip
+    )
     run = tmp_path / "run"
     records = [record for record in curve(run) if "loss" in record]
     assert records[0].keys() >= METRICS and {f"eval_{name}" for name in METRICS} <= metrics.keys()
@@ -131,8 +135,8 @@ def test_every_kind_of_run_trains(flags, tmp_path, changes):
     ],
 )
 def test_a_size_stands_for_its_published_settings(size, rate, rows, steps, tokens, probability, kept, tmp_path):
-    given = ["--size", size, "--output_dir", str(tmp_path), "--do_train", "--train_dir", "corpus"]
-    data_args, args = parse_arguments([ElectraDataArguments, ElectraRunArguments], given)
+    words = ["--size", size, "--output_dir", str(tmp_path), "--do_train", "--train_dir", "corpus"]
+    data_args, args = parse_arguments([ElectraDataArguments, ElectraRunArguments], words)
     fill_from_size(data_args, args)
     assert (args.learning_rate, args.per_device_train_batch_size, args.max_steps) == (rate, rows, steps)
     assert (data_args.max_seq_length, data_args.mlm_probability, sorted(args.kept_steps)) == (
@@ -142,7 +146,9 @@ def test_a_size_stands_for_its_published_settings(size, rate, rows, steps, token
     )
     assert (args.warmup_steps, args.adam_epsilon, args.weight_decay, args.max_grad_norm) == (10_000, 1e-6, 0.01, 1.0)
     assert (args.seed, args.schedule, args.adam_bias_correction, run_name(args)) == (
-        *(11081, "original_linear", False),
+        11081,
+        "original_linear",
+        False,
         "vanilla_11081",
     )
     assert (data_args.electra_data, data_args.mask_style, data_args.mask_unit) == ("reference", "electra", "token")
@@ -150,9 +156,9 @@ def test_a_size_stands_for_its_published_settings(size, rate, rows, steps, token
 
 
 def test_a_flag_outweighs_the_size(tmp_path):
-    given = "--size base --learning_rate 1e-4 --per_device_train_batch_size 7 --num_train_epochs 2 --warmup_ratio 0.1"
-    given += " --mlm_probability 0.2 --max_seq_length 64 --base_run_name mine --seed 36"
-    words = [*given.split(), "--output_dir", str(tmp_path)]
+    typed = "--size base --learning_rate 1e-4 --per_device_train_batch_size 7 --num_train_epochs 2 --warmup_ratio 0.1"
+    typed += " --mlm_probability 0.2 --max_seq_length 64 --base_run_name mine --seed 36"
+    words = [*typed.split(), "--output_dir", str(tmp_path)]
     data_args, args = parse_arguments([ElectraDataArguments, ElectraRunArguments], words)
     fill_from_size(data_args, args)
     assert (args.learning_rate, args.per_device_train_batch_size, args.max_steps) == (1e-4, 7, -1)
@@ -211,9 +217,14 @@ def gradient_run(flags, folder, micro, accumulation):
     changes = {"optim": "sgd", "adam_bias_correction": True, "learning_rate": 0.5, "lr_scheduler_type": "constant"}
     changes |= {"schedule": "separate_linear", "warmup_steps": 0, "max_grad_norm": 1e9, "max_steps": 3}
     return flags(
-        output_dir=folder, per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation,
-        config_overrides=NO_DROPOUT, logging_steps=1, validation_split=0.2, **changes,
-    )  # fmt: skip
+        output_dir=folder,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        config_overrides=NO_DROPOUT,
+        logging_steps=1,
+        validation_split=0.2,
+        **changes,
+    )
 
 
 def test_neither_accumulation_nor_processes_change_loss_or_gradient(flags, tmp_path):
@@ -271,8 +282,8 @@ def test_layer_decay_lowers_the_rates_of_the_discriminator_alone(flags, tmp_path
     monkeypatch.setattr(Trainer, "create_optimizer", watched)
     for offset, power in ((2, 0), (1, 1)):
         seen.clear()
-        run_electra.main(flags(layer_decay=0.5, layer_decay_offset=offset, max_steps=2, warmup_steps=1,
-                               output_dir=tmp_path / str(offset)))  # fmt: skip
+        decay = {"layer_decay": 0.5, "layer_decay_offset": offset}
+        run_electra.main(flags(max_steps=2, warmup_steps=1, output_dir=tmp_path / str(offset), **decay))
         rates = {name: rate / 5e-3 * 0.5**power for name, rate in seen.items()}
         decayed = {name: rate for name, rate in rates.items() if rate != 0.5**power}
         assert rates["discriminator.electra.encoder.layer.0.output.dense.weight"] == 0.125
@@ -312,27 +323,41 @@ def test_layer_decay_lowers_the_rates_of_the_discriminator_alone(flags, tmp_path
         ({"config_overrides": "hidden_sizes=33"}, "--config_overrides"),
         ({"generator_overrides": "hidden_size=x"}, "--generator_overrides"),
         ({"generator_overrides": "vocab_size=77"}, "vocabulary"),
-        ({"max_seq_length": 1024, "electra_data": "packed", "config_overrides": SHAPE + ",max_position_embeddings=32"},
-         "--max_seq_length must be at most 32"),
+        (
+            {
+                "max_seq_length": 1024,
+                "electra_data": "packed",
+                "config_overrides": SHAPE + ",max_position_embeddings=32",
+            },
+            "--max_seq_length must be at most 32",
+        ),
         ({"max_seq_length": 7}, "--max_seq_length must be at least 8, got 7"),
         ({"per_device_train_batch_size": None, "gradient_accumulation_steps": 3}, "must divide the 128 rows"),
         ({"steps_before": 5}, "--steps_before needs trained weights"),
         ({"model_name_or_path": "missing/model", "config_overrides": None}, "--generator_name_or_path must be given"),
-        ({"model_name_or_path": "missing/model", "config_overrides": None, "uniform_generator": True},
-         "--model_name_or_path missing/model"),
+        (
+            {"model_name_or_path": "missing/model", "config_overrides": None, "uniform_generator": True},
+            "--model_name_or_path missing/model",
+        ),
         ({"model_name_or_path": "missing/model"}, "--config_overrides is for new networks"),
         ({"do_train": None, "do_eval": True, "validation_split": 0.2}, "--do_eval without --do_train"),
         ({"optimizer": "muon"}, "--optimizer muon needs --adam_bias_correction true"),
         ({"layer_decay": 1.5}, "--layer_decay must lie in (0, 1]"),
         ({"layer_decay": 0.8, "no_electra_objective": True}, "--layer_decay is for a discriminator"),
         ({"uniform_generator": True, "no_untied_generator": True}, "--uniform_generator"),
-        ({"model_type": "flash", "config_overrides": "hidden_size=32,num_hidden_layers=2,query_key_dim=16",
-          "packing": "isolated"}, "--packing isolated"),
+        (
+            {
+                "model_type": "flash",
+                "config_overrides": "hidden_size=32,num_hidden_layers=2,query_key_dim=16",
+                "packing": "isolated",
+            },
+            "--packing isolated",
+        ),
         ({"train_dir": None}, "--train_dir"),
         ({"output_dir": None}, "--output_dir"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
-)  # fmt: skip
+)
 def test_errors_are_one_line_that_names_the_flag(flags, tmp_path, monkeypatch, changes, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises((ArgumentError, CorpusError)) as caught:

@@ -210,12 +210,12 @@ def test_gradient_checkpointing_changes_nothing(flags, tmp_path):
 def test_evaluation_masks_are_fixed_and_sums_do_not_depend_on_the_batch(flags, tmp_path):
     run_mlm_wwm.main(flags(max_steps=2, validation_split=0.2))
     weights_of = {"model_name_or_path": tmp_path / "run", "config_overrides": None, "do_train": None, "do_eval": True}
-    found = [
+    losses = [
         run_mlm_wwm.main(flags(**weights_of, validation_split=0.2, per_device_eval_batch_size=size, seed=seed))
         for size, seed in ((3, 1), (3, 2), (16, 1))
     ]
-    assert found[0] == found[1]
-    assert found[0] == pytest.approx(found[2], rel=1e-6)
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
 
 
 # Resumption
@@ -227,14 +227,14 @@ HELD_OUT = {"validation_split": 0.2, "eval_strategy": "steps", "eval_steps": 3}
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """(flags function, changes) -> the folder of an uninterrupted run with these flags, made once."""
-    made = {}
+    folders = {}
 
     def run(flags, **changes):
         key = json.dumps(changes)
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("undisturbed") / "run"
-            run_mlm_wwm.main(flags(output_dir=made[key], **changes))
-        return made[key]
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("undisturbed") / "run"
+            run_mlm_wwm.main(flags(output_dir=folders[key], **changes))
+        return folders[key]
 
     return run
 
@@ -264,8 +264,8 @@ def test_a_finished_run_stays_as_it_is(flags, tmp_path, undisturbed):
     finished = undisturbed(flags, **HELD_OUT)
     shutil.copytree(finished, tmp_path / "run")
     last = [record for record in read_log(finished) if "eval_loss" in record][-1]
-    found = run_mlm_wwm.main(flags(overwrite_output_dir=True, **HELD_OUT))
-    assert found | {"max_steps": last["max_steps"]} == last
+    metrics = run_mlm_wwm.main(flags(overwrite_output_dir=True, **HELD_OUT))
+    assert metrics | {"max_steps": last["max_steps"]} == last
     assert_same_run(finished, tmp_path / "run")
 
 

@@ -116,8 +116,8 @@ def test_loss_and_gradients_of_packed_documents_are_finite_sums_of_those_alone(p
         for document in range(1, int(batch["document_ids"][row].max()) + 1):
             own = batch["document_ids"][row] == document
             alone = {name: batch[name][row, own].unsqueeze(0) for name in ("input_ids", "attention_mask", "labels")}
-            found = (alone["labels"][0] != -100).nonzero().squeeze(-1)
-            alone["masked_positions"] = (found if len(found) else torch.zeros(1, dtype=torch.long)).unsqueeze(0)
+            labelled = (alone["labels"][0] != -100).nonzero().squeeze(-1)
+            alone["masked_positions"] = (labelled if len(labelled) else torch.zeros(1, dtype=torch.long)).unsqueeze(0)
             loss, _ = objective(model, alone)
             loss["mlm"].backward()
             total += float(loss["mlm"].detach())
@@ -217,12 +217,12 @@ def test_roberta_trains_on_a_corpus_of_create_data(flags, tmp_path, packing):
 
 def test_max_grad_norm_limits_the_step(flags, tmp_path):
     """Under plain SGD with a rate of 1 the weights move by exactly the norm that is allowed."""
-    found = []
+    weights = []
     for norm in (0.1, 0.3):
         changes = {"optim": "sgd", "learning_rate": 1, "lr_scheduler_type": "constant", "max_steps": 1}
         run_mlm_wwm.main(flags("bert", max_grad_norm=norm, output_dir=tmp_path / str(norm), **changes))
-        found.append(load_file(tmp_path / str(norm) / "model.safetensors"))
-    moved = torch.cat([(found[0][name] - found[1][name]).flatten() for name in found[0]]).norm()
+        weights.append(load_file(tmp_path / str(norm) / "model.safetensors"))
+    moved = torch.cat([(weights[0][name] - weights[1][name]).flatten() for name in weights[0]]).norm()
     assert float(moved) == pytest.approx(0.2, rel=1e-3)
 
 

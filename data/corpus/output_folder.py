@@ -26,9 +26,7 @@ from data.corpus.store import (
 from data.outputs import clear_left, is_temporary, resolve_output, telling
 
 _LOCK = ".lock"
-
-
-_LOCK_SECONDS = 10.0
+_LOCK_SECONDS = 10.0  # that a run which is ending may still hold the folder
 
 
 @contextmanager
@@ -54,8 +52,8 @@ def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
             if time.monotonic() > deadline:
                 raise CorpusError(f"{flag} must be free, got {str(folder)!r} held by another run; wait for it to end")
             time.sleep(0.05)
-        for place in filter(Path.is_dir, (folder, folder / REFERENCE)):
-            clear_left(place)
+        for part in filter(Path.is_dir, (folder, folder / REFERENCE)):
+            clear_left(part)
         try:
             with telling(f"finished shards are kept in {folder}; mend that and run the same command again to go on"):
                 yield
@@ -89,20 +87,22 @@ def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict, fla
     if not (folder / MANIFEST).is_file():
         write_manifest(folder, fresh)
         return fresh
-    found = read_manifest(folder, "--output_dir")
-    differences = [(flags[0], _describe(found["inputs"]), _describe(inputs), found["inputs"] != inputs)]
-    old, new = found["tokenizer"], tokenizer
-    described = [f"{made['name']} ({made['size']} entries)" for made in (old, new)]
+    manifest = read_manifest(folder, "--output_dir")
+    differences = [(flags[0], _describe(manifest["inputs"]), _describe(inputs), manifest["inputs"] != inputs)]
+    old, new = manifest["tokenizer"], tokenizer
+    described = [f"{each['name']} ({each['size']} entries)" for each in (old, new)]
     differences.append((flags[1], *described, old["hash"] != new["hash"]))
     for name, value in settings.items():
-        differences.append((f"--{name}", found["settings"].get(name), value, found["settings"].get(name) != value))
+        differences.append(
+            (f"--{name}", manifest["settings"].get(name), value, manifest["settings"].get(name) != value)
+        )
     for flag, before, now, differs in differences:
         if differs:
             raise CorpusError(
                 f"{flag} must be the same as when {folder} was begun, {before}, got {now}"
                 f"{' with other content' if before == now else ''}; go back to it or choose another --output_dir"
             )
-    return found
+    return manifest
 
 
 def _describe(inputs: list[dict]) -> str:

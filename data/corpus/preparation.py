@@ -24,7 +24,7 @@ from data.tokens.word_segmenters import Segmenter
 from data.workers import worker_results
 
 _BATCH = 1 << 16  # characters tokenised at once; larger arrays leave the processor's cache
-_NO_LIMIT = 2**40
+_NO_LIMIT = 2**40  # tokens of a row: more than any text has
 
 
 @dataclass
@@ -72,18 +72,18 @@ class Preparer:
         framed = len(before) + len(after)
         capacity = _NO_LIMIT if self.whole else self.max_seq_length - framed
         for numbers, texts in self._batches(unit, counts):
-            blocks, text = make_blocks(texts, self.tokenizer, self.segmenter, capacity, self.min_chars)
+            blocks, joined = make_blocks(texts, self.tokenizer, self.segmenter, capacity, self.min_chars)
             _count(counts, numbers, texts, blocks)
             rows = (
                 join_rows(blocks.ids, blocks.lengths, before, after),
                 join_rows(blocks.continuation, blocks.lengths, [0] * len(before), [0] * len(after)),
                 blocks.lengths + framed,
-                np.array(numbers)[blocks.documents],
+                np.array(numbers)[blocks.texts],
             )
             for column, values, dtype in zip(columns, rows, dtypes, strict=True):
                 column += memoryview(values.astype(dtype))
             if self.reference:
-                references.append(self.reference.rows(blocks, text))
+                references.append(self.reference.rows(blocks, joined))
         record = {"unit": unit.number, **counts}
         if self.whole:
             record |= {"stream": len(columns[1]), "grouped": False}
@@ -178,12 +178,14 @@ def describe_unknown(folder: Path, manifest: dict, unknown_id: int | None, flag:
     Counted in the shards, because those that earlier code has written do not say it.
     """
     tokens = manifest["counts"]["tokens"]
-    found = sum(np.count_nonzero(read_shard(folder / shard["file"]).ids == unknown_id) for shard in manifest["shards"])
-    share = found / max(tokens, 1)
+    unknown = sum(
+        np.count_nonzero(read_shard(folder / shard["file"]).ids == unknown_id) for shard in manifest["shards"]
+    )
+    share = unknown / max(tokens, 1)
     if share > 0.01:
         print(
             f"warning: {share:.1%} of the tokens in {folder} are unknown; name a tokenizer with {flag} that knows "
             "this text, or take out what is in other letters",
             file=sys.stderr,
         )
-    return f"{found:,} unknown tokens ({share:.2%})"
+    return f"{unknown:,} unknown tokens ({share:.2%})"

@@ -5,6 +5,13 @@ from tokenizers import Tokenizer
 
 from data.tokens.fast_tokenizer import Tokens
 
+_END, _CLOSE, _DOT = 1, 2, 3
+_CLASSES = np.zeros(0x110000, np.uint8)
+_CLASSES[[ord(mark) for mark in "。！？!?；;…｡\n\u2028\u2029"]] = _END
+_CLASSES[[ord(mark) for mark in "”’」』）)】》〉〗］]｝}"]] = _CLOSE
+_CLASSES[ord(".")] = _DOT  # ends a sentence before white space only: 3.14 and www.example.com go on
+_IS_MARK = _CLASSES > 0
+
 
 def row_sentence_starts(ids: np.ndarray, marks: np.ndarray, ends: np.ndarray, opens: np.ndarray) -> np.ndarray:
     """Sorted indices of the tokens that begin a word right after the end of a sentence and its closing quotes.
@@ -22,31 +29,13 @@ def row_sentence_starts(ids: np.ndarray, marks: np.ndarray, ends: np.ndarray, op
     return after[opens[ids[after]] & (marks[after] == 0)]
 
 
-_END, _CLOSE, _DOT = 1, 2, 3
-
-
-_CLASSES = np.zeros(0x110000, np.uint8)
-
-
-_CLASSES[[ord(mark) for mark in "。！？!?；;…｡\n\u2028\u2029"]] = _END
-
-
-_CLASSES[[ord(mark) for mark in "”’」』）)】》〉〗］]｝}"]] = _CLOSE
-
-
-_CLASSES[ord(".")] = _DOT  # ends a sentence before white space only: 3.14 and www.example.com go on
-
-
-_IS_MARK = _CLASSES > 0
-
-
-def sentence_starts(points: np.ndarray, tokens: Tokens, documents: np.ndarray) -> np.ndarray:
+def sentence_starts(points: np.ndarray, tokens: Tokens, starts: np.ndarray) -> np.ndarray:
     """Sorted numbers of the tokens that come first after the end of a sentence, closing quotes and brackets included.
 
-    points: code points of the text, uint32 [N]; documents: where each document starts, and one past the text.
+    points: code points of the text, uint32 [N]; starts: where each of the joined texts does, and one past them.
     """
     is_mark = _IS_MARK.take(points)
-    is_mark[documents[1:-1] - 1] = False  # the line break between documents ends nothing
+    is_mark[starts[1:-1] - 1] = False  # the line break between two texts ends nothing
     marks = np.flatnonzero(is_mark)
     if not len(marks):
         return marks

@@ -189,10 +189,10 @@ def _string_bytes(chunk: pa.Array) -> tuple[np.ndarray, memoryview]:
     """Bytes of each string of a chunk (int64), and all of them one after the other."""
     _, offsets, content = chunk.buffers()
     kind = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
-    found = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1]
-    if content is None or not len(found):
+    edges = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1]
+    if content is None or not len(edges):
         return np.zeros(len(chunk), np.int64), memoryview(b"")
-    return np.diff(found).astype(np.int64), memoryview(content)[found[0] : found[-1]]
+    return np.diff(edges).astype(np.int64), memoryview(content)[edges[0] : edges[-1]]
 
 
 class Part:

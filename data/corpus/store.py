@@ -33,13 +33,13 @@ _JOURNAL = ".checksums"  # lines of a name and the CRC-32 that the file has, or 
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # how every Arrow stream ends
 _MOST = 1 << 24  # entries of a vocabulary and tokens of a row: what is more comes from a damaged manifest
 _THREADS = 8  # that read shards to check them
-_FORM = {
+_FORM = {  # of the keys of a manifest; more of them may be there
     "complete": bool,
     "tokenizer": {"name": str, "hash": str, "size": int},
     "inputs": [{"file": str, "bytes": int, "sha256": str}],
     "settings": {},
     "shards": [{"file": str, "bytes": int}],
-}  # of the keys of a manifest; more of them may be there
+}
 
 
 class CorpusError(UserError):
@@ -120,10 +120,10 @@ def read_arrow(path: Path) -> tuple[dict, pa.RecordBatch, int]:
 def check_sum(path: Path, known: set[int] | None) -> int:
     """Return the checksum of a file. CorpusError when it is none of those that are known, if any are."""
     with _whole_shard(path):
-        found = checksum(path)
-        if known is not None and found not in known:
+        crc = checksum(path)
+        if known is not None and crc not in known:
             raise ValueError("another checksum than it was written with")
-    return found
+    return crc
 
 
 def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
@@ -196,9 +196,12 @@ def dataset_info(folder: Path, shards: list[str]) -> None:
     state = {
         "_data_files": [{"filename": name} for name in shards],
         "_fingerprint": hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16],
-        "_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
         "_split": None,
-    }  # fmt: skip
+    }
     for name, content in (("dataset_info.json", {"features": features}), ("state.json", state)):
         with atomic_output(folder / name) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -273,30 +276,30 @@ def _manifest_fault(manifest: dict) -> str | None:
     for number, shard in enumerate(manifest.get("shards", [])):
         if shard["file"] != shard_name(number):
             return f"shards[{number}].file is not {shard_name(number)}"
-    for place, value in (
+    for where, value in (
         ("tokenizer.size", manifest["tokenizer"]["size"]),
         ("settings.max_seq_length", manifest.get("settings", {}).get("max_seq_length", 1)),
     ):
         if type(value) is not int or not 0 < value <= _MOST:
-            return f"{place} is {value!r:.60}"
+            return f"{where} is {value!r:.60}"
     return None
 
 
-def _misfit(value, form, place: str) -> str | None:
+def _misfit(value, form, where: str) -> str | None:
     """Where a JSON value has another form: a type, or a container whose keys are needed or whose items are alike."""
     if isinstance(form, type):
         fits = type(value) is form and (form is not int or 0 <= value < 1 << 63)
-        return None if fits else f"{place} is {value!r:.60}"
+        return None if fits else f"{where} is {value!r:.60}"
     if type(value) is not type(form):
-        return f"{place} is {value!r:.60}"
+        return f"{where} is {value!r:.60}"
     if isinstance(form, list):
-        found = (_misfit(item, form[0], f"{place}[{number}]") for number, item in enumerate(value))
+        faults = (_misfit(item, form[0], f"{where}[{number}]") for number, item in enumerate(value))
     else:
-        found = (
-            _misfit(value[key], form[key], f"{place}.{key}") if key in value else f"{place} without {key}"
+        faults = (
+            _misfit(value[key], form[key], f"{where}.{key}") if key in value else f"{where} without {key}"
             for key in form
         )
-    return next(filter(None, found), None)
+    return next(filter(None, faults), None)
 
 
 class Corpus:
@@ -404,11 +407,11 @@ class Corpus:
 
     def check_tokenizer(self, backend: Tokenizer, flag: str = "--tokenizer_name") -> None:
         """CorpusError naming `flag` unless the corpus was made with this tokenizer and holds ids of it alone."""
-        made = self.manifest["tokenizer"]
-        if tokenizer_hash(backend) != made["hash"]:
+        maker = self.manifest["tokenizer"]
+        if tokenizer_hash(backend) != maker["hash"]:
             raise CorpusError(
-                f"{flag} must be the tokenizer that made {self.folder} ({made['name']}, {made['size']} entries), got "
-                f"another one with {backend.get_vocab_size()} entries; name that one or prepare the corpus again"
+                f"{flag} must be the tokenizer that made {self.folder} ({maker['name']}, {maker['size']} entries), "
+                f"got another one with {backend.get_vocab_size()} entries; name that one or prepare the corpus again"
             )
         highest = max(backend.get_vocab().values(), default=-1)
         for number, (_, ids, marks, _) in enumerate(self.shards()):

@@ -22,9 +22,15 @@ from data.foreign import foreign_errors
 from data.tables import read_column
 
 KINDS = {
-    ".txt": "text", ".text": "text", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".txt": "text",
+    ".text": "text",
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
     ".parquet": "parquet",
-}  # fmt: skip
+}
 _UNNAMED = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # how pandas calls the column of row numbers
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?\s*")
 _OTHER_SPLITS = {"dev", "valid", "validation", "test", "eval"}
@@ -78,10 +84,10 @@ def open_dataset(name: str, config: str | None, column: str | None, cache_dir: s
             ) from None
         with foreign_errors(saved, "a data set that save_to_disk wrote", "copy it again or save it anew"):
             return _table(load_from_disk(str(saved)), name, column, "--dataset_name")
-    found = input_files(folder, "--dataset_name", "")
-    files = [file for file in found if file.suffix.lower() in KINDS]
+    everything = input_files(folder, "--dataset_name", "")
+    files = [file for file in everything if file.suffix.lower() in KINDS]
     say_left_out(
-        [file for file in set(found) - set(files) if not file.name.startswith(".")], "of no kind that is read"
+        [file for file in set(everything) - set(files) if not file.name.startswith(".")], "of no kind that is read"
     )
     words = {file: set(re.split(r"[\W_]+", str(file.relative_to(folder)))) for file in files}
     train = [file for file in files if "train" in words[file]]
@@ -107,7 +113,7 @@ def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | No
     if kind == "jsonl":
         key = choose_column(_first_keys(files, flag), column, flag)
         if key != column:
-            refuse_numbers([found.get(key) for found in first_objects(files[0], 100) or []], key)
+            refuse_numbers([record.get(key) for record in first_objects(files[0], 100) or []], key)
         return LineSource(files, root, key)
     name = files[0].name if len(files) == 1 else root.name
     choose = partial(choose_column, column=column, flag=flag)
@@ -147,14 +153,14 @@ def _first_keys(files: list[Path], flag: str) -> list[str]:
                 if not line.strip():
                     continue
                 try:
-                    found = json.loads(line)
+                    record = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    found = error
-                if not isinstance(found, dict):
+                    record = error
+                if not isinstance(record, dict):
                     raise DataError(
-                        f"{file}:{number}: must be one JSON object, got {line[:60]!r} ({found}); mend the line"
+                        f"{file}:{number}: must be one JSON object, got {line[:60]!r} ({record}); mend the line"
                     )
-                return list(found)
+                return list(record)
     raise InputError(f"{flag} must hold text, got only empty lines; check the files")
 
 
@@ -178,15 +184,15 @@ def choose_column(names: list[str], column: str | None, flag: str, where: str | 
     return column
 
 
-def _table(found, name: str, column: str | None, flag: str) -> TableSource:
-    chosen = choose_column(found.column_names, column, flag, name)
-    if found._indices is not None:  # rows that were selected or shuffled: what the files hold is not what is meant
-        found = found.flatten_indices()
-    values = found.data.column(chosen)
+def _table(dataset, name: str, column: str | None, flag: str) -> TableSource:
+    chosen = choose_column(dataset.column_names, column, flag, name)
+    if dataset._indices is not None:  # rows that were selected or shuffled: what the files hold is not what is meant
+        dataset = dataset.flatten_indices()
+    values = dataset.data.column(chosen)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise InputError(f"--text_column must name a column of strings, got {chosen} of type {values.type} in {name}")
     values.validate(full=True)
-    return _source(values, chosen, name, column, [Path(file["filename"]) for file in found.cache_files])
+    return _source(values, chosen, name, column, [Path(file["filename"]) for file in dataset.cache_files])
 
 
 def _source(
@@ -210,19 +216,19 @@ def refuse_numbers(values: list, chosen: str) -> None:
 
 def _open_hub(name: str, config: str | None, column: str | None, cache_dir: str | None) -> Source:
     if name in _DEAD:
-        language, given = (config or "").rpartition(".")[2] or "en", " ".join(filter(None, (name, config)))
+        language, typed = (config or "").rpartition(".")[2] or "en", " ".join(filter(None, (name, config)))
         raise InputError(
-            f"--dataset_name {given} must be a folder or a data set that the hub still serves, got one whose loading "
+            f"--dataset_name {typed} must be a folder or a data set that the hub still serves, got one whose loading "
             f"script is gone; use --dataset_name {_DEAD[name].format(language=language)}"
         )
     from datasets import load_dataset
 
     try:
-        found = load_dataset(name, config, split="train", cache_dir=cache_dir)
+        dataset = load_dataset(name, config, split="train", cache_dir=cache_dir)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"--dataset_name {name} must be a local folder or a reachable hub name, got: {reason}; copy the files to "
             "a folder and give its path"
         ) from error
-    return _table(found, name, column, "--dataset_name")
+    return _table(dataset, name, column, "--dataset_name")

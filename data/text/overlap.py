@@ -40,9 +40,9 @@ class Overlap:
         texts, lines, first_lines = [], [], [0]
         for file in files:
             number = first_lines[-1]
-            for found in _line_texts(file):
-                texts += found
-                lines += [number] * len(found)
+            for strings in _line_texts(file):
+                texts += strings
+                lines += [number] * len(strings)
                 number += 1
             first_lines.append(number)
         clean, ends = _clean(texts, kept)
@@ -66,9 +66,9 @@ class Overlap:
 
     def lines_found(self, runs: np.ndarray) -> np.ndarray:
         """Return of each file how many lines hold one of `runs`, int64 [files]; `runs` as `find` gives them."""
-        found = np.zeros(len(self.runs), bool)
-        found[runs] = True
-        lines = np.unique(self.arrays["lines"][found[self.arrays["line_runs"]]])
+        chosen = np.zeros(len(self.runs), bool)
+        chosen[runs] = True
+        lines = np.unique(self.arrays["lines"][chosen[self.arrays["line_runs"]]])
         return np.diff(np.searchsorted(lines, self.arrays["first_lines"]))
 
     def save(self, folder: Path) -> None:
@@ -94,13 +94,13 @@ class Overlap:
         suspect = np.zeros(len(texts), bool)
         suspect[np.searchsorted(ends, hits * BLOCK, side="right")] = True
         hashes, owners = _comparable(clean, ends, suspect)
-        places, present = _locate(self.runs, hashes)
+        first, present = _locate(self.runs, hashes)
         # A document may hold a run many times: distinct pairs before they are multiplied by the files.
         size = max(len(texts), 1)
-        places, owners = np.divmod(np.unique(places[present] * size + owners[present]), size)
-        counts = np.searchsorted(self.runs, self.runs[places], side="right") - places
-        firsts = np.repeat(places - np.cumsum(counts) + counts, counts)
-        return np.repeat(owners, counts), firsts + np.arange(len(firsts))
+        first, owners = np.divmod(np.unique(first[present] * size + owners[present]), size)
+        counts = np.searchsorted(self.runs, self.runs[first], side="right") - first
+        begins = np.repeat(first - np.cumsum(counts) + counts, counts)
+        return np.repeat(owners, counts), begins + np.arange(len(begins))
 
 
 @functools.cache
@@ -193,7 +193,7 @@ def _hash(windows: np.ndarray) -> np.ndarray:
 
 def _locate(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return where each value would stand in the sorted table, int64 [N], and whether it is there, bool [N]."""
-    places = np.searchsorted(table, values)
+    indices = np.searchsorted(table, values)
     if not len(table):
-        return places, np.zeros(len(values), bool)
-    return places, table[np.minimum(places, len(table) - 1)] == values
+        return indices, np.zeros(len(values), bool)
+    return indices, table[np.minimum(indices, len(table) - 1)] == values

@@ -43,7 +43,7 @@ class Job:
 
 @dataclass
 class Counts:
-    """Documents not written, by reason; `per_file`: excluded documents, `found`: runs met, of each --exclude file.
+    """Documents not written, by reason; `per_file`: excluded documents of each --exclude file; `runs` that were met.
 
     `characters` of all documents that could be read, of the `largest` one, and the `lines` of that.
     """
@@ -56,14 +56,14 @@ class Counts:
     largest: int = 0
     lines: int = 0
     per_file: np.ndarray | int = 0
-    found: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    runs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, other: "Counts") -> None:
         """Add what another unit of work counted."""
         for name in ("short", "skipped", "duplicates", "excluded", "characters", "per_file"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest, self.lines = max((self.largest, self.lines), (other.largest, other.lines))
-        self.found = np.union1d(self.found, other.found)
+        self.runs = np.union1d(self.runs, other.runs)
 
 
 def _documents(job: Job, unit: Unit, counts: Counts) -> Iterator[tuple[int, str]]:
@@ -94,7 +94,7 @@ def _without_overlap(
         repeating, runs = overlap.find([text for _, text in batch])
         pairs = np.unique(np.stack((repeating, overlap.run_files[runs])), axis=1)
         counts.per_file += np.bincount(pairs[1], minlength=len(counts.per_file))
-        counts.found = np.union1d(counts.found, runs)
+        counts.runs = np.union1d(counts.runs, runs)
         dropped = set(repeating.tolist())
         counts.excluded += len(dropped)
         yield from (document for i, document in enumerate(batch) if i not in dropped)

@@ -46,17 +46,17 @@ def read_prompts(path: str | Path, template: str) -> list[str]:
 
     Blank lines are passed over. ValueError that begins with --input_file or file:line for what cannot be used.
     """
-    path, found = Path(path), []
+    path, prompts = Path(path), []
     if not path.is_file():
         raise UserError(f"--input_file must name a file, got {str(path)!r}; check the path")
     for where, fields in _prompt_fields(path, template):
         try:
-            found.append(fill_template(template, *fields))
+            prompts.append(fill_template(template, *fields))
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
-    if not found:
+    if not prompts:
         raise UserError(f"--input_file must hold at least one prompt, got {str(path)!r} without any; write one a line")
-    return found
+    return prompts
 
 
 def _prompt_fields(path: Path, template: str) -> Iterator[tuple[str, list[str]]]:
@@ -135,7 +135,9 @@ def read_documents(
         logger.info(
             "one document of %d lines holds %.0f %% of the text of %s; if each line is a document, add --doc_spliter "
             "line, and if blank lines end one, --doc_spliter ''",
-            *(lines, 100 * largest / characters, path),
+            lines,
+            100 * largest / characters,
+            path,
         )
 
 

@@ -95,10 +95,8 @@ def _looks_at_single_characters(normalizer: dict) -> bool:
 
 
 _SPLITTERS = ("ByteLevel", "Metaspace", "WhitespaceSplit", "Whitespace", "BertPreTokenizer")
-_LOCAL_NORMALIZERS = (
-    *("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer"),
-    *("Precompiled", "Nmt", "Replace", "Strip"),
-)
+_LOCAL_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer")
+_LOCAL_NORMALIZERS += ("Precompiled", "Nmt", "Replace", "Strip")
 _PROBE = (
     "Hello",
     " world,",
@@ -146,7 +144,7 @@ def _unknown_id(backend: Tokenizer) -> int | None:
 
 
 class FastTokenizer:
-    """Tokenises batches of documents; ids, without specials, are those of `backend.encode` on each document.
+    """Tokenises batches of texts; ids, without specials, are those of `backend.encode` on each text.
 
     Attributes: vocab_size, the highest id + 1; frame, the ids that the tokenizer sets before and after a text ([CLS]
     and [SEP]); unknown_id, of what stands for all that it does not know, None where it has no such token.
@@ -175,15 +173,15 @@ class FastTokenizer:
         self._table = np.full(0x110000, _UNSEEN, np.int32)
         self._runs = _RunCache(self._encode_run)
 
-    def encode(self, documents: list[str], text: str, points: np.ndarray) -> Tokens:
-        """Tokens of all documents in order, with character positions in `text`.
+    def encode(self, texts: list[str], joined: str, points: np.ndarray) -> Tokens:
+        """Tokens of all texts in order, with character positions in `joined`.
 
-        text: the documents joined by "\\n"; points: its code points, uint32 [N].
+        joined: the texts joined by "\\n"; points: its code points, uint32 [N].
         """
-        if any(token in text for token in self._added) or not (self._is_bert or self._splits_at_spaces):
-            return self._encode_by_library(documents)
+        if any(token in joined for token in self._added) or not (self._is_bert or self._splits_at_spaces):
+            return self._encode_by_library(texts)
         if self._splits_at_spaces:
-            return self._encode_words(documents, text, points)
+            return self._encode_words(texts, joined, points)
         kinds = self._table.take(points)
         if len(kinds) and kinds.min() == _UNSEEN:
             self._learn(np.unique(points[kinds == _UNSEEN]).tolist())
@@ -195,11 +193,11 @@ class FastTokenizer:
         edges = np.flatnonzero(in_run[1:] != in_run[:-1]).astype(np.int32)
         if not len(edges):
             return Tokens(ids, singles, singles, np.ones(len(ids), bool))
-        starts, pieces, counts = edges[::2], *self._runs.look_up(text, edges[::2].tolist(), edges[1::2].tolist())
+        starts, pieces, counts = edges[::2], *self._runs.look_up(joined, edges[::2].tolist(), edges[1::2].tolist())
         origin = np.repeat(starts, counts)
         return _merge(singles, ids, origin, pieces)
 
-    def _encode_words(self, documents: list[str], text: str, points: np.ndarray) -> Tokens:
+    def _encode_words(self, texts: list[str], joined: str, points: np.ndarray) -> Tokens:
         """Look up what stands between spaces; a space belongs to the letter or digit behind it."""
         kinds = self._table.take(points)
         if len(kinds) and kinds.min() == _UNSEEN:
@@ -208,13 +206,13 @@ class FastTokenizer:
                 self._table[point] = _SPACE if character.isspace() else int(character.isalnum())
             kinds = self._table.take(points)
         spaces = np.flatnonzero((points[1:-1] == ord(" ")) & (kinds[:-2] != _SPACE) & (kinds[2:] == 1)) + 1
-        begins = np.cumsum([0] + [len(document) + 1 for document in documents])
+        begins = np.cumsum([0] + [len(text) + 1 for text in texts])
         starts = np.concatenate([begins[:-1], spaces])
         order = np.argsort(starts, kind="stable")
         starts = starts[order]
         ends = np.append(starts[1:], begins[-1])
-        ends[np.append(order[1:] < len(documents), True)] -= 1  # without the line break between documents
-        pieces, counts = self._runs.look_up(text, starts.tolist(), ends.tolist())
+        ends[np.append(order[1:] < len(texts), True)] -= 1  # without the line break between texts
+        pieces, counts = self._runs.look_up(joined, starts.tolist(), ends.tolist())
         nothing = np.zeros(0, np.int32)
         return _merge(nothing, nothing, np.repeat(starts, counts).astype(np.int32), pieces)
 
@@ -261,12 +259,12 @@ class FastTokenizer:
             table.extend((token, first, max(b - 1, first), True))
         return table
 
-    def _encode_by_library(self, documents: list[str]) -> Tokens:
+    def _encode_by_library(self, texts: list[str]) -> Tokens:
         tables, origins, position = [np.zeros((0, 4), np.int32)], [np.zeros(0, np.int32)], 0
-        for document in documents:
-            tables.append(np.frombuffer(self._encode_run(document), np.int32).reshape(-1, 4))
+        for text in texts:
+            tables.append(np.frombuffer(self._encode_run(text), np.int32).reshape(-1, 4))
             origins.append(np.full(len(tables[-1]), position, np.int32))
-            position += len(document) + 1
+            position += len(text) + 1
         nothing = np.zeros(0, np.int32)
         return _merge(nothing, nothing, np.concatenate(origins), np.concatenate(tables))
 

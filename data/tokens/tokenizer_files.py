@@ -14,22 +14,23 @@ _SPECIALS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
-
-
 _ENDS = ("bos_token", "eos_token")
-
-
 _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
-
-
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-
-
 # Entries of tokenizer_config.json that leave the ids of a BERT tokenizer alone; with any other, transformers reads it.
 _HARMLESS = {
-    "tokenizer_class", "model_max_length", "name_or_path", "clean_up_tokenization_spaces", "is_local", "backend",
-    "local_files_only", "padding_side", "truncation_side", "model_input_names", "do_basic_tokenize",
-}  # fmt: skip
+    "tokenizer_class",
+    "model_max_length",
+    "name_or_path",
+    "clean_up_tokenization_spaces",
+    "is_local",
+    "backend",
+    "local_files_only",
+    "padding_side",
+    "truncation_side",
+    "model_input_names",
+    "do_basic_tokenize",
+}
 
 
 def load_backend(name: str, fallback: Callable[[str], Tokenizer]) -> Tokenizer:
@@ -128,6 +129,6 @@ def split_frame(backend: Tokenizer) -> tuple[list[int], list[int]]:
     frame, text = special_frame(backend), "0"
     count = len(backend.encode(text, add_special_tokens=False).ids)
     framed = backend.encode(text)
-    found = [token for token, real in zip(framed.ids, framed.attention_mask, strict=True) if real]
-    before = next(place for place in range(len(frame) + 1) if found[:place] + found[place + count :] == frame)
+    ids = [token for token, real in zip(framed.ids, framed.attention_mask, strict=True) if real]
+    before = next(size for size in range(len(frame) + 1) if ids[:size] + ids[size + count :] == frame)
     return frame[:before], frame[before:]

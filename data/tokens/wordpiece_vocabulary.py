@@ -106,7 +106,7 @@ class _Merges:
         self.words = [[word[0], *(f"##{character}" for character in word[1:])] for word in known]
         self.weights = [words[word] for word in known]
         self.counts: Counter[Pair] = Counter()
-        self.places: defaultdict[Pair, set[int]] = defaultdict(set)
+        self.words_of: defaultdict[Pair, set[int]] = defaultdict(set)
         for index, word in enumerate(self.words):
             for pair in pairwise(word):
                 self._count(pair, index, 1)
@@ -128,7 +128,7 @@ class _Merges:
         """Join the pair in all words, from the left; return the new piece."""
         (first, second), piece = pair, pair[0] + pair[1].removeprefix("##")
         changed: set[Pair] = set()
-        for index in self.places.pop(pair):
+        for index in self.words_of.pop(pair):
             word, at = self.words[index], 0
             while first in word[at:-1]:
                 at = word.index(first, at)
@@ -155,4 +155,4 @@ class _Merges:
     def _count(self, pair: Pair, index: int, sign: int) -> None:
         self.counts[pair] += sign * self.weights[index]
         if sign > 0:
-            self.places[pair].add(index)
+            self.words_of[pair].add(index)

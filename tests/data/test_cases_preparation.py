@@ -50,14 +50,15 @@ def test_names_that_are_not_utf8_are_read_and_written(tmp_path, tokenizer, monke
     assert [file["file"] for file in corpus.manifest["inputs"]] == [source.name] and len(corpus) == 12
     table = "".join(f"{number}\t{text}\n" for number, text in enumerate(texts))
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), "a.parquet")
-    for kind, content in (
-        ("txt", "\n".join(texts)),
-        ("jsonl", lines),
-        ("tsv", f"id\ttext\n{table}"),
-        ("json", '[{"text": "x"}]'),
-        ("csv", "text\n" + "\n".join(texts).replace("，", "")),
-        ("parquet", Path("a.parquet").read_bytes()),
-    ):
+    contents = {
+        "txt": "\n".join(texts),
+        "jsonl": lines,
+        "tsv": f"id\ttext\n{table}",
+        "json": '[{"text": "x"}]',
+        "csv": "text\n" + "\n".join(texts).replace("，", ""),
+        "parquet": Path("a.parquet").read_bytes(),
+    }
+    for kind, content in contents.items():
         file = written(Path(f"{name}.{kind}"), content)
         create(tokenizer, Path(f"{name}{kind}"), "--train_file", file, "--cache_dir", f"c{name}")
     convert("--input_path", source.parent, "--output_path", f"j{name}", "--json_field", "text", "--workers", 2)
@@ -107,16 +108,16 @@ def test_a_tab_separated_file_is_never_quoted(tokenizer, tmp_path, name):
     rows = ["zero", '"never closed. one', "two", 'the 5" screen', '"whole"', "NA", "7", ""]
     lines = [f"{number}\t{row}" for number, row in enumerate(rows)]
     file = written(tmp_path / name, "\ufeffid\ttext\r\n" + "\r\n".join(lines))
-    found = create(tokenizer, tmp_path / "o", "--train_file", file, "--cache_dir", tmp_path / "c")
-    assert found == ["zero", '" never closed . one', "two", 'the 5 " screen', '" whole "', "na", "7"]
+    rows = create(tokenizer, tmp_path / "o", "--train_file", file, "--cache_dir", tmp_path / "c")
+    assert rows == ["zero", '" never closed . one', "two", 'the 5 " screen', '" whole "', "na", "7"]
     assert not list((tmp_path / "c").iterdir())
 
 
 def test_a_comma_separated_file_keeps_every_text_as_it_is_written(tokenizer, tmp_path):
     long = "ab " * 60_000
     file = written(tmp_path / "in.csv", f'text,id\n"a ""q""\nb, c",0\nnull,1\n2020.01,2\n\n{long},3\n')
-    found = create(tokenizer, tmp_path / "o", "--train_file", file, "--max_seq_length", 200_000)
-    assert found == ['a " q " b , c', "null", "2020 . 01", long.strip()]
+    rows = create(tokenizer, tmp_path / "o", "--train_file", file, "--max_seq_length", 200_000)
+    assert rows == ['a " q " b , c', "null", "2020 . 01", long.strip()]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +178,8 @@ def test_what_is_not_read_of_a_folder_is_named(tokenizer, tmp_path, capsys, name
     (tmp_path / "more").mkdir()
     (tmp_path / "in/linked").symlink_to(tmp_path / "more")
     (tmp_path / "in/loop.txt").symlink_to("loop.txt")
-    found = create(tokenizer, tmp_path / "o", "--dataset_name", tmp_path / "in")
-    assert len(found) == len(read)
+    rows = create(tokenizer, tmp_path / "o", "--dataset_name", tmp_path / "in")
+    assert len(rows) == len(read)
     said = [line for line in capsys.readouterr().err.split("\n") if line.startswith("left out")]
     assert all(any(name in line for line in said) for name in [*left_out, "linked", "loop.txt"]), said
     assert not any(name in line for line in said for name in read)
@@ -458,17 +459,8 @@ def test_a_tokenizer_that_cannot_work_is_told_before_the_corpus(tmp_path, tokeni
     backend, names = framed(["[UNK]"])
     unknown = generic(tmp_path / "unknown", backend, **names)
     settings = json.loads(framed()[0].to_str())
-    settings["added_tokens"] = [
-        {
-            "id": 5,
-            "content": "<x>",
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-    ]
+    kinds = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    settings["added_tokens"] = [{"id": 5, "content": "<x>", "special": True, **kinds}]
     same = generic(tmp_path / "same", framed()[0], **framed()[1])
     settings["model"]["vocab"] |= {"b": 5}
     written(same / "tokenizer.json", json.dumps(settings | {"added_tokens": []}))

@@ -26,12 +26,8 @@ from data.tokens.tokenizer_files import load_backend
 from training.pretrained import load_tokenizer
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-WORDS = [
-    *("The", "quick", "brown", "fox", "doesn't", "jump", "over", "3.14", "lazy", "dogs,", "or", "(does", "it)"),
-    *("café", "naïve", "дом", "日本語", "東京タワー", "!"),
-    "\u2028",
-    "\t",
-]
+WORDS = ["The", "quick", "brown", "fox", "doesn't", "jump", "over", "3.14", "lazy", "dogs,", "or", "(does", "it)"]
+WORDS += ["café", "naïve", "дом", "日本語", "東京タワー", "!", "\u2028", "\t"]
 
 
 def documents(count, seed=0):
@@ -46,7 +42,7 @@ TEXTS = documents(120)
 def tokenizers(tmp_path_factory, bert_folder):
     """name -> folder: WordPiece, byte-level BPE, and sentencepiece models trained here, each with its own frame."""
     folder = tmp_path_factory.mktemp("tokenizers")
-    made = {"wordpiece": bert_folder()}
+    folders = {"wordpiece": bert_folder()}
     options = {"vocab_size": 400, "special_tokens": SPECIALS, "show_progress": False}
     bpe, prefixed = ByteLevelBPETokenizer(), ByteLevelBPETokenizer(add_prefix_space=True)
     unigram, merges = SentencePieceUnigramTokenizer(), SentencePieceBPETokenizer()
@@ -58,14 +54,14 @@ def tokenizers(tmp_path_factory, bert_folder):
     names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **dict(zip(names, SPECIALS, strict=True))}
     for name, trained in (("bpe", bpe), ("unframed bpe", prefixed), ("unigram", unigram), ("sentencepiece", merges)):
-        made[name] = folder / name
-        made[name].mkdir()
-        trained.save(str(made[name] / "tokenizer.json"))
-        (made[name] / "tokenizer_config.json").write_text(json.dumps(settings))
-    made["spm file"] = folder / "spm file"
-    made["spm file"].mkdir()
+        folders[name] = folder / name
+        folders[name].mkdir()
+        trained.save(str(folders[name] / "tokenizer.json"))
+        (folders[name] / "tokenizer_config.json").write_text(json.dumps(settings))
+    folders["spm file"] = folder / "spm file"
+    folders["spm file"].mkdir()
     (folder / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-    prefix = made["spm file"] / "sentencepiece.bpe"
+    prefix = folders["spm file"] / "sentencepiece.bpe"
     pieces = {"bos_piece": "<s>", "pad_piece": "<pad>", "eos_piece": "</s>", "unk_piece": "<unk>"}
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "texts.txt"),
@@ -78,8 +74,8 @@ def tokenizers(tmp_path_factory, bert_folder):
         unk_id=3,
         **pieces,
     )
-    (made["spm file"] / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
-    return made
+    (folders["spm file"] / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    return folders
 
 
 KINDS = ["wordpiece", "bpe", "unframed bpe", "unigram", "sentencepiece", "spm file"]
@@ -155,14 +151,14 @@ def test_line_by_line_gives_each_document_rows_of_its_own(tokenizers, tmp_path, 
     flags = ("--train_file", source, "--line_by_line", "true", "--max_seq_length", 24)
     corpus = prepare(tokenizers[kind], tmp_path / "out", *flags)
     backend = backend_of(tokenizers[kind])
-    found = {}
+    tokens_of = {}
     frame = [len(side) for side in create_data.FastTokenizer(backend).frame]
     for row, document in zip(rows_of(corpus), corpus.documents.tolist(), strict=True):
         assert len(row) <= 24
-        found.setdefault(document, []).extend(row[frame[0] : len(row) - frame[1]])
+        tokens_of.setdefault(document, []).extend(row[frame[0] : len(row) - frame[1]])
     assert not corpus.is_grouped
     expected = [backend.encode(text.replace("\u2028", ""), add_special_tokens=False).ids for text in texts[:20]]
-    assert found == dict(enumerate(expected))
+    assert tokens_of == dict(enumerate(expected))
 
 
 @pytest.mark.parametrize(
@@ -303,15 +299,15 @@ def write_inputs(folder):
 
 
 def test_every_kind_of_input_gives_the_same_rows(tokenizers, tmp_path, small_units):
-    found = []
+    corpora = []
     for number, flags in enumerate(write_inputs(tmp_path / "inputs")):
         more = ("--cache_dir", tmp_path / "cache", "--max_seq_length", 32)
-        found.append(rows_of(prepare(tokenizers["wordpiece"], tmp_path / f"out{number}", *flags, *more)))
+        corpora.append(rows_of(prepare(tokenizers["wordpiece"], tmp_path / f"out{number}", *flags, *more)))
     order = "sub"  # files are taken in the order of their paths
-    assert all(sorted(rows) == sorted(found[0]) for rows in found[:-2]) and all(
-        rows == found[0] for rows in found[:-2]
+    assert all(sorted(rows) == sorted(corpora[0]) for rows in corpora[:-2]) and all(
+        rows == corpora[0] for rows in corpora[:-2]
     )
-    assert found[-2] == found[-1] == found[0], order
+    assert corpora[-2] == corpora[-1] == corpora[0], order
 
 
 def test_columns_are_chosen_as_the_original_does(tokenizers, tmp_path):
@@ -423,9 +419,9 @@ def test_units_of_a_table_hold_every_row_once(small_units):
     column = pa.chunked_array([pa.array(TEXTS[:50]), pa.array(TEXTS[50:90]).slice(7), pa.array([], pa.string())])
     source = sources.TableSource(column, "table")
     inputs, units = source.scan()
-    found = [item[:2] for unit in units for item in source.raw(unit)]
+    documents = [item[:2] for unit in units for item in source.raw(unit)]
     wanted = [*TEXTS[:50], *TEXTS[57:90]]
-    assert found == list(enumerate(wanted)) and len(units) > 3
+    assert documents == list(enumerate(wanted)) and len(units) > 3
     assert inputs[0]["bytes"] == sum(len(text.encode()) for text in wanted)
     other, _ = sources.TableSource(pa.chunked_array([pa.array(wanted)]), "table").scan()
     assert isinstance(other[0]["sha256"], str) and np.diff([unit.document for unit in units]).min() > 0

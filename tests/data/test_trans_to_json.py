@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data import trans_to_json
 from data.files import DataError
 from data.outputs import temporary_folder
-from data.text import raw_documents as documents
+from data.text import raw_documents
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,19 +41,19 @@ def make_corpus(folder, count=300):
     for name in ("b.txt", "a/x", "a/y.md"):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        made = [
+        documents = [
             f"第{draw.randrange(count // 2)}篇文章的第一行字\n" + "又一行。\n" * draw.randrange(4)
             for _ in range(count)
         ]
-        path.write_text("\n".join(made), encoding="utf-8", newline="\n")
-        texts.append(made)
+        path.write_text("\n".join(documents), encoding="utf-8", newline="\n")
+        texts.append(documents)
     return texts[1] + texts[2] + texts[0]  # sorted: a/x, a/y.md, b.txt
 
 
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Make units of work and buckets so small that every boundary case occurs."""
-    monkeypatch.setattr(documents, "UNIT_BYTES", 1000)
+    monkeypatch.setattr(raw_documents, "UNIT_BYTES", 1000)
     monkeypatch.setattr(trans_to_json, "BUCKET_BYTES", 3000)
 
 
@@ -63,13 +63,13 @@ def closing_line(capsys):
 
 def original(raw, spliter=""):
     """Spec of the program this one replaces: lines until one that strips to `spliter`, joined with their newlines."""
-    found, lines = [], []
+    documents, lines = [], []
     for line in re.findall(r"[^\n]*\n|[^\n]+", raw.decode().replace("\r\n", "\n")):
         if line.strip() == spliter:
-            found, lines = [*found, "".join(lines)], []
+            documents, lines = [*documents, "".join(lines)], []
         else:
             lines.append(line)
-    return [document for document in [*found, "".join(lines)] if len(document) > 3]
+    return [document for document in [*documents, "".join(lines)] if len(document) > 3]
 
 
 lines = st.lists(
@@ -85,13 +85,13 @@ lines = st.lists(
 def test_documents_are_those_of_the_original_however_a_file_is_cut(tmp_path_factory, text, spliter, unit):
     path = tmp_path_factory.mktemp("c") / "x"
     path.write_bytes(text.encode())
-    layout = documents.Layout(spliter)
-    found = []
+    layout = raw_documents.Layout(spliter)
+    documents = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "UNIT_BYTES", unit)
-        for piece in documents.split_units([path]):
-            found += [layout.text(raw, path, offset) for offset, raw in layout.raw_documents(piece)]
-    assert [document for document in found if len(document) > 3] == original(text.encode(), spliter)
+        patch.setattr(raw_documents, "UNIT_BYTES", unit)
+        for piece in raw_documents.split_units([path]):
+            documents += [layout.text(raw, path, offset) for offset, raw in layout.raw_documents(piece)]
+    assert [document for document in documents if len(document) > 3] == original(text.encode(), spliter)
 
 
 @settings(max_examples=100, deadline=None)
@@ -99,13 +99,13 @@ def test_documents_are_those_of_the_original_however_a_file_is_cut(tmp_path_fact
 def test_every_line_is_a_document_however_a_file_is_cut(tmp_path_factory, text, unit):
     path = tmp_path_factory.mktemp("c") / "x"
     path.write_bytes(text.encode())
-    layout = documents.Layout("line")
-    found = []
+    layout = raw_documents.Layout("line")
+    documents = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "UNIT_BYTES", unit)
-        for piece in documents.split_units([path]):
-            found += [layout.text(raw, path, offset) for offset, raw in layout.raw_documents(piece)]
-    assert found == [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+        patch.setattr(raw_documents, "UNIT_BYTES", unit)
+        for piece in raw_documents.split_units([path]):
+            documents += [layout.text(raw, path, offset) for offset, raw in layout.raw_documents(piece)]
+    assert documents == [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def test_documents_keep_their_newlines_and_must_exceed_the_least_length(tmp_path):
@@ -130,7 +130,7 @@ def test_result_depends_on_the_seed_alone(tmp_path, monkeypatch, flags):
         (3, 5, 2000, 3000),
         (1, 6, 1000, 3000),
     ):
-        monkeypatch.setattr(documents, "UNIT_BYTES", unit)
+        monkeypatch.setattr(raw_documents, "UNIT_BYTES", unit)
         monkeypatch.setattr(trans_to_json, "BUCKET_BYTES", bucket)
         run(*flags, input_path=tmp_path / "in", output_path=tmp_path / "o.jsonl", workers=workers, seed=seed)
         results.append(read(tmp_path / "o.jsonl"))
@@ -181,8 +181,8 @@ def test_nothing_of_its_own_is_read_back_and_nothing_is_left(tmp_path):
     run("--no-merge", input_path=folder, output_path=folder / "parts")
     run(input_path=folder, output_path=folder / "out.jsonl")
     assert (folder / "out.jsonl").read_bytes() == first
-    made = {folder / "out.jsonl", folder / "again.jsonl", folder / "parts/part-00000.jsonl"}
-    assert {path for path in folder.rglob("*") if path.is_file()} == made | set(before)
+    outputs = {folder / "out.jsonl", folder / "again.jsonl", folder / "parts/part-00000.jsonl"}
+    assert {path for path in folder.rglob("*") if path.is_file()} == outputs | set(before)
     assert all((path.stat().st_mtime_ns, path.read_bytes()) == old for path, old in before.items())
 
 
@@ -306,15 +306,15 @@ def start(folder, output, *flags):
 
 def group_members(pid):
     """Processes started by `pid` that still run, by the parents they had."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = path.read_text().rsplit(")", 1)[1].split()[:2]
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(parent) == pid and state != "Z":
-            found.append(int(path.parent.name))
-    return found
+            processes.append(int(path.parent.name))
+    return processes
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")

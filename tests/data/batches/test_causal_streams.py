@@ -36,10 +36,10 @@ def random_documents(count, seed=0, longest=30):
 def in_order(pairs, seed, end):
     """Documents that the stream with this seed puts into the order of `pairs`."""
     shuffled = StreamRows(documents_of([((), (i,)) for i in range(len(pairs))]), len(pairs), seed).rows([0])[0]
-    given = [None] * len(pairs)
-    for pair, place in zip(pairs, shuffled["input_ids"].tolist(), strict=True):
-        given[place] = pair
-    return documents_of(given, end)
+    unshuffled = [None] * len(pairs)
+    for pair, index in zip(pairs, shuffled["input_ids"].tolist(), strict=True):
+        unshuffled[index] = pair
+    return documents_of(unshuffled, end)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -50,21 +50,21 @@ def test_samples_are_those_of_the_original(seed):
     batch = CausalCollator(ORIGINAL["end"], ORIGINAL["length"])(rows.rows(range(len(rows))))
     delta = np.arange(8)[:, None] + ORIGINAL["memory"] - np.arange(12)  # of query and key
     for number, sample in enumerate(ORIGINAL["samples"]):
-        found = {name: batch[name][number].numpy() for name in ("input_ids", "labels", "position_ids")}
+        row = {name: batch[name][number].numpy() for name in ("input_ids", "labels", "position_ids")}
         real = batch["attention_mask"][number].bool().numpy()
-        assert found["input_ids"].tolist() == sample["text"]
+        assert row["input_ids"].tolist() == sample["text"]
         scored = np.array(sample["loss_mask"], bool)
-        assert np.array_equal(found["labels"] != IGNORED, scored)
-        assert np.array_equal(found["labels"][scored], np.array(sample["target"])[scored])
-        seen = (delta >= 0) & (delta <= found["position_ids"][:, None])
+        assert np.array_equal(row["labels"] != IGNORED, scored)
+        assert np.array_equal(row["labels"][scored], np.array(sample["target"])[scored])
+        seen = (delta >= 0) & (delta <= row["position_ids"][:, None])
         original = np.array([[int(mark) for mark in line] for line in sample["attention_mask"]], bool) & (delta >= 0)
         assert np.array_equal(seen[real], original[real])
 
 
 def test_rows_of_a_batch_follow_the_original_order():
     batches = StreamBatches(7, 2, steps=6, seed=0)
-    found = [[row for _, row in batch] for _, batch in zip(range(6), batches, strict=False)]
-    assert found == ORIGINAL["order"]
+    order = [[row for _, row in batch] for _, batch in zip(range(6), batches, strict=False)]
+    assert order == ORIGINAL["order"]
 
 
 def test_streams_do_not_depend_on_how_a_step_is_shared():
@@ -83,8 +83,8 @@ def test_streams_do_not_depend_on_how_a_step_is_shared():
             for step in range(4)
         ]
 
-    def flat(found):
-        return [[pair for batch in step for pair in batch] for step in found]
+    def flat(steps):
+        return [[pair for batch in step for pair in batch] for step in steps]
 
     whole = flat(steps(8, 1, 1))
     assert flat(steps(2, 4, 1)) == whole and flat(steps(2, 2, 2)) == whole
@@ -95,9 +95,9 @@ def test_streams_do_not_depend_on_how_a_step_is_shared():
 def test_the_stream_holds_every_token_and_target_once():
     documents = random_documents(40)
     rows = StreamRows(documents, 16, seed=3)
-    found = rows.rows(range(len(rows)))
+    segments = rows.rows(range(len(rows)))
     ids, labels, places = (
-        np.concatenate([row[name] for row in found]) for name in ("input_ids", "labels", "position_ids")
+        np.concatenate([row[name] for row in segments]) for name in ("input_ids", "labels", "position_ids")
     )
     assert len(ids) == documents.lengths.sum() == rows.lengths.sum()
     begins = np.flatnonzero(places == 0)
@@ -132,9 +132,9 @@ def test_segments_of_documents_come_in_order_and_side_by_side(processes):
     seen, collate = [], CausalCollator(0, 8)
     for process in range(processes):
         at, batches = {}, SegmentBatches(windows, 3, processes, process)
-        found = list(batches)
-        assert len(found) == len(batches)
-        for pairs in found:
+        listed = list(batches)
+        assert len(listed) == len(batches)
+        for pairs in listed:
             rows = CorpusRows(windows).__getitems__(pairs)
             batch = collate(rows)
             assert batch["fresh"] == any(len(row["input_ids"]) and row["position_ids"][0] == 0 for row in rows)

@@ -51,8 +51,8 @@ def build(length, seed, **options):
     builder = ExampleBuilder(length, seed, **options)
     texts = documents()
     flat = [token for text in texts for line in text for token in line]
-    found = [*builder.add(lines_of(texts)), *builder.end_document()]
-    return flat, [[[i for start, size in part for i in range(start, start + size)] for part in row] for row in found]
+    spans = [*builder.add(lines_of(texts)), *builder.end_document()]
+    return flat, [[[i for start, size in part for i in range(start, start + size)] for part in row] for row in spans]
 
 
 @pytest.mark.parametrize("length, seed", DIGESTS)
@@ -84,7 +84,7 @@ def test_the_reference_throws_tokens_away_and_packed_does_not():
         rng = np.random.default_rng(0)
         sizes = [np.maximum(1, rng.exponential(40, rng.geometric(1 / 12))).astype(int) for _ in range(1500)]
         starts = np.cumsum(np.concatenate(sizes)) - np.concatenate(sizes)
-        begins = [number == 0 for found in sizes for number in range(len(found))]
+        begins = [number == 0 for lines in sizes for number in range(len(lines))]
         builder = ExampleBuilder(128, 0, keep_overflow=keep)
         lines = zip(starts.tolist(), np.concatenate(sizes).tolist(), begins, strict=True)
         rows = [*builder.add(lines), *builder.end_document()]
@@ -111,8 +111,8 @@ def corpus(tmp_path, tokenizer):
             lengths = np.array([len(row) for row in ids[part]])
             write_shard(path, flat.astype(np.uint16), marks, lengths, np.array(numbers[part]), {})
             shards.append({"file": path.name, "bytes": path.stat().st_size})
-        made = {"name": "tiny", "size": len(tokenizer), "hash": tokenizer_hash(tokenizer.backend_tokenizer)}
-        manifest = {"format": FORMAT, "complete": True, "tokenizer": made, "shards": shards, "settings": settings}
+        maker = {"name": "tiny", "size": len(tokenizer), "hash": tokenizer_hash(tokenizer.backend_tokenizer)}
+        manifest = {"format": FORMAT, "complete": True, "tokenizer": maker, "shards": shards, "settings": settings}
         write_manifest(tmp_path, manifest)
         return Corpus(tmp_path)
 
@@ -123,14 +123,14 @@ def frame(text):
     return ["[CLS]", *text, "[SEP]"]
 
 
-def make(made, tokenizer, numbers, kind="packed", length=16, seed=0):
+def make(source, tokenizer, numbers, kind="packed", length=16, seed=0):
     """Rows as lists of tokens; checks what every row must be."""
-    found = ElectraRows(PlainRows(made, numbers), kind, length, tokenizer.backend_tokenizer, seed)
-    rows = found.rows(range(len(found)))
+    electra = ElectraRows(PlainRows(source, numbers), kind, length, tokenizer.backend_tokenizer, seed)
+    rows = electra.rows(range(len(electra)))
     tokens = [tokenizer.convert_ids_to_tokens(row["input_ids"]) for row in rows]
     for number, (row, text) in enumerate(zip(rows, tokens, strict=True)):
         assert row["index"] == number and row["continuation"].tolist() == [t.startswith("##") for t in text]
-        assert len(text) == found.lengths[number] <= length
+        assert len(text) == electra.lengths[number] <= length
         assert text[0] == "[CLS]" and text[-1] == text[row["first_segment"] - 1] == "[SEP]"
         assert text.count("[SEP]") == 1 + (row["first_segment"] < len(text))
     return tokens
@@ -144,13 +144,13 @@ ROWS = [frame("天气好。我爱"), frame(["caf", "##fe", "。", "他", "在"])
 
 
 def test_rows_are_whole_sentences_of_one_document_across_corpus_rows_and_shards(corpus, tokenizer):
-    made = corpus(ROWS, [0, 0, 0, 4], 1)
-    rows = make(made, tokenizer, range(4))
+    source = corpus(ROWS, [0, 0, 0, 4], 1)
+    rows = make(source, tokenizer, range(4))
     assert contents(rows) == contents(ROWS)
     assert [row for row in rows if "江" in row or "和" in row] == [rows[-1]] and len(contents(rows[-1:])) == 5
-    assert contents(make(made, tokenizer, range(4), "reference", length=8)) != contents(ROWS)
+    assert contents(make(source, tokenizer, range(4), "reference", length=8)) != contents(ROWS)
     # A corpus row that is left out, as a held-out document, ends the document before it.
-    rows = make(made, tokenizer, [0, 2, 3])
+    rows = make(source, tokenizer, [0, 2, 3])
     assert contents(rows) == contents([ROWS[0], ROWS[2], ROWS[3]])
     assert not any("爱" in row and "北" in row for row in rows)
 
@@ -158,10 +158,10 @@ def test_rows_are_whole_sentences_of_one_document_across_corpus_rows_and_shards(
 def test_rows_cut_anywhere_from_one_stream_give_their_documents(corpus, tokenizer):
     stream = [*frame("天气好。我爱"), *frame("他在北京。清华"), *frame("长江!”和")]
     rows = [stream[i : i + 7] for i in range(0, len(stream), 7)]
-    found = make(corpus(rows, range(len(rows)), 2, line_by_line=False), tokenizer, range(len(rows)))
-    assert contents(found) == contents([stream])
-    assert ["[CLS]", *"长江!”和", "[SEP]"] in [[t for t in row if t != "[SEP]"] + ["[SEP]"] for row in found]
-    assert not any("爱" in row and "他" in row for row in found)
+    rows = make(corpus(rows, range(len(rows)), 2, line_by_line=False), tokenizer, range(len(rows)))
+    assert contents(rows) == contents([stream])
+    assert ["[CLS]", *"长江!”和", "[SEP]"] in [[t for t in row if t != "[SEP]"] + ["[SEP]"] for row in rows]
+    assert not any("爱" in row and "他" in row for row in rows)
 
 
 def reference_rows(texts, tokenizer, length, seed, least, brackets):
@@ -244,13 +244,13 @@ def test_bad_lengths_and_tokenizers_are_refused(corpus, tokenizer):
 
 
 def test_type_ids_tell_the_segments_apart(corpus, tokenizer):
-    made = ElectraRows(
+    electra = ElectraRows(
         PlainRows(corpus(ROWS, [0, 0, 0, 4], 1), np.arange(4)), "packed", 16, tokenizer.backend_tokenizer, 0
     )
-    rows = [{"epoch": 0, **row} for row in made.rows(range(len(made)))]
+    rows = [{"epoch": 0, **row} for row in electra.rows(range(len(electra)))]
     masking = TokenMasking(len(tokenizer), tokenizer.mask_token_id, tuple(tokenizer.all_special_ids))
     batch = MaskCollator(masking, tokenizer.pad_token_id)(rows)
     types, real = batch["token_type_ids"], batch["attention_mask"]
     assert types.dtype == torch.int64 and types.shape == real.shape and (types[real == 0] == 0).all()
-    for row, found, kept in zip(rows, types, real, strict=True):
-        assert found[kept == 1].tolist() == [int(i >= row["first_segment"]) for i in range(len(row["input_ids"]))]
+    for row, segments, kept in zip(rows, types, real, strict=True):
+        assert segments[kept == 1].tolist() == [int(i >= row["first_segment"]) for i in range(len(row["input_ids"]))]

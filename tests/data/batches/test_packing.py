@@ -64,14 +64,14 @@ def packed_rows(rows):
 
 def stream_by_hand(rows, numbers, corpus, backend):
     """All tokens without frames, a separator before each document."""
-    (_, separator), found, previous = framed(backend, ""), [], (-1, -1)
+    (_, separator), stream, previous = framed(backend, ""), [], (-1, -1)
     for number, row in zip(numbers, rows, strict=True):
         place = (int(corpus.documents[number]), number)
         if place[0] != previous[0] or number != previous[1] + 1:
-            found.append(separator)
-        found += row["input_ids"][1:-1].tolist()
+            stream.append(separator)
+        stream += row["input_ids"][1:-1].tolist()
         previous = place
-    return found
+    return stream
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -82,16 +82,16 @@ def test_concat_lays_the_documents_end_to_end_and_loses_nothing(tmp_path, backen
     numbers = np.flatnonzero(np.random.default_rng(0).random(len(corpus)) < share)
     rows = pack(PlainRows(corpus, numbers), "concat", length, backend)
     cls, sep = framed(backend, "")
-    found = packed_rows(rows)
-    assert [len(row["input_ids"]) for row in found] == rows.lengths.tolist()
-    assert all(len(row["input_ids"]) == len(row["continuation"]) <= length for row in found)
-    assert [row["index"] for row in found] == list(range(len(rows)))
-    assert all((row["input_ids"][0], row["input_ids"][-1]) == (cls, sep) for row in found)
+    listed = packed_rows(rows)
+    assert [len(row["input_ids"]) for row in listed] == rows.lengths.tolist()
+    assert all(len(row["input_ids"]) == len(row["continuation"]) <= length for row in listed)
+    assert [row["index"] for row in listed] == list(range(len(rows)))
+    assert all((row["input_ids"][0], row["input_ids"][-1]) == (cls, sep) for row in listed)
     wanted = stream_by_hand(corpus.rows(numbers), numbers.tolist(), corpus, backend)
-    contents = [row["input_ids"][1:-1].tolist() for row in found]
+    contents = [row["input_ids"][1:-1].tolist() for row in listed]
     without = [token for token in wanted if token != sep]
     assert [token for content in contents for token in content if token != sep] == without
-    marks = np.concatenate([row["continuation"][1:-1][row["input_ids"][1:-1] != sep] for row in found])
+    marks = np.concatenate([row["continuation"][1:-1][row["input_ids"][1:-1] != sep] for row in listed])
     assert marks.tolist() == [backend.id_to_token(token).startswith("##") for token in without]
     # a separator stands between two documents, or a row ends there
     position = 0
@@ -107,8 +107,8 @@ def test_concat_rows_are_full_and_begin_with_sentences_or_rows(tmp_path, backend
     rows = pack(every(corpus), "concat", 48, backend)
     kinds, opens = sentence_tables(backend)
     row_starts = {tuple(row["input_ids"][1:4].tolist()) for row in corpus.rows(range(len(corpus)))}
-    found, whole = packed_rows(rows), []
-    for before, row in pairwise(found):
+    listed, whole = packed_rows(rows), []
+    for before, row in pairwise(listed):
         first, last = row["input_ids"][1], before["input_ids"][-2]
         whole.append(kinds[last] > 0 and opens[first])
         assert whole[-1] or tuple(row["input_ids"][1:4].tolist()) in row_starts
@@ -131,11 +131,11 @@ def test_sentences_end_where_a_reader_says_so(backend):
 def test_isolated_keeps_whole_rows_apart_and_fills_them(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(2), shards=2)
     rows = pack(every(corpus), "isolated", 64, backend)
-    found = packed_rows(rows)
-    assert all(row["pieces"].sum() == len(row["input_ids"]) == len(row["continuation"]) <= 64 for row in found)
-    assert [len(row["input_ids"]) for row in found] == rows.lengths.tolist()
+    listed = packed_rows(rows)
+    assert all(row["pieces"].sum() == len(row["input_ids"]) == len(row["continuation"]) <= 64 for row in listed)
+    assert [len(row["input_ids"]) for row in listed] == rows.lengths.tolist()
     pieces = [
-        tuple(piece.tolist()) for row in found for piece in np.split(row["input_ids"], np.cumsum(row["pieces"])[:-1])
+        tuple(piece.tolist()) for row in listed for piece in np.split(row["input_ids"], np.cumsum(row["pieces"])[:-1])
     ]
     assert sorted(pieces) == sorted(tuple(row["input_ids"].tolist()) for row in corpus.rows(range(len(corpus))))
     assert rows.lengths[:-1].mean() > 0.95 * 64
@@ -155,7 +155,7 @@ def test_rows_that_are_joined_already_are_isolated_by_document_and_concat_leaves
 def test_packing_depends_on_the_corpus_alone_and_travels_to_workers(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(3), shards=2)
     for packing in ("none", "concat", "isolated"):
-        one, other = (pack(every(found), packing, 50, backend) for found in (corpus, Corpus(tmp_path / "corpus")))
+        one, other = (pack(every(source), packing, 50, backend) for source in (corpus, Corpus(tmp_path / "corpus")))
         for a, b in zip(packed_rows(one), packed_rows(pickle.loads(pickle.dumps(other))), strict=True):
             assert all(np.array_equal(a[name], b[name]) for name in a)
 

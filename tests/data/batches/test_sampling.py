@@ -54,8 +54,8 @@ def test_a_start_anywhere_continues_the_stream(grouped, step):
 def test_grouping_puts_like_lengths_together_and_keeps_every_row():
 
     def padding(sampler):
-        found = [[LENGTHS[row] for _, row in batch] for batch in take(sampler, BUCKET_STEPS)]
-        return 1 - sum(map(sum, found)) / sum(len(batch) * max(batch) for batch in found)
+        lengths = [[LENGTHS[row] for _, row in batch] for batch in take(sampler, BUCKET_STEPS)]
+        return 1 - sum(map(sum, lengths)) / sum(len(batch) * max(batch) for batch in lengths)
 
     assert padding(batches(8, grouped=True)) < 0.05 < 0.25 < padding(batches(8))
     pairs = [pair for batch in take(batches(8, grouped=True), BUCKET_STEPS) for pair in batch]
@@ -65,9 +65,9 @@ def test_grouping_puts_like_lengths_together_and_keeps_every_row():
 
 def test_a_step_of_several_micro_batches_begins_with_the_longest_and_keeps_the_rows_that_chance_gave_it():
     sampler = TrainBatches(ROWS, 4, 3, steps=60, seed=1, lengths=LENGTHS, pool_steps=1)
-    found, chance = take(sampler, 30), take(batches(12), 10)
+    sorted_batches, chance = take(sampler, 30), take(batches(12), 10)
     for step in range(10):
-        rows = [pair for batch in found[3 * step : 3 * step + 3] for pair in batch]
+        rows = [pair for batch in sorted_batches[3 * step : 3 * step + 3] for pair in batch]
         assert sorted(rows) == sorted(chance[step])
         assert [LENGTHS[row] for _, row in rows] == sorted((LENGTHS[row] for _, row in rows), reverse=True)
 

@@ -26,11 +26,11 @@ def corpus(write_corpus, bert_folder, tmp_path_factory):
 
 
 def read_corpus(folder, backend):
-    found = Corpus(folder)
-    found.check_tokenizer(backend)
-    found.rows(range(0, len(found), 7))
-    found.token_counts()
-    found.split_documents(0.2, seed=1)
+    corpus = Corpus(folder)
+    corpus.check_tokenizer(backend)
+    corpus.rows(range(0, len(corpus), 7))
+    corpus.token_counts()
+    corpus.split_documents(0.2, seed=1)
 
 
 @pytest.mark.parametrize("count", AMOUNTS)

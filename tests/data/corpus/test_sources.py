@@ -28,7 +28,7 @@ def test_units_hold_every_line_once_and_know_their_numbers(tmp_path_factory, con
     folder = tmp_path_factory.mktemp("scan")
     inputs, units = scanned(folder, contents, unit_bytes)
     source = LineSource([], folder, None)
-    found = [line for unit in units for line in source.raw(unit)]
+    documents = [line for unit in units for line in source.raw(unit)]
     expected, number = [], 0
     for i, content in enumerate(contents):
         lines = content.split(b"\n")
@@ -37,7 +37,7 @@ def test_units_hold_every_line_once_and_know_their_numbers(tmp_path_factory, con
             if line != b"\n":
                 expected.append((number, line, f"{folder / f'{i:03d}.jsonl'}:{line_number}"))
             number += 1
-    assert found == expected
+    assert documents == expected
     assert [unit.number for unit in units] == list(range(len(units)))
     assert all(unit.size >= unit_bytes for unit in units[:-1])
     assert [file["sha256"] for file in inputs] == [hashlib.sha256(content).hexdigest() for content in contents]

@@ -23,9 +23,9 @@ def runs(text):
 
 def repeats(document, line):
     """The definition, by brute force; a line is a text and so is each of its fields."""
-    found = clean(document)
+    letters = clean(document)
     texts = [clean(text) for text in {line, *line.split("\t")}]
-    return bool(found) and any(found == text or runs(found) & runs(text) for text in texts)
+    return bool(letters) and any(letters == text or runs(letters) & runs(text) for text in texts)
 
 
 def build(folder, *contents):
@@ -45,8 +45,8 @@ texts = letters.map("".join)
 def test_equals_brute_force(tmp_path_factory, documents, lines, tabs):
     lines = ["\t".join(lines[: tabs + 1]), *lines[tabs + 1 :]]
     index = build(tmp_path_factory.mktemp("o"), "\n".join(lines) + "\n")
-    found, held = index.find(documents)
-    assert set(found.tolist()) == {i for i, d in enumerate(documents) if any(repeats(d, line) for line in lines)}
+    repeating, held = index.find(documents)
+    assert set(repeating.tolist()) == {i for i, d in enumerate(documents) if any(repeats(d, line) for line in lines)}
     expected = sum(any(repeats(document, line) for document in documents) for line in lines)
     assert index.lines_found(np.unique(held)).tolist() == [expected]
     assert index.line_counts.tolist() == [len(lines)]
@@ -73,8 +73,8 @@ def test_a_run_does_not_cross_from_one_document_or_text_to_the_next(tmp_path):
 def test_counts_are_kept_per_file(tmp_path):
     one, two = "春眠不觉晓处处闻啼鸟" * 3, "夜来风雨声花落知多少" * 3
     index = build(tmp_path, f"label\ttext\n1\t{one}\n0\t{two}\n", f"{one}\n{one}。\n", "")
-    found, held = index.find([f"x{one}y", "no", one])
-    assert set(found.tolist()) == {0, 2}
+    repeating, held = index.find([f"x{one}y", "no", one])
+    assert set(repeating.tolist()) == {0, 2}
     assert index.lines_found(np.unique(held)).tolist() == [1, 2, 0]
     assert index.line_counts.tolist() == [3, 2, 1]
 

@@ -30,8 +30,8 @@ def write(folder, kind, rows, name="some"):
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "parquet"])
 def test_a_table_gives_the_texts_of_its_column(tmp_path, kind, capsys):
     path = write(tmp_path, kind, ROWS)
-    found = list(read_documents(path, "--train_file", None))
-    assert found == [(f"{path}: row {n + 1}", "", ROWS[n]["text"]) for n in range(2)]
+    documents = list(read_documents(path, "--train_file", None))
+    assert documents == [(f"{path}: row {n + 1}", "", ROWS[n]["text"]) for n in range(2)]
     told = capsys.readouterr().err
     assert "reading 'text' of text, label (--text_column)" in told and "left out: 1 of the 3 rows" in told
     assert [text for *_, text in read_documents(path, "--train_file", None, "label")] == ["1", "0", "1"]

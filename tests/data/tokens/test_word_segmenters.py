@@ -31,15 +31,15 @@ def words(segmenter, text):
 
 
 def test_a_word_is_marked_where_the_segmenter_found_it():
-    found = words(make_segmenter("rjieba"), "他在研究生命起源。这位研究生也参与其中。")
-    assert found == ["他", "在", "研究", "生命", "起源", "。", "这位", "研究生", "也", "参与", "其中", "。"]
+    cut = words(make_segmenter("rjieba"), "他在研究生命起源。这位研究生也参与其中。")
+    assert cut == ["他", "在", "研究", "生命", "起源", "。", "这位", "研究生", "也", "参与", "其中", "。"]
 
 
 @settings(deadline=None)
 @given(text=texts)
 def test_words_are_exactly_those_of_rjieba(text):
-    found = words(make_segmenter("rjieba"), text)
-    assert found == [word for word, _, _ in rjieba.tokenize(text)]
+    cut = words(make_segmenter("rjieba"), text)
+    assert cut == [word for word, _, _ in rjieba.tokenize(text)]
 
 
 @settings(deadline=None, max_examples=100)
@@ -53,8 +53,8 @@ def test_words_do_not_depend_on_the_pieces_in_which_a_long_text_is_cut(text):
 def test_a_user_dictionary_adds_words(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("云计算大桥 100 n\n\n北京天安门大\n", encoding="utf-8")
-    found = words(make_segmenter("rjieba", str(path)), "我爱云计算大桥和北京天安门大")
-    assert found == ["我", "爱", "云计算大桥", "和", "北京天安门大"]
+    cut = words(make_segmenter("rjieba", str(path)), "我爱云计算大桥和北京天安门大")
+    assert cut == ["我", "爱", "云计算大桥", "和", "北京天安门大"]
     assert words(make_segmenter("rjieba"), "云计算大桥") != ["云计算大桥"]
 
 
@@ -72,8 +72,8 @@ def test_a_user_dictionary_is_read_as_jieba_reads_it(tmp_path, capsys):
         "的士 0",
     )
     path.write_bytes("\r\n".join([*lines, "Hello World词组 2000", "京，海 5", "南 nrT"]).encode())
-    found = words(make_segmenter("rjieba", str(path)), "天安门大的士京大学云计好上海大")
-    assert found == ["天安门大", "的", "士", "京大学", "云计", "好", "上海大"]
+    cut = words(make_segmenter("rjieba", str(path)), "天安门大的士京大学云计好上海大")
+    assert cut == ["天安门大", "的", "士", "京大学", "云计", "好", "上海大"]
     said = capsys.readouterr().err
     assert "4 of the 10 words are cut" in said and all(
         map(said.count, ("云计  算桥", "World词组", "京，海", "南 nrT"))
