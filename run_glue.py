@@ -9,10 +9,6 @@ import sys
 
 from common.errors import ArgumentError
 from common.script import one_line_errors, run_script
-from data.features.build import describe_splits, label_array, make_all_features, row_tokens
-from data.scoring.boards import averages
-from data.scoring.item_sums import items
-from data.scoring.predictions import write_verdicts
 from training.pretrained import refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
@@ -33,8 +29,20 @@ import torch
 from transformers import set_seed
 
 from data.batches.sampling import CorpusRows
-from data.features.build import Features, TaskCollator, make_eval_batches, make_train_batches
+from data.features.build import (
+    Features,
+    TaskCollator,
+    describe_splits,
+    label_array,
+    make_all_features,
+    make_eval_batches,
+    make_train_batches,
+    row_tokens,
+)
+from data.scoring.boards import averages
+from data.scoring.item_sums import items
 from data.scoring.metrics import SplitScorer, merge_splits
+from data.scoring.predictions import write_verdicts
 from data.scoring.submission import make_submissions
 from data.tasks import plan as task_data
 from data.tasks.loading import Split

@@ -30,8 +30,8 @@ def arguments(tmp_path):
     texts = [f"{what}{how}{mark}" for what in "店房菜书" for how in ("很", "真", "不太") for mark in "好坏棒差"]
     rows = [("good" if text[-1] in "好棒" else "bad", text) for text in texts]
     validation = [*rows[1::5][:9], ("bad", "店很好"), ("good", "书太坏" * 12)]  # the last one needs two windows
-    for name, found in (("train", rows[:32]), ("dev", validation)):
-        lines = ["label\ttext_a", *("\t".join(row) for row in found)]
+    for name, records in (("train", rows[:32]), ("dev", validation)):
+        lines = ["label\ttext_a", *("\t".join(row) for row in records)]
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def make(kind, out):
@@ -39,9 +39,12 @@ def arguments(tmp_path):
         folder = tmp_path / kind
         if kind == "bert":
             config = BertConfig(
-                **SIZES, num_attention_heads=2, intermediate_size=64, hidden_dropout_prob=0.0,
+                **SIZES,
+                num_attention_heads=2,
+                intermediate_size=64,
+                hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
-            )  # fmt: skip
+            )
             BertForSequenceClassification(config).save_pretrained(folder)
         else:
             config = GAUAlphaConfig(**SIZES, intermediate_size=64, attention_key_size=16)

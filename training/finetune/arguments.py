@@ -15,23 +15,43 @@ from common.flags import flag_name, spellings
 from training.loop.schedules import SCHEDULES
 
 DEFAULTS = {
-    "lr": 2e-5, "batch_size": 32, "epochs": 3.0, "warmup_ratio": 0.1, "weight_decay": 0.01, "schedule": "linear",
-    "optimizer": "adamw", "betas": "0.9,0.999", "eps": 1e-8, "clip": 1.0, "head": "auto", "pooling": "first",
+    "lr": 2e-5,
+    "batch_size": 32,
+    "epochs": 3.0,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.01,
+    "schedule": "linear",
+    "optimizer": "adamw",
+    "betas": "0.9,0.999",
+    "eps": 1e-8,
+    "clip": 1.0,
+    "head": "auto",
+    "pooling": "first",
     "muon_lr": 5e-3,
-}  # fmt: skip
+}
 # google-research/electra's finetuning of a small or base model, and what it does otherwise for some tasks.
 RECIPES = {
     "electra": {
-        "lr": 1e-4, "batch_size": 32, "epochs": 3.0, "warmup_ratio": 0.1, "weight_decay": 0.01,
-        "schedule": "original_linear", "optimizer": "adamw_nobc", "eps": 1e-6, "lwlrd": 0.8, "lwlrd_offset": 2,
+        "lr": 1e-4,
+        "batch_size": 32,
+        "epochs": 3.0,
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
+        "schedule": "original_linear",
+        "optimizer": "adamw_nobc",
+        "eps": 1e-6,
+        "lwlrd": 0.8,
+        "lwlrd_offset": 2,
         "head": "linear",
-    },
-}  # fmt: skip
+    }
+}
 _OF_TASK = {
     "electra": {
-        "rte": {"epochs": 10.0}, "stsb": {"epochs": 10.0, "swap_augment": True}, "mrpc": {"swap_augment": True},
-    },
-}  # fmt: skip
+        "rte": {"epochs": 10.0},
+        "stsb": {"epochs": 10.0, "swap_augment": True},
+        "mrpc": {"swap_augment": True},
+    }
+}
 # Our name of a schedule: transformers' name.
 SCHEDULE_NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "poly": "polynomial"}
 OPTIMIZERS = ("adamw", "adamw_nobc", "adafactor", "muon")
@@ -152,14 +172,22 @@ class JobArguments:
 
     def __post_init__(self):
         choices = {
-            "head": (None, "auto", "linear"), "token_types": ("auto", "yes", "no"), "recipe": (None, *RECIPES),
-            "long_rows": ("window", "truncate"), "schedule": (None, *SCHEDULE_NAMES, *SCHEDULES),
-            "optimizer": (None, *OPTIMIZERS), "dtype": ("fp32", "fp16", "bf16"), "select": ("best", "last"),
-            "eval_strategy": (None, "no", "steps", "epoch"), "save_strategy": (None, "steps", "epoch"),
-            "lwlrd_offset": (None, 1, 2), "pooling": (None, "first", "mean", "max"),
-            "chid_decode": ("argmax", "greedy", "optimal"), "source": ("auto", "local", "hub"),
+            "head": (None, "auto", "linear"),
+            "token_types": ("auto", "yes", "no"),
+            "recipe": (None, *RECIPES),
+            "long_rows": ("window", "truncate"),
+            "schedule": (None, *SCHEDULE_NAMES, *SCHEDULES),
+            "optimizer": (None, *OPTIMIZERS),
+            "dtype": ("fp32", "fp16", "bf16"),
+            "select": ("best", "last"),
+            "eval_strategy": (None, "no", "steps", "epoch"),
+            "save_strategy": (None, "steps", "epoch"),
+            "lwlrd_offset": (None, 1, 2),
+            "pooling": (None, "first", "mean", "max"),
+            "chid_decode": ("argmax", "greedy", "optimal"),
+            "source": ("auto", "local", "hub"),
             "on_nan": ("stop", "skip"),
-        }  # fmt: skip
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(str(value) for value in allowed if value is not None)
@@ -170,10 +198,11 @@ class JobArguments:
             raise ArgumentError("--layer_decay must stand without --optimizer muon, got both; leave one of them out")
 
     def _check_numbers(self) -> None:
-        at_least = {"batch_size": 1, "eval_batch_size": 1, "grad_accum": 1, "max_length": 4, "logging_steps": 1,
-                    "eval_steps": 1, "save_steps": 1, "patience": 1, "overfit": 1, "max_train_samples": 1,
-                    "max_eval_samples": 1, "max_predict_samples": 1, "fgm_eps": 0, "rdrop": 0, "clip": 0,
-                    "doc_stride": 0, "nan_steps": 1, "n_best": 1, "max_answer": 1}  # fmt: skip
+        ones = ("batch_size", "eval_batch_size", "grad_accum", "logging_steps", "eval_steps", "save_steps", "patience")
+        ones += ("overfit", "max_train_samples", "max_eval_samples", "max_predict_samples", "nan_steps")
+        ones += ("n_best", "max_answer")
+        at_least = {"max_length": 4} | dict.fromkeys(ones, 1)
+        at_least |= dict.fromkeys(("fgm_eps", "rdrop", "clip", "doc_stride"), 0)
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= least:

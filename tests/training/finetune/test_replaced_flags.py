@@ -45,7 +45,7 @@ def as_ours(line):
         ("--pad_to_max_length False --overwrite_cache --report_to none --use_fast_tokenizer true", {}),
         ("--no_keep_model --resume_from_checkpoint true", {"keep_model": False}),
     ],
-)  # fmt: skip
+)
 def test_flags_of_the_scripts_that_it_replaces_do_the_same(theirs, ours):
     assert as_ours(theirs)[0].changed() == ours
 

@@ -20,8 +20,8 @@ def fixed(logits):
     waiting = list(logits)
 
     def model(**inputs):
-        found = waiting.pop(0)
-        return SimpleNamespace(logits=found, start_logits=found[:, 0], end_logits=found[:, -1])
+        scores = waiting.pop(0)
+        return SimpleNamespace(logits=scores, start_logits=scores[:, 0], end_logits=scores[:, -1])
 
     return model
 
