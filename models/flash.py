@@ -171,7 +171,7 @@ class FLASHLayer(GradientCheckpointingLayer):
         self.to_out = nn.Linear(expanded, config.hidden_size)
 
     def forward(self, hidden, attention: ChunkAttention, output_attentions: bool, positions=None):
-        """hidden [B, T, H] -> hidden [B, T, H], weights A [B, N, G, G]; hidden at positions [B, P] only, if given."""
+        """hidden [B, T, H] -> hidden [B, T, H], at positions [B, P] if given; A [B, N, G, G] if asked for."""
         residual = hidden if positions is None else gather_positions(hidden, positions)
         hidden = self.norm(hidden)
         if self.config.shift_tokens:
@@ -180,7 +180,7 @@ class FLASHLayer(GradientCheckpointingLayer):
         if not output_attentions and may_be_fast(self, self.to_hidden[0], self.to_qk[0], self.to_out):
             return residual + self.fast_forward(hidden, attention, positions), None
         dtype, (batch, length, _) = compute_dtype(hidden), hidden.shape
-        value, gate = F.silu(self.to_hidden[0](hidden)).chunk(2, dim=-1)
+        value, gate = (F.silu(part) for part in self.to_hidden[0](hidden).chunk(2, dim=-1))
         value = attention.grouped(value)
         heads = rotate(self.qk_offset_scale(F.silu(self.to_qk[0](hidden))), attention.table, interleaved=True)
         quad_query, lin_query, quad_key, lin_key = heads.unbind(-2)
@@ -189,14 +189,15 @@ class FLASHLayer(GradientCheckpointingLayer):
             attention.grouped(head.to(dtype)) for head in (quad_query, lin_query, quad_key, lin_key)
         )
         bias = toeplitz(self.rel_pos_bias(attention.group)).to(dtype)
-        scores = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2))
-        weights = laplace(scores) if self.config.laplace_attn_fn else squared_relu(scores)
+        weights = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2))
+        weights = laplace(weights) if self.config.laplace_attn_fn else squared_relu(weights)
         weights = dropout(attention.hide(weights), attention.dropout, self.training)
         mixed = attention.add_linear(weights @ value, lin_query, attention.context(lin_key, value, batch))
         mixed = attention.ungrouped(mixed, batch, length)
         if positions is not None:
             gate, mixed = gather_positions(gate, positions), gather_positions(mixed, positions)
-        return residual + self.to_out(gate * mixed), weights.unflatten(0, (batch, -1))
+        weights = weights.unflatten(0, (batch, -1)) if output_attentions else None
+        return residual + self.to_out(gate * mixed), weights
 
     def fast_forward(self, hidden: torch.Tensor, attention: ChunkAttention, positions) -> torch.Tensor:
         """What `forward` adds to the residual, with the backward pass of gated.py; hidden is normed and shifted."""

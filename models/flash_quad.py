@@ -137,7 +137,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         return self.w.index_select(0, offsets.clamp(0, self.w.shape[0] - 1))
 
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions=None):
-        """hidden [B, T, H] -> hidden [B, T, H], weights A [B, T, T]; at positions [B, P] only, if given."""
+        """hidden [B, T, H] -> hidden [B, T, H], A [B, T, T] if asked for; of queries at positions [B, P], if given."""
         attention = attention if positions is None else attention.at(positions)
         residual = hidden if positions is None else gather_positions(hidden, positions)
         hidden = self.LayerNorm(hidden)
@@ -145,15 +145,14 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
             return residual + self.fast_forward(hidden, attention), None
         dtype = compute_dtype(hidden)
         gate, value, base = F.silu(self.uv(hidden)).split(self.sizes, dim=-1)
-        heads = affine_heads(base, self.weight, self.bias)
-        query, key = rotate(heads, attention.table, interleaved=False).unbind(-2)
-        query = query * attention.query_scale
+        query, key = rotate(affine_heads(base, self.weight, self.bias), attention.table, interleaved=False).unbind(-2)
+        query, key = (query * attention.query_scale).to(dtype), key.to(dtype)
         if positions is not None:
             gate, query = gather_positions(gate, positions), gather_positions(query, positions)
-        bias = attention.bias(self.distances(hidden.shape[1]))
-        scores = torch.baddbmm(bias.to(dtype), query.to(dtype), key.to(dtype).transpose(-1, -2))
-        weights = squared_relu(scores.masked_fill_(attention.unseen, 0))
-        return residual + self.o(gate * (weights @ value)), weights
+        bias = attention.bias(self.distances(hidden.shape[1])).to(dtype)
+        weights = torch.baddbmm(bias, query, key.transpose(-1, -2)).masked_fill_(attention.unseen, 0)
+        weights = squared_relu(weights)
+        return residual + self.o(gate * (weights @ value)), weights if output_attentions else None
 
     def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
         """What `forward` adds to the residual, with the backward pass of gated.py; hidden is normed."""

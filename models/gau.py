@@ -137,7 +137,7 @@ class GatedUnit(nn.Module):
         self.k_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
 
     def forward(self, hidden, attention: Attention, output_attentions: bool, positions: torch.Tensor | None):
-        """hidden [B, T, H] -> output [B, T, H], weights A [B, T, T]; of queries at positions [B, P] only, if given."""
+        """hidden [B, T, H] -> output [B, T, H], A [B, T, T] if asked for; of queries at positions [B, P], if given."""
         attention = attention if positions is None else attention.at(positions)
         if not output_attentions and may_be_fast(self, self.i_dense, self.o_dense):
             return self.fast_forward(hidden, attention), None
@@ -147,13 +147,13 @@ class GatedUnit(nn.Module):
         key = rotate(self.k_scaleoffset(base), table, interleaved=True)
         if positions is not None:
             gate, query = gather_positions(gate, positions), gather_positions(query, positions)
-        scores = query.to(dtype) @ key.to(dtype).transpose(-1, -2)
+        weights = query.to(dtype) @ key.to(dtype).transpose(-1, -2)
         if self.config.normalization == "squared_relu":
-            weights = squared_relu(scores.masked_fill_(attention.unseen, 0)).div_(attention.divisor)
+            weights = squared_relu(weights.masked_fill_(attention.unseen, 0)).div_(attention.divisor)
         else:  # -1e4 is the originals' score of an unseen key: a row that sees none becomes uniform, not NaN
-            weights = torch.softmax(scores.masked_fill_(attention.unseen, -1e4), dim=-1, dtype=dtype)
+            weights = torch.softmax(weights.masked_fill_(attention.unseen, -1e4), dim=-1, dtype=dtype)
         weights = dropout(weights, attention.dropout, self.training)
-        return self.o_dense(gate * (weights @ value)), weights
+        return self.o_dense(gate * (weights @ value)), weights if output_attentions else None
 
     def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
         """The output of `forward`, with the backward pass of gated.py."""

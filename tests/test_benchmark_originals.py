@@ -24,7 +24,7 @@ def test_agrees_with_the_original_programs(parity, name):
         assert not unexpected and all("decoder" in key for key in missing), case["name"]  # tied to the embeddings
         inputs = [case[field] for field in ("input_ids", "attention_mask", "token_type_ids", "labels")]
         with torch.no_grad():
-            outputs = model(*inputs, output_all=True)
+            outputs = model(*inputs, output_hidden_states=True, output_attentions=True)
         found = {
             "logits": outputs["logits"],
             "embedding_output": outputs["hidden_states"][0],

@@ -1,9 +1,9 @@
 """FLASH computed the way its PyTorch port computes it: the opponent of models/flash.py in benchmarks/train_step.py.
 
 Source: the behaviour of JunnYu/FLASHQuad_pytorch e590261 and of lucidrains/FLASH-pytorch 0.1.9 (equations, order of
-operations, mask handling, dropout), in our own code; it passes the same parity cases as models/flash.py
-(tests/test_benchmark_originals.py).
-Letters: B batch, T tokens, H hidden_size, E expanded width, D query_key_dim, G group_size, N groups, V vocab_size.
+operations, mask handling, dropout), in our own code. Here stands what they do otherwise than models/flash.py; it
+passes the same parity cases (tests/test_benchmark_originals.py).
+Letters: B batch, T tokens, E expanded width, D query_key_dim, G group_size, N groups.
 """
 
 import math
@@ -12,17 +12,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.originals.masked_lm import EveryPosition
+from models import flash
+from models.flash import FLASHEmbeddings, FLASHForMaskedLM, FLASHLayer, FLASHModel, distance_buckets
+from models.layers import ClampedScaleNorm
 
-class ScaleNorm(nn.Module):
-    """x / max(root mean square, eps), times a single learned factor."""
 
-    def __init__(self, size, eps=1e-5):
-        super().__init__()
-        self.scale, self.eps = size**-0.5, eps
-        self.g = nn.Parameter(torch.ones(1))
-
+class ScaleNorm(ClampedScaleNorm):
     def forward(self, x):
-        length = torch.norm(x, dim=-1, keepdim=True) * self.scale
+        length = torch.norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
         return x / length.clamp(min=self.eps) * self.g
 
 
@@ -44,53 +42,40 @@ class Rotary(nn.Module):
         return torch.cat((turned * angles.cos() + crossed * angles.sin(), rest), dim=-1)
 
 
-class RelativeBias(nn.Module):
-    """T5's relative bias of one head, times a factor."""
-
-    def __init__(self, scale, causal, buckets=32, max_distance=128):
-        super().__init__()
-        self.scale, self.causal, self.buckets, self.max_distance = scale, causal, buckets, max_distance
-        self.relative_attention_bias = nn.Embedding(buckets, 1)
-
-    def bucket(self, distance):
-        buckets, offset = self.buckets, 0
-        if self.causal:
-            distance = torch.clamp(distance, min=0)
-        else:
-            buckets //= 2
-            offset = (distance < 0).long() * buckets
-            distance = distance.abs()
-        exact = buckets // 2
-        share = torch.log(distance.float() / exact) / math.log(self.max_distance / exact)
-        far = torch.clamp(exact + (share * (buckets - exact)).long(), max=buckets - 1)
-        return offset + torch.where(distance < exact, distance, far)
+class RelativeBias(flash.RelativeBias):
+    """Each pair of a group looks its bias up."""
 
     def forward(self, scores):
-        queries = torch.arange(scores.shape[-2], device=scores.device)
         keys = torch.arange(scores.shape[-1], device=scores.device)
-        values = self.relative_attention_bias(self.bucket(queries[:, None] - keys[None, :]))
-        return values.squeeze(-1) * self.scale
+        buckets = distance_buckets(keys[None, :] - keys[:, None], self.causal)
+        return self.relative_attention_bias(buckets).squeeze(-1) * self.scale
 
 
-class Layer(nn.Module):
-    """One pre-norm mixed chunk attention layer."""
+class Embeddings(FLASHEmbeddings):
+    """The sinusoid is a table."""
 
     def __init__(self, config):
-        super().__init__()
-        expanded = int(config.hidden_size * config.expansion_factor)
-        self.config, size = config, config.query_key_dim
+        super().__init__(config)
+        half = config.hidden_size // 2
+        frequencies = 10000 ** (-torch.arange(half, dtype=torch.float32) / half)
+        angles = torch.arange(config.max_position_embeddings, dtype=torch.float32)[:, None] * frequencies
+        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], dim=-1), persistent=False)
+
+    def forward(self, inputs_embeds, positions):
+        return inputs_embeds + self.table[: inputs_embeds.shape[1]] * self.scale
+
+
+class Layer(FLASHLayer):
+    """Rows are padded to whole groups, however short; products by einsum, each factor and mask a pass of its own."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        expanded, size = self.to_out.in_features, config.query_key_dim
         self.rotary_pos_emb = Rotary(min(32, size))
-        self.rel_pos_bias = RelativeBias(math.sqrt(size), config.causal)
-        self.norm = (
-            nn.LayerNorm(config.hidden_size) if config.norm_type == "layernorm" else ScaleNorm(config.hidden_size)
-        )
-        self.dropout = nn.Dropout(config.dropout)
+        self.rel_pos_bias = RelativeBias(config)
+        self.norm = self.norm if config.norm_type == "layernorm" else ScaleNorm()
         self.to_hidden = nn.Sequential(nn.Linear(config.hidden_size, 2 * expanded), nn.SiLU())
         self.to_qk = nn.Sequential(nn.Linear(config.hidden_size, size), nn.SiLU())
-        self.qk_offset_scale = nn.Module()
-        self.qk_offset_scale.weight = nn.Parameter(torch.randn(4, size) * config.initializer_range)
-        self.qk_offset_scale.bias = nn.Parameter(torch.zeros(4, size))
-        self.to_out = nn.Linear(expanded, config.hidden_size)
 
     def kernel(self, scores):
         if self.config.laplace_attn_fn:
@@ -108,7 +93,8 @@ class Layer(nn.Module):
             return torch.einsum("bgnd,bde->bgne", query, torch.einsum("bgnd,bgne->bde", key, value) / length)
         return torch.einsum("bgnd,bgde->bgne", query, torch.einsum("bgnd,bgne->bgde", key, value) / length)
 
-    def forward(self, x, mask):
+    def forward(self, x, mask, output_attentions, positions=None):
+        """x [B, T, H] at all positions, whatever is asked for; mask [B, T] or None."""
         shortcut, length, size = x, x.shape[1], self.config.group_size
         x = self.norm(x)
         if self.config.shift_tokens:
@@ -131,7 +117,7 @@ class Layer(nn.Module):
         value = value.unflatten(1, (-1, size))
         scores = torch.einsum("...id,...jd->...ij", quad_query, quad_key) / size
         scores = scores + self.rel_pos_bias(scores)
-        weights = self.dropout(self.kernel(scores))
+        weights = F.dropout(self.kernel(scores), self.config.dropout, self.training)
         if mask is not None:
             weights = weights.masked_fill(~mask.unflatten(1, (-1, 1, size)), 0.0)
         if self.config.causal:
@@ -143,40 +129,17 @@ class Layer(nn.Module):
         return shortcut + self.to_out(gate * (quadratic + linear)), weights
 
 
-class OriginalFLASH(nn.Module):
-    """Masked language model: forward gives a dict of loss, logits [B, T, V] and, on demand, all layers' outputs."""
-
+class Model(FLASHModel):
     def __init__(self, config):
-        super().__init__()
-        embeddings = nn.Module()
-        embeddings.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        embeddings.scale = nn.Parameter(torch.ones(1))
-        half = config.hidden_size // 2
-        frequencies = 10000 ** (-torch.arange(half, dtype=torch.float32) / half)
-        angles = torch.arange(config.max_position_embeddings, dtype=torch.float32)[:, None] * frequencies
-        table = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        embeddings.register_buffer("table", table, persistent=False)
-        encoder = nn.Module()
-        encoder.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.flash = nn.ModuleDict({"embeddings": embeddings, "encoder": encoder})
-        head = nn.Module()
-        head.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        head.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-        head.decoder.weight = embeddings.word_embeddings.weight
-        self.cls = nn.ModuleDict({"predictions": head})
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder["layers"] = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None, output_all=False):
-        del token_type_ids  # the model has none
-        embeddings = self.flash["embeddings"]
-        x = embeddings.word_embeddings(input_ids) + embeddings.table[: input_ids.shape[1]] * embeddings.scale
+    def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
+        """Layers take the mask [B, T] as it is."""
         mask = None if attention_mask is None else attention_mask.bool()
-        hidden_states, attentions = [x], []
-        for layer in self.flash["encoder"].layers:
-            x, weights = layer(x, mask)
-            if output_all:
-                hidden_states.append(x)
-                attentions.append(weights)
-        head = self.cls["predictions"]
-        logits = head.decoder(head.LayerNorm(x))
-        loss = None if labels is None else F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))
-        return {"loss": loss, "logits": logits, "hidden_states": hidden_states, "attentions": attentions}
+        return self.embeddings(embeds, position_ids), (mask,)
+
+
+class OriginalFLASH(EveryPosition, FLASHForMaskedLM):
+    base_class = Model
