@@ -26,8 +26,18 @@ import models  # noqa: F401  registers the model types
 from common.files import give_usual_rights
 from data.batches.electra_rows import ElectraRows
 from data.batches.masking import MASK_STYLES, make_collator
-from data.batches.packing import HELD_OUT_SEED, PlainRows, Rows, check_maskable, load_rows, pack
-from data.batches.sampling import CorpusRows, make_eval_batches, make_train_batches
+from data.batches.packing import pack
+from data.batches.sampling import (
+    HELD_OUT_SEED,
+    CorpusRows,
+    PlainRows,
+    Rows,
+    check_maskable,
+    load_rows,
+    make_eval_batches,
+    make_train_batches,
+    settle_length,
+)
 from models.electra.config import SIZES, ElectraOptions, electra_configs, generator_config
 from models.electra.joint_model import (
     ElectraForJointPreTraining,
@@ -151,7 +161,7 @@ def make_rows(data_args, plain: PlainRows, backend, seed: int) -> Rows:
     """Rows of one or two segments, or of whole corpus rows side by side."""
     length = data_args.max_seq_length
     if data_args.packing != "none":
-        return pack(plain, data_args.packing, length, backend)
+        return pack(plain, data_args.packing, settle_length(plain, length), backend)
     return ElectraRows(plain, data_args.electra_data, length, backend, seed)
 
 

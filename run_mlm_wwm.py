@@ -23,8 +23,16 @@ from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
 from data.batches.masking import MASKINGS, make_collator
-from data.batches.packing import HELD_OUT_SEED, check_maskable, load_rows, pack
-from data.batches.sampling import CorpusRows, make_eval_batches, make_train_batches
+from data.batches.packing import pack
+from data.batches.sampling import (
+    HELD_OUT_SEED,
+    CorpusRows,
+    check_maskable,
+    load_rows,
+    make_eval_batches,
+    make_train_batches,
+    settle_length,
+)
 from models.post_norm import quicken
 from models.stock import adapt, check_rows
 from training.arguments import (
@@ -75,7 +83,8 @@ def main(argv=None) -> dict[str, float]:
     check_maskable(plain, tokenizer.all_special_ids, "--train_dir")
     if held_out:
         check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
-    train = pack(plain, data_args.packing, data_args.max_seq_length, backend)
+    length = settle_length(plain, data_args.max_seq_length)
+    train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
     set_seed(args.seed)
     model = quicken(adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
     check_rows([model], (train, held_out), data_args.packing == "isolated")

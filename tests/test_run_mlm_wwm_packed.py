@@ -16,7 +16,8 @@ import run_mlm_wwm
 from common.errors import ArgumentError
 from data import create_data
 from data.batches.masking import MaskCollator, TokenMasking
-from data.batches.packing import PlainRows, pack
+from data.batches.packing import pack
+from data.batches.sampling import PlainRows
 from data.corpus.store import Corpus, CorpusError
 from models.post_norm import quicken
 from models.stock import adapt

@@ -18,7 +18,7 @@ from operator import itemgetter
 import numpy as np
 from tokenizers import Tokenizer
 
-from data.batches.packing import PlainRows, Rows, in_shard
+from data.batches.sampling import PlainRows, Rows, in_shard
 from data.corpus.sentences import row_sentence_starts, sentence_tables
 from data.corpus.store import CorpusError
 from data.tokens.tokenizer_files import special_frame

@@ -1,4 +1,4 @@
-"""Which tokens make up a training row: a row of the corpus as it is, several laid end to end, or several kept apart.
+"""Training rows of several rows of a corpus: laid end to end, or kept apart.
 
 concat is RoBERTa's FULL-SENTENCES (Liu et al. 2019, arXiv 1907.11692, section 4.2): whole sentences in the order of
 the corpus, across documents, with a separator between two of these. isolated fills a row with whole corpus rows by
@@ -8,121 +8,23 @@ Neither loses or repeats a token, and both depend on the corpus and the chosen r
 Letters: N rows of the corpus that are used, R rows that come of them, t tokens of one of these, V vocabulary.
 """
 
-import logging
 from collections.abc import Iterator
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from data.batches.sampling import PlainRows, Rows, in_shard
 from data.corpus.sentences import row_sentence_starts, sentence_tables
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.store import CorpusError
 from data.tokens.tokenizer_files import special_frame
 
-logger = logging.getLogger(__name__)
 
-HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
+def pack(rows: PlainRows, packing: str, length: int, backend: Tokenizer) -> Rows:
+    """The training rows of at most `length` tokens that --packing (concat or isolated) makes of some rows of a corpus.
 
-
-class Rows:
-    """Rows to train on, made of some rows of a corpus; a subclass says how.
-
-    Attributes: corpus; lengths int64 [R], tokens of each row.
-    """
-
-    corpus: Corpus
-    lengths: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def rows(self, indices) -> list[dict]:
-        """Rows by index -> dicts: index (int, what random draws for the row depend on), input_ids, continuation [t].
-
-        Isolated rows also have pieces, int64: the lengths of the parts that must not see each other; they sum to t.
-        """
-        return [self._row(index) for index in np.asarray(indices, np.int64).tolist()]
-
-    def _row(self, index: int) -> dict:
-        raise NotImplementedError
-
-
-class PlainRows(Rows):
-    """Some rows of a corpus as they are, which keep the index that they have there.
-
-    Attributes: indices int64 [N], increasing, of the rows in the corpus.
-    """
-
-    def __init__(self, corpus: Corpus, indices: np.ndarray):
-        self.corpus, self.indices = corpus, np.asarray(indices, np.int64)
-        self.lengths = corpus.lengths[self.indices].astype(np.int64)
-
-    def rows(self, indices) -> list[dict]:
-        return self.corpus.rows(self.indices[np.asarray(indices, np.int64)])
-
-
-def load_rows(
-    train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer
-) -> tuple[PlainRows, PlainRows | None]:
-    """Training rows, and held-out rows if there are any. CorpusError unless this tokenizer made the corpora."""
-
-    def load(folder, flag):
-        corpus = Corpus(folder, flag)
-        corpus.check_tokenizer(backend, "--tokenizer_name")
-        if not len(corpus):
-            raise CorpusError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
-        return corpus
-
-    corpus = load(train_dir, "--train_dir")
-    if validation_split is not None:
-        train, held_out = corpus.split_documents(validation_split, HELD_OUT_SEED)
-        return PlainRows(corpus, train), PlainRows(corpus, held_out)
-    every = PlainRows(corpus, np.arange(len(corpus)))
-    if validation_dir is None:
-        return every, None
-    held_out = load(validation_dir, "--validation_dir")
-    return every, PlainRows(held_out, np.arange(len(held_out)))
-
-
-def check_maskable(rows: PlainRows, special_ids: list[int], flag: str) -> None:
-    """CorpusError naming `flag` when all tokens of the rows are special or unknown, so that there is nothing to mask.
-
-    The shards are looked at one by one, up to the first that has a token to mask.
-    """
-    for first_row, ids, _, offsets in rows.corpus.shards():
-        used = np.zeros(len(offsets) - 1, bool)
-        used[in_shard(rows.indices, first_row, len(used))] = True
-        if (np.repeat(used, np.diff(offsets)) & ~np.isin(ids, special_ids)).any():
-            return
-    raise CorpusError(
-        f"{flag} must hold tokens to mask, got only special and unknown ones in {rows.corpus.folder}; prepare the "
-        "corpus with a tokenizer that knows its text"
-    )
-
-
-def in_shard(indices: np.ndarray, first_row: int, rows: int) -> np.ndarray:
-    """Those of some indices of corpus rows, increasing, that lie in a shard, counted from its first row."""
-    begin, end = np.searchsorted(indices, [first_row, first_row + rows])
-    return indices[begin:end] - first_row
-
-
-def pack(rows: PlainRows, packing: str, length: int | None, backend: Tokenizer) -> Rows:
-    """The training rows that --packing (none, concat or isolated) makes of some rows of a corpus.
-
-    length: most tokens of a row, by default those that the corpus was prepared for.
     Rows that create_data.py has joined already stay as they are under concat.
-    CorpusError when a row of the corpus is longer, or the tokenizer does not set one token on either side of a text.
+    CorpusError when the tokenizer does not set one token on either side of a text.
     """
-    corpus = rows.corpus
-    longest = int(rows.lengths.max(initial=0))
-    if length is None:
-        length = max(longest, corpus.manifest.get("settings", {}).get("max_seq_length", 0))
-    if length < longest:
-        raise CorpusError(
-            f"--max_seq_length must be at least the {longest} tokens of the longest row of {corpus.folder}, got "
-            f"{length}; raise it or prepare the corpus with shorter rows"
-        )
-    if packing == "none":
-        return rows
     frame = special_frame(backend)
     if len(frame) != 2:
         raise CorpusError(
@@ -131,7 +33,7 @@ def pack(rows: PlainRows, packing: str, length: int | None, backend: Tokenizer) 
         )
     if packing == "isolated":
         return IsolatedRows(rows, length, frame[0])
-    return rows if corpus.is_grouped else ConcatRows(rows, length, backend)
+    return rows if rows.corpus.is_grouped else ConcatRows(rows, length, backend)
 
 
 class ConcatRows(Rows):

@@ -1,11 +1,12 @@
-"""Random numbers, and which rows each micro-batch of each step holds: pure functions of a seed and a place.
+"""Rows of a corpus, and which of them each micro-batch of each step holds: a pure function of a seed and a place.
 
 Rows come in one endless stream, which visits every row once per epoch in a new random order and runs on into the next
 epoch without a short batch. A step takes `step_size` places of it, whatever the number of processes and accumulation
 steps that share them, so 2 x 4 accumulation, one batch of 8 and two processes of 4 train on the same rows. A place is
 a position in that stream, or in another one that a seed begins.
 
-Letters: S step_size, the rows of one optimiser step over all processes; R rows of an epoch.
+Letters: S step_size, the rows of one optimiser step over all processes; R rows of an epoch; N rows of the corpus
+that are used, t tokens of a row.
 """
 
 import logging
@@ -13,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 
 import numpy as np
+from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
-from data.batches.packing import Rows
+from data.corpus.store import Corpus, CorpusError
 
 logger = logging.getLogger(__name__)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
 _EPOCH_ORDER, _STEP_ORDER = 11, 12  # streams of draws, apart from those of masking
+HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
 BUCKET_STEPS = 50  # steps that share one pool of rows when rows of like length go together
 
 
@@ -47,6 +50,104 @@ def draw_at(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
 def share_of(bits: np.ndarray) -> np.ndarray:
     """uint64 -> float64 in [0, 1)."""
     return (bits >> np.uint64(11)) * 2.0**-53
+
+
+class Rows:
+    """Rows to train on, made of some rows of a corpus; a subclass says how.
+
+    Attributes: corpus; lengths int64 [R], tokens of each row.
+    """
+
+    corpus: Corpus
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self, indices) -> list[dict]:
+        """Rows by index -> dicts: index (int, what random draws for the row depend on), input_ids, continuation [t].
+
+        Isolated rows also have pieces, int64: the lengths of the parts that must not see each other; they sum to t.
+        """
+        return [self._row(index) for index in np.asarray(indices, np.int64).tolist()]
+
+    def _row(self, index: int) -> dict:
+        raise NotImplementedError
+
+
+class PlainRows(Rows):
+    """Some rows of a corpus as they are, which keep the index that they have there.
+
+    Attributes: indices int64 [N], increasing, of the rows in the corpus.
+    """
+
+    def __init__(self, corpus: Corpus, indices: np.ndarray):
+        self.corpus, self.indices = corpus, np.asarray(indices, np.int64)
+        self.lengths = corpus.lengths[self.indices].astype(np.int64)
+
+    def rows(self, indices) -> list[dict]:
+        return self.corpus.rows(self.indices[np.asarray(indices, np.int64)])
+
+
+def load_rows(
+    train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer
+) -> tuple[PlainRows, PlainRows | None]:
+    """Training rows, and held-out rows if there are any. CorpusError unless this tokenizer made the corpora."""
+
+    def load(folder, flag):
+        corpus = Corpus(folder, flag)
+        corpus.check_tokenizer(backend, "--tokenizer_name")
+        if not len(corpus):
+            raise CorpusError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
+        return corpus
+
+    corpus = load(train_dir, "--train_dir")
+    if validation_split is not None:
+        train, held_out = corpus.split_documents(validation_split, HELD_OUT_SEED)
+        return PlainRows(corpus, train), PlainRows(corpus, held_out)
+    every = PlainRows(corpus, np.arange(len(corpus)))
+    if validation_dir is None:
+        return every, None
+    held_out = load(validation_dir, "--validation_dir")
+    return every, PlainRows(held_out, np.arange(len(held_out)))
+
+
+def check_maskable(rows: PlainRows, special_ids: list[int], flag: str) -> None:
+    """CorpusError naming `flag` when all tokens of the rows are special or unknown, so that there is nothing to mask.
+
+    The shards are looked at one by one, up to the first that has a token to mask.
+    """
+    for first_row, ids, _, offsets in rows.corpus.shards():
+        used = np.zeros(len(offsets) - 1, bool)
+        used[in_shard(rows.indices, first_row, len(used))] = True
+        if (np.repeat(used, np.diff(offsets)) & ~np.isin(ids, special_ids)).any():
+            return
+    raise CorpusError(
+        f"{flag} must hold tokens to mask, got only special and unknown ones in {rows.corpus.folder}; prepare the "
+        "corpus with a tokenizer that knows its text"
+    )
+
+
+def settle_length(rows: PlainRows, length: int | None) -> int:
+    """Most tokens of a training row: `length`, by default those that the corpus was prepared for.
+
+    CorpusError when a row of the corpus is longer.
+    """
+    longest = int(rows.lengths.max(initial=0))
+    if length is None:
+        return max(longest, rows.corpus.manifest.get("settings", {}).get("max_seq_length", 0))
+    if length < longest:
+        raise CorpusError(
+            f"--max_seq_length must be at least the {longest} tokens of the longest row of {rows.corpus.folder}, got "
+            f"{length}; raise it or prepare the corpus with shorter rows"
+        )
+    return length
+
+
+def in_shard(indices: np.ndarray, first_row: int, rows: int) -> np.ndarray:
+    """Those of some indices of corpus rows, increasing, that lie in a shard, counted from its first row."""
+    begin, end = np.searchsorted(indices, [first_row, first_row + rows])
+    return indices[begin:end] - first_row
 
 
 class CorpusRows(Dataset):

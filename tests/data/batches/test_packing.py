@@ -9,53 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from data.batches.packing import HELD_OUT_SEED, PlainRows, fill_rows, load_rows, pack
-from data.batches.sampling import TrainBatches, padding_share
+from data.batches.packing import fill_rows, pack
+from data.batches.sampling import PlainRows, TrainBatches, padding_share
 from data.corpus.sentences import sentence_tables
-from data.corpus.store import FORMAT, Corpus, CorpusError, shard_name, write_manifest, write_shard
-from data.tokens.tokenizer_files import load_backend, tokenizer_hash
+from data.corpus.store import Corpus, CorpusError
+from data.tokens.tokenizer_files import load_backend
+from tests.data.batches.small_corpora import every, framed, random_documents, write
 
 
 @pytest.fixture(scope="module")
 def backend(bert_folder):
     return load_backend(str(bert_folder()), None)
-
-
-def framed(backend, text):
-    return backend.encode(text).ids
-
-
-def write(folder, backend, documents, shards=1, **manifest_settings):
-    """A corpus of documents, each a list of texts that are the rows; continuation marks are those of ##."""
-    rows = [(number, framed(backend, text)) for number, texts in enumerate(documents) for text in texts]
-    folder.mkdir()
-    described = []
-    for number, part in enumerate(np.array_split(np.arange(len(rows)), shards)):
-        ids = [token for row in part for token in rows[row][1]]
-        marks = [backend.id_to_token(token).startswith("##") for token in ids]
-        lengths = np.array([len(rows[row][1]) for row in part], np.int64)
-        path = folder / shard_name(number)
-        owners = np.array([rows[row][0] for row in part])
-        write_shard(path, np.array(ids, np.uint16), np.array(marks, np.uint8), lengths, owners, {})
-        described.append({"file": path.name, "bytes": path.stat().st_size})
-    tokenizer = {"name": "tiny", "size": backend.get_vocab_size(), "hash": tokenizer_hash(backend)}
-    manifest = {"format": FORMAT, "complete": True, "tokenizer": tokenizer, "shards": described}
-    write_manifest(folder, manifest | {"settings": manifest_settings})
-    return Corpus(folder)
-
-
-def random_documents(seed, count=40):
-    rng = np.random.default_rng(seed)
-    sentences = ["我爱北京。", "你好吗？", "研究生命起源，", "“今天气很好！”", "天安门", "abc 3.14 cafe.", "云计算；"]
-
-    def row():
-        return "".join(rng.choice(sentences, rng.integers(1, 5)))
-
-    return [[row() for _ in range(rng.integers(1, 4))] for _ in range(count)]
-
-
-def every(corpus):
-    return PlainRows(corpus, np.arange(len(corpus)))
 
 
 def packed_rows(rows):
@@ -118,16 +82,6 @@ def test_concat_rows_are_full_and_begin_with_sentences_or_rows(tmp_path, backend
     assert rows.lengths[:-1].min() > 48 - 16
 
 
-def test_sentences_end_where_a_reader_says_so(backend):
-    kinds, opens = sentence_tables(backend)
-    kind = {
-        token: int(kinds[backend.token_to_id(token)]) for token in ("。", "！", ".", "”", ")", "，", "我", "[SEP]")
-    }
-    assert kind == {"。": 1, "！": 1, ".": 1, "”": 2, ")": 2, "，": 0, "我": 0, "[SEP]": 0}
-    opening = {token: bool(opens[backend.token_to_id(token)]) for token in ("我", "a", "##a", "3", "“", "[CLS]", "。")}
-    assert opening == {"我": True, "a": True, "##a": False, "3": False, "“": True, "[CLS]": False, "。": False}
-
-
 def test_isolated_keeps_whole_rows_apart_and_fills_them(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(2), shards=2)
     rows = pack(every(corpus), "isolated", 64, backend)
@@ -144,27 +98,20 @@ def test_isolated_keeps_whole_rows_apart_and_fills_them(tmp_path, backend):
 def test_rows_that_are_joined_already_are_isolated_by_document_and_concat_leaves_them(tmp_path, backend):
     documents = [["我爱你" + "北京" * 8], ["你好吗"]]
     corpus = write(tmp_path / "corpus", backend, documents, line_by_line=False, max_seq_length=30)
-    assert corpus.is_grouped and type(pack(every(corpus), "concat", None, backend)) is PlainRows
-    (row,) = pack(every(corpus), "isolated", None, backend).rows([0])
+    assert corpus.is_grouped and type(pack(every(corpus), "concat", 30, backend)) is PlainRows
+    (row,) = pack(every(corpus), "isolated", 30, backend).rows([0])
     assert row["pieces"].tolist() == [5, 21]
     joined = write(tmp_path / "joined", backend, [["我爱你[SEP][CLS]你好吗"]], line_by_line=False)
-    (row,) = pack(every(joined), "isolated", None, backend).rows([0])
+    (row,) = pack(every(joined), "isolated", 30, backend).rows([0])
     assert row["pieces"].tolist() == [5, 5]
 
 
 def test_packing_depends_on_the_corpus_alone_and_travels_to_workers(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(3), shards=2)
-    for packing in ("none", "concat", "isolated"):
+    for packing in ("concat", "isolated"):
         one, other = (pack(every(source), packing, 50, backend) for source in (corpus, Corpus(tmp_path / "corpus")))
         for a, b in zip(packed_rows(one), packed_rows(pickle.loads(pickle.dumps(other))), strict=True):
             assert all(np.array_equal(a[name], b[name]) for name in a)
-
-
-def test_rows_without_packing_keep_their_numbers_and_default_to_the_prepared_length(tmp_path, backend):
-    corpus = write(tmp_path / "corpus", backend, random_documents(4), max_seq_length=60)
-    rows = pack(PlainRows(corpus, np.array([3, 5])), "none", None, backend)
-    assert [row["index"] for row in rows.rows([1, 0])] == [5, 3]
-    assert 40 < pack(every(corpus), "isolated", None, backend).lengths.max() <= 60
 
 
 @settings(max_examples=200, deadline=None)
@@ -177,37 +124,9 @@ def test_every_item_is_in_one_row_that_holds_it(lengths):
     assert sum(fill <= 10 for fill in fills) <= 1  # two half-empty rows would have been one
 
 
-def test_padding_is_counted_as_the_collator_pads(tmp_path, backend):
-    corpus = write(tmp_path / "corpus", backend, [["我"], ["我爱你北京"]])
-    rows = every(corpus)  # of 3 and 7 tokens
-    batches = TrainBatches(2, 2, steps=3, seed=0)
-    assert padding_share(batches, rows, 1) == pytest.approx(1 - 10 / 14)
-    assert padding_share(batches, rows, 8) == pytest.approx(1 - 10 / 16)
-
-
 def test_what_cannot_be_packed_is_told(tmp_path, backend):
     corpus = write(tmp_path / "corpus", backend, random_documents(5))
-    with pytest.raises(CorpusError, match=r"--max_seq_length must be at least the \d+ tokens of the longest row"):
-        pack(every(corpus), "concat", 8, backend)
-    with pytest.raises(CorpusError, match="--max_seq_length must be at least"):
-        pack(every(corpus), "none", 8, backend)
     unframed = Tokenizer.from_str(backend.to_str())
     unframed.post_processor = None
     with pytest.raises(CorpusError, match="--packing concat needs a tokenizer with one token before"):
         pack(every(corpus), "concat", 64, unframed)
-    with pytest.raises(CorpusError, match="--tokenizer_name must be the tokenizer that made"):
-        load_rows(str(tmp_path / "corpus"), None, None, unframed)
-
-
-def test_documents_inside_joined_rows_are_not_split_off(tmp_path, backend):
-    write(tmp_path / "corpus", backend, random_documents(7), line_by_line=False)
-    with pytest.raises(CorpusError, match="--validation_split must have rows of one document each"):
-        load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
-
-
-def test_held_out_rows_are_whole_documents(tmp_path, backend):
-    corpus = write(tmp_path / "corpus", backend, random_documents(6))
-    train, held_out = load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
-    assert (len(train) + len(held_out), HELD_OUT_SEED) == (len(corpus), 0)
-    assert not set(corpus.documents[train.indices]) & set(corpus.documents[held_out.indices])
-    assert load_rows(str(tmp_path / "corpus"), str(tmp_path / "corpus"), None, backend)[1].lengths.sum()

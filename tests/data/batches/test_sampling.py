@@ -4,8 +4,22 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from data.batches.sampling import BUCKET_STEPS, CorpusRows, EvalBatches, TrainBatches
+from data.batches.sampling import (
+    BUCKET_STEPS,
+    HELD_OUT_SEED,
+    CorpusRows,
+    EvalBatches,
+    PlainRows,
+    TrainBatches,
+    load_rows,
+    padding_share,
+    settle_length,
+)
+from data.corpus.store import CorpusError
+from data.tokens.tokenizer_files import load_backend
+from tests.data.batches.small_corpora import every, random_documents, write
 
 LENGTHS = np.random.default_rng(0).integers(5, 128, 103)
 ROWS = len(LENGTHS)
@@ -97,3 +111,51 @@ def test_rows_of_the_corpus_carry_their_epoch():
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="rows"):
         TrainBatches(0, 4, steps=1, seed=0)
+
+
+# Rows of a corpus
+
+
+@pytest.fixture(scope="module")
+def backend(bert_folder):
+    return load_backend(str(bert_folder()), None)
+
+
+def test_plain_rows_keep_the_index_of_the_corpus_and_have_at_most_the_prepared_length(tmp_path, backend):
+    corpus = write(tmp_path / "corpus", backend, random_documents(4), max_seq_length=60)
+    rows = PlainRows(corpus, np.array([3, 5]))
+    assert [row["index"] for row in rows.rows([1, 0])] == [5, 3]
+    assert rows.lengths.tolist() == corpus.lengths[[3, 5]].tolist()
+    assert (settle_length(rows, None), settle_length(rows, 50)) == (60, 50)
+    with pytest.raises(CorpusError, match=r"--max_seq_length must be at least the \d+ tokens of the longest row"):
+        settle_length(rows, 8)
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(tmp_path, backend):
+    write(tmp_path / "corpus", backend, random_documents(5, 3))
+    unframed = Tokenizer.from_str(backend.to_str())
+    unframed.post_processor = None
+    with pytest.raises(CorpusError, match="--tokenizer_name must be the tokenizer that made"):
+        load_rows(str(tmp_path / "corpus"), None, None, unframed)
+
+
+def test_held_out_rows_are_whole_documents(tmp_path, backend):
+    corpus = write(tmp_path / "corpus", backend, random_documents(6))
+    train, held_out = load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
+    assert (len(train) + len(held_out), HELD_OUT_SEED) == (len(corpus), 0)
+    assert not set(corpus.documents[train.indices]) & set(corpus.documents[held_out.indices])
+    assert load_rows(str(tmp_path / "corpus"), str(tmp_path / "corpus"), None, backend)[1].lengths.sum()
+
+
+def test_documents_inside_joined_rows_are_not_split_off(tmp_path, backend):
+    write(tmp_path / "corpus", backend, random_documents(7), line_by_line=False)
+    with pytest.raises(CorpusError, match="--validation_split must have rows of one document each"):
+        load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
+
+
+def test_padding_is_counted_as_the_collator_pads(tmp_path, backend):
+    corpus = write(tmp_path / "corpus", backend, [["我"], ["我爱你北京"]])
+    rows = every(corpus)  # of 3 and 7 tokens
+    batches = TrainBatches(2, 2, steps=3, seed=0)
+    assert padding_share(batches, rows, 1) == pytest.approx(1 - 10 / 14)
+    assert padding_share(batches, rows, 8) == pytest.approx(1 - 10 / 16)
