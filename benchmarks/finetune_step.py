@@ -118,7 +118,7 @@ def check_equal(trainee: Trainee, task, records, labels, tokenizer, args) -> Non
     """ValueError unless both sides give the model the same tokens, and their logits are equal, padded or not."""
     records = records[: args.batch]
     theirs = default_data_collator(list(run_glue_batches(records, labels, tokenizer, args).dataset))
-    features = our_batches(task, records, labels, tokenizer, args).dataset.corpus
+    features = our_batches(task, records, labels, tokenizer, args).dataset.source
     ours = TaskCollator(task.kind, tokenizer.pad_token_id)(features.rows(range(len(features))))
     trainee.model.eval()
     with torch.no_grad():
