@@ -112,15 +112,7 @@ def adhoc_task(
     """
     if kind not in KINDS:
         raise TaskError(f"--kind must be one of {', '.join(KINDS)}, got {kind!r}; choose one of them")
-    files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: Path(path) for split, path in files.items() if path}
-    sources = {split: Opened(str(path), (path,), flag=f"--{split}_file", strict=True) for split, path in files.items()}
-    if dataset is not None and sources:
-        raise TaskError("--dataset_name must stand without --train_file and the like, got both; leave one of them out")
-    if dataset is not None:
-        sources = open_dataset(*dataset)
-    if not sources:
-        raise TaskError("--train_file, --validation_file or --test_file must be given, got none of them; name a file")
+    sources = _open_sources({"train": train_file, "validation": validation_file, "test": test_file}, dataset)
     rows = {split: _rows(opened) for split, opened in sources.items()}
     first = next(iter(rows.values()))
     label = _label_column(kind, first[0], label_column)
@@ -148,6 +140,18 @@ def adhoc_task(
         columns=_describe_columns(name, kind, first[0], texts, label),
     )
     return task, {split: read_split(task, split, opened) for split, opened in sources.items()}
+
+
+def _open_sources(files: Mapping[str, str | Path | None], dataset: tuple[str, str | None] | None) -> dict[str, Opened]:
+    """The splits that are there, of files or of a data set. TaskError for both, and for neither."""
+    files = {split: Path(path) for split, path in files.items() if path}
+    if dataset is not None and files:
+        raise TaskError("--dataset_name must stand without --train_file and the like, got both; leave one of them out")
+    if dataset is not None:
+        return open_dataset(*dataset)
+    if not files:
+        raise TaskError("--train_file, --validation_file or --test_file must be given, got none of them; name a file")
+    return {split: Opened(str(path), (path,), flag=f"--{split}_file", strict=True) for split, path in files.items()}
 
 
 def _rows(opened: Opened) -> list[Row]:

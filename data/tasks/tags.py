@@ -1,7 +1,7 @@
 """Entities of a text as BIO tags and back, and in the form that CLUENER's files and submissions hold.
 
 An entity is (type, first, end): `end` is the position after its last character. CLUENER's own ends are inclusive
-(spec of the CLUENER2020 repository); only `cluener_entities` and `cluener_label` know that. Letters: N characters.
+(README of the CLUENER2020 repository); only `cluener_entities` and `cluener_label` know that. Letters: N characters.
 """
 
 from collections.abc import Iterable, Sequence
