@@ -33,8 +33,8 @@ from data.batches.sampling import (
     make_train_batches,
     settle_length,
 )
-from models.post_norm import quicken
-from models.stock import adapt, check_rows
+from models.post_norm import use_fast_layers
+from models.stock import accept_our_inputs, check_rows
 from training.arguments import (
     CorpusArguments,
     ModelArguments,
@@ -86,7 +86,7 @@ def main(argv=None) -> dict[str, float]:
     length = settle_length(plain, data_args.max_seq_length)
     train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
     set_seed(args.seed)
-    model = quicken(adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
+    model = use_fast_layers(accept_our_inputs(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
     check_rows([model], (train, held_out), data_args.packing == "isolated")
     if data_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())

@@ -63,8 +63,8 @@ class StrictPreTrainedModel(PreTrainedModel):
         problems = [f"{key} is missing" for key in info["missing_keys"] if not key.startswith(TASK_HEADS)]
         problems += [f"{key} is unexpected" for key in info["unexpected_keys"] if not key.startswith(other_heads)]
         problems += [
-            f"{key} has shape {tuple(found)} for {tuple(wanted)}"
-            for key, found, wanted in info["mismatched_keys"]
+            f"{key} has shape {tuple(shape)} for {tuple(wanted)}"
+            for key, shape, wanted in info["mismatched_keys"]
             if not key.startswith(TASK_HEADS)
         ]
         untied = model.get_expanded_tied_weights_keys(all_submodels=True).items() - model.all_tied_weights_keys.items()

@@ -84,8 +84,8 @@ def _walk(units: np.ndarray, texts: bytes) -> Iterator[tuple[str, str]]:
             yield key.decode("utf-8"), value.decode("utf-8")
         if len(value) == 3 and value.startswith(b"\xe1\x84") and ord(value.decode("utf-8")) in HANGUL[0]:
             continue
-        found = labels[(units[base ^ labels] & (LEAF | 0xFF)) == labels]
-        nodes += [(key + bytes([label]), base ^ label) for label in found.tolist()]
+        children = labels[(units[base ^ labels] & (LEAF | 0xFF)) == labels]
+        nodes += [(key + bytes([label]), base ^ label) for label in children.tolist()]
 
 
 def _base(units: np.ndarray, node: int) -> int:
@@ -102,11 +102,11 @@ def pattern(entries: Iterable[str]) -> str:
     alike = defaultdict(list)
     for character, rest in rests.items():
         alike[frozenset(rest)].append(character)
-    found = []
+    branches = []
     for rest, characters in alike.items():
         more = f"(?:{pattern(sorted(filter(None, rest)))}){'?' if '' in rest else ''}" if any(rest) else ""
-        found.append(_any_of(characters) + more)
-    return "|".join(found)
+        branches.append(_any_of(characters) + more)
+    return "|".join(branches)
 
 
 def _any_of(characters: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from .gated import ChunkAttention, MixedChunkAttention, laplace
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
+    Predictions,
     QuestionAnsweringHead,
     SequenceClassificationHead,
     TokenClassificationHead,
@@ -272,7 +273,7 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         return hidden, (attention,)
 
 
-class FLASHPredictions(nn.Module):
+class FLASHPredictions(Predictions):
     """Layer norm, tied word matrix, bias."""
 
     def __init__(self, config: FLASHConfig):

@@ -31,6 +31,7 @@ from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
+    Predictions,
     QuestionAnsweringHead,
     SequenceClassificationHead,
     TokenClassificationHead,
@@ -230,7 +231,7 @@ class FLASHQuadTransform(nn.Module):
         return self.LayerNorm(self.act(self.dense(hidden)))
 
 
-class FLASHQuadPredictions(nn.Module):
+class FLASHQuadPredictions(Predictions):
     """Transform, tied word matrix, bias; `bias` is the published second name of `decoder.bias`, absent when untied."""
 
     def __init__(self, config: FLASHQuadConfig):
@@ -238,6 +239,11 @@ class FLASHQuadPredictions(nn.Module):
         self.transform = FLASHQuadTransform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
+
+    def replace_decoder(self, decoder: nn.Linear) -> None:
+        self.decoder = decoder
+        if self.bias is not None:
+            self.bias = decoder.bias
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.transform(hidden))

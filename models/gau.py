@@ -29,6 +29,7 @@ from .gated import Attention, GatedAttention
 from .heads import (
     MaskedLMHead,
     MultipleChoiceHead,
+    Predictions,
     PreTrainingHead,
     QuestionAnsweringHead,
     SequenceClassificationHead,
@@ -230,7 +231,7 @@ class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
         return self.embeddings(embeds, token_type_ids), (attention,)
 
 
-class GAUAlphaPredictions(nn.Module):
+class GAUAlphaPredictions(Predictions):
     """The tied word matrix alone: no bias, no transform."""
 
     def __init__(self, config: GAUAlphaConfig):

@@ -74,12 +74,21 @@ def span_loss(
 
 def first_positions(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
     """The place of [CLS] in each row, [B, 1] of 0: all that the last layer need compute for a head on it."""
-    given = inputs_embeds if input_ids is None else input_ids
-    return torch.zeros(len(given), 1, dtype=torch.int64, device=given.device)
+    inputs = inputs_embeds if input_ids is None else input_ids
+    return torch.zeros(len(inputs), 1, dtype=torch.int64, device=inputs.device)
+
+
+class Predictions(nn.Module):
+    """Scores of the vocabulary: hidden [B, P, H] -> [B, P, V], the last step of which is `decoder`, a linear layer."""
+
+    decoder: nn.Linear
+
+    def replace_decoder(self, decoder: nn.Linear) -> None:
+        self.decoder = decoder
 
 
 class MaskedLMHead:
-    """Scores of the vocabulary at masked positions; predictions_class has the output matrix as its `decoder`."""
+    """Scores of the vocabulary at masked positions; predictions_class is one of Predictions."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -91,9 +100,7 @@ class MaskedLMHead:
         return self.cls["predictions"].decoder
 
     def set_output_embeddings(self, new_embeddings):
-        self.cls["predictions"].decoder = new_embeddings
-        if getattr(self.cls["predictions"], "bias", None) is not None:
-            self.cls["predictions"].bias = new_embeddings.bias
+        self.cls["predictions"].replace_decoder(new_embeddings)
 
     @can_return_tuple
     def forward(

@@ -217,9 +217,9 @@ class Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         inputs, weight = ctx.saved_tensors
-        found = (gradient @ weight.to(gradient.dtype)).to(inputs.dtype) if ctx.needs_input_grad[0] else None
+        input_gradient = (gradient @ weight.to(gradient.dtype)).to(inputs.dtype) if ctx.needs_input_grad[0] else None
         inputs = inputs.to(gradient.dtype)
-        return found, *linear_gradients(gradient, inputs, weight.dtype, ctx.needs_input_grad[2]), None
+        return input_gradient, *linear_gradients(gradient, inputs, weight.dtype, ctx.needs_input_grad[2]), None
 
 
 def is_plain(module: nn.Module) -> bool:

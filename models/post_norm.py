@@ -194,8 +194,8 @@ class PostNormLayer(torch.autograd.Function):
         return residual.view(hidden.shape), None, None, *joint, *dense, *norm, *up, *down, *last_norm
 
 
-def quicken(model: PreTrainedModel) -> PreTrainedModel:
-    """Let the model's post-norm layers run as above wherever they can, in training on a CPU; returns it.
+def use_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """Let the model's post-norm layers run PostNormLayer wherever they can, in training on a CPU; returns it.
 
     Their modules, parameters and hooks stay. Other layers, other activations than the exact GELU, attention that is
     not sdpa, cross-attention, passes without gradients, and layers of which a part was wrapped (an adapter) or has a
@@ -210,9 +210,9 @@ def quicken(model: PreTrainedModel) -> PreTrainedModel:
 
 def _layer_forward(layer: nn.Module, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs):
     attention, output = layer.attention.self, layer.attention.output
-    quick = hidden_states.device.type == "cpu" and torch.is_grad_enabled()
-    quick = quick and attention.config._attn_implementation == "sdpa"
-    if not quick or not all(module is layer or is_plain(module) for module in layer.modules()):
+    fast = hidden_states.device.type == "cpu" and torch.is_grad_enabled()
+    fast = fast and attention.config._attn_implementation == "sdpa"
+    if not fast or not all(module is layer or is_plain(module) for module in layer.modules()):
         return type(layer).forward(layer, hidden_states, attention_mask, *args, **kwargs)
     linears = (attention.query, attention.key, attention.value, output.dense, output.LayerNorm)
     linears += (layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm)
@@ -224,7 +224,8 @@ def _layer_forward(layer: nn.Module, hidden_states: torch.Tensor, attention_mask
     )
     bias = None
     if attention_mask is not None:  # [B, 1, 1 or T, T] bool
-        seen = attention_mask[:, 0] if attention_mask.stride(2) else attention_mask[:, 0, :1]
+        seen, first = attention_mask[:, 0], attention_mask[:, 0, :1]
+        seen = first if torch.equal(seen, first.expand_as(seen)) else seen  # padding hides the same from every query
         bias = torch.zeros(seen.shape, dtype=compute_dtype(hidden_states)).masked_fill_(~seen, UNSEEN)
     parameters = (parameter for linear in linears for parameter in (linear.weight, linear.bias))
     return PostNormLayer.apply(hidden_states, bias, recipe, *parameters)

@@ -14,22 +14,23 @@ from transformers import PreTrainedModel
 
 from common.errors import ArgumentError
 
+from .base import StrictPreTrainedModel
 from .layers import gather_positions
 
 _MIXING = ("sliding_window", "local_attention", "attention_window", "trigram_input")  # in a config: tokens mix
 
 
-def adapt(model: PreTrainedModel) -> PreTrainedModel:
+def accept_our_inputs(model: PreTrainedModel) -> PreTrainedModel:
     """Let a transformers encoder, with or without a head, take what this repository's models take; returns it.
 
     Its forward then accepts, by keyword,
         masked_positions [B, P] int64: logits and loss are of these positions only, labels stay [B, T];
         attention_mask [B, T] or [B, T, T] (query, key);
         position_ids [B, T] that count from 0 in each document.
-    A model of this repository, or one that is adapted, is returned as it is.
+    A model of this repository, or one that accepts them already, is returned as it is.
     """
     parameters = inspect.signature(model.forward).parameters
-    if "masked_positions" in parameters or hasattr(model, "takes_pair_masks"):
+    if "masked_positions" in parameters or isinstance(model, StrictPreTrainedModel):
         return model
     model.position_offset = _position_offset(model) if "position_ids" in parameters else None
     asked: list[torch.Tensor] = []  # masked_positions of the running forward
@@ -102,8 +103,9 @@ def check_isolation(model: PreTrainedModel) -> None:
 
     That takes a mask of pairs [B, T, T] in every layer and positions that restart.
     """
-    takes = getattr(model, "takes_pair_masks", None)  # of this repository's own models
-    if takes is None:
+    if isinstance(model, StrictPreTrainedModel):
+        takes = model.takes_pair_masks
+    else:
         parameters = inspect.signature(type(model).forward).parameters
         # Windows would be lost with a mask of ours, and MobileBERT's first layer reads the neighbours of a token.
         mixes = any(getattr(model.config, name, None) for name in _MIXING)
@@ -168,6 +170,7 @@ def longest_row(model: PreTrainedModel) -> int | None:
 def _position_offset(model: PreTrainedModel) -> int:
     """What the model's position of a row's first token is: 0, or pad_token_id + 1 in RoBERTa's relatives."""
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+        positions = name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+        if positions and module.padding_idx is not None:
             return module.padding_idx + 1
     return 0

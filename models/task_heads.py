@@ -40,7 +40,7 @@ from .flash import FLASHConfig, FLASHModel
 from .flash_quad import FLASHQuadConfig, FLASHQuadModel
 from .gau import GAUAlphaConfig, GAUAlphaModel
 from .heads import classification_loss, span_loss, token_loss
-from .post_norm import quicken
+from .post_norm import use_fast_layers
 
 HEAD_CLASSES = {
     "classification": AutoModelForSequenceClassification,
@@ -117,11 +117,12 @@ class LinearHeadPreTrainedModel(StrictPreTrainedModel):
         inputs |= {"attention_mask": attention_mask}
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
-        given = {name: value for name, value in (inputs | asked).items() if value is not None and value is not False}
-        found = self.encoder(**given, return_dict=True)
-        hidden = found.last_hidden_state
+        # Not every encoder has every argument: what is None or False is left out.
+        inputs = {name: value for name, value in (inputs | asked).items() if value is not None and value is not False}
+        outputs = self.encoder(**inputs, return_dict=True)
+        hidden = outputs.last_hidden_state
         scores = self.classifier(self.dropout(self.pool(hidden, attention_mask) if pooled else hidden))
-        return scores, {"hidden_states": found.get("hidden_states"), "attentions": found.get("attentions")}
+        return scores, {"hidden_states": outputs.get("hidden_states"), "attentions": outputs.get("attentions")}
 
     def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """hidden [B, T, H] -> [B, H], of the real tokens."""
@@ -319,12 +320,12 @@ def task_model(
 
     options: head, dropout and pooling of new_task_model.
 
-    On a CPU, layers that have a quick form train in it. ValueError as of new_task_model and load_encoder.
+    On a CPU, layers that have a faster form (post_norm.py) train in it. ValueError as of new_task_model and load_encoder.
     """
     model = new_task_model(config, kind, labels, **options)
     if folder is not None:
         load_encoder(model, folder)
-    return quicken(model)
+    return use_fast_layers(model)
 
 
 def has_head(config: PreTrainedConfig, kind: str) -> bool:
@@ -346,8 +347,8 @@ def set_dropout(config: PreTrainedConfig, probability: float) -> None:
 
 
 def _head_dropout(config: PreTrainedConfig) -> float:
-    found = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob", "dropout"))
-    return next((value for value in found if value is not None), 0.1)
+    values = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob", "dropout"))
+    return next((value for value in values if value is not None), 0.1)
 
 
 def load_encoder(model: PreTrainedModel, folder: str) -> None:
@@ -370,15 +371,15 @@ def load_encoder(model: PreTrainedModel, folder: str) -> None:
         logging.set_verbosity(level)
     absent = set(info["missing_keys"])
     problems = sorted(name for name in absent if "pooler" not in name)
-    problems += sorted(str(found[0]) for found in info["mismatched_keys"])
+    problems += sorted(str(mismatched[0]) for mismatched in info["mismatched_keys"])
     if problems:
         raise ValueError(
             f"{folder} must hold all tensors of {type(encoder).__name__}, got one without {problems[0]} in its shape; "
             "name a folder of that kind"
         )
     own = encoder.state_dict()
-    found = {name: tensor for name, tensor in loaded.state_dict().items() if name in own and name not in absent}
-    encoder.load_state_dict(own | found)
+    tensors = {name: tensor for name, tensor in loaded.state_dict().items() if name in own and name not in absent}
+    encoder.load_state_dict(own | tensors)
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

@@ -30,9 +30,9 @@ def find_model_file(name: str | Path) -> Path | None:
     path = Path(name)
     if path.is_file():
         return path
-    found = sorted(path.glob("*.model")) if path.is_dir() else []
+    files = sorted(path.glob("*.model")) if path.is_dir() else []
     own = any((path / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
-    return found[0] if len(found) == 1 and not own else None
+    return files[0] if len(files) == 1 and not own else None
 
 
 def cog_tokenizer(file: str | Path, newline_token: bool = False) -> PreTrainedTokenizerFast:

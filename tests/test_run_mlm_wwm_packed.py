@@ -19,8 +19,8 @@ from data.batches.masking import MaskCollator, TokenMasking
 from data.batches.packing import pack
 from data.batches.sampling import PlainRows
 from data.corpus.store import Corpus, CorpusError
-from models.post_norm import quicken
-from models.stock import adapt
+from models.post_norm import use_fast_layers
+from models.stock import accept_our_inputs
 from tests.processes import run_together
 from tests.runs import killed_in, read_log
 from training.arguments import ModelArguments
@@ -81,7 +81,7 @@ def packed_batch(prepared, packing, length=64, rows=3):
 def tiny_model(kind, tokenizer, prepared):
     torch.manual_seed(3)
     model_args = ModelArguments(str(prepared[0]), model_type=kind, config_overrides=SHAPES[kind])
-    return quicken(adapt(make_model(AutoModelForMaskedLM, model_args, tokenizer))).eval()
+    return use_fast_layers(accept_our_inputs(make_model(AutoModelForMaskedLM, model_args, tokenizer))).eval()
 
 
 @EVERY

@@ -71,10 +71,10 @@ def main(tokenizer_path: str, input_path: str, folder: Path) -> None:
     with open(input_path, "rb") as lines, ids_path.open("w") as ids, text_path.open("w", encoding="utf-8") as texts:
         for line in lines:
             for block in split_text(json.loads(line)["text"]):
-                found = reference(block, tokenizer)
-                if found:
-                    texts.write(found[0].replace("\r", " ") + "\n")
-                    ids.write(f"{found[1]}\n")
+                text_and_ids = reference(block, tokenizer)
+                if text_and_ids:
+                    texts.write(text_and_ids[0].replace("\r", " ") + "\n")
+                    ids.write(f"{text_and_ids[1]}\n")
     dataset = load_dataset("text", data_files=str(text_path), cache_dir=str(folder / "cache"))["train"]
     with ids_path.open() as lines:
         references = [ast.literal_eval(line) for line in lines]

@@ -128,7 +128,7 @@ def available(family: str) -> list[str]:
     """Names of a family's peers that can be imported; a line says why another cannot."""
     if importlib.util.find_spec("torchvision") is None:
         sys.meta_path.append(TorchvisionStandIn())
-    found = []
+    names = []
     for name, peer in PEERS.items():
         if peer.family != family:
             continue
@@ -137,5 +137,5 @@ def available(family: str) -> list[str]:
         except ImportError as error:
             logger.warning("%s is skipped: %s; see benchmarks/requirements.txt", name, error)
         else:
-            found.append(name)
-    return found
+            names.append(name)
+    return names

@@ -21,8 +21,8 @@ from transformers.utils.generic import ModelOutput
 
 from ..heads import IGNORED
 from ..layers import widened
-from ..post_norm import quicken
-from ..stock import adapt
+from ..post_norm import use_fast_layers
+from ..stock import accept_our_inputs
 from .config import ElectraJointConfig, ElectraOptions
 from .generator_head import projected
 from .token_sampling import Sampler, place_keys, sample_uniformly
@@ -117,7 +117,7 @@ class ElectraForJointPreTraining(PreTrainedModel):
             auto_class = discriminator_class(config.discriminator)
             discriminator = auto_class.from_config(config.discriminator, trust_remote_code=False)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
-            setattr(self, name, network if network is None else quicken(adapt(network)))
+            setattr(self, name, network if network is None else use_fast_layers(accept_our_inputs(network)))
             setattr(config, name, network if network is None else network.config)
         self._tied_weights_keys = self._shared_names()
         self.post_init()

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 import models
 from models.electra.config import ElectraOptions, generator_config
 from models.electra.joint_model import new_joint_model
-from models.post_norm import quicken
-from models.stock import adapt
+from models.post_norm import use_fast_layers
+from models.stock import accept_our_inputs
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 16}
 STOCK = SMALL | {"num_attention_heads": 2, "intermediate_size": 24}
@@ -76,7 +76,7 @@ def make(family):
         options = ElectraOptions(untied_generator_embeddings=True)
         model = new_joint_model(generator_config(config, 1), config, options).train()
     else:
-        model = quicken(adapt(kind(kind.config_class(**fields)))).train()
+        model = use_fast_layers(accept_our_inputs(kind(kind.config_class(**fields)))).train()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -93,8 +93,8 @@ def runs(model):
         return
     if getattr(model, "generator", None) is not None:
         labels = torch.full_like(ids, -100).scatter_(1, positions, 5)
-        found = model(**inputs, labels=labels, masked_positions=positions, noise_seed=torch.tensor([1, 2]))
-        yield torch.stack((found.generator_loss, found.discriminator_loss))
+        outputs = model(**inputs, labels=labels, masked_positions=positions, noise_seed=torch.tensor([1, 2]))
+        yield torch.stack((outputs.generator_loss, outputs.discriminator_loss))
         return
     yield model(**inputs).logits
     yield model(**inputs, masked_positions=positions).logits
@@ -115,18 +115,18 @@ def put(model, name, module):
 @EVERY
 def test_an_adapter_on_any_layer_changes_what_the_model_says_and_learns(family):
     model = make(family)
-    plain = [found.detach() for found in runs(model)]
+    plain = [result.detach() for result in runs(model)]
     for name in list(leaves(model)):
         layer = model.get_submodule(name)
         adapter = Adapter(layer)
         put(model, name, adapter)
-        found = list(runs(model))
-        sum(part.square().mean() for part in found).backward()
+        adapted = list(runs(model))
+        sum(part.square().mean() for part in adapted).backward()
         for parameter in (adapter.up, adapter.down):
             assert parameter.grad is not None, name
             assert parameter.grad.abs().max() > 0, name
         put(model, name, adapter.merged())
-        for before, part, merged in zip(plain, found, runs(model), strict=True):
+        for before, part, merged in zip(plain, adapted, runs(model), strict=True):
             assert (before - part).abs().max() > 1e-4, name
             torch.testing.assert_close(part, merged, atol=1e-5, rtol=1e-5)
         put(model, name, layer)
@@ -141,13 +141,13 @@ def test_hooks_and_parametrisations_of_any_layer_act(family):
         list(runs(model))
         handle.remove()
         assert calls, name
-        expected = [found.detach() for found in runs(merged_by_hand(model, name))]
+        expected = [result.detach() for result in runs(merged_by_hand(model, name))]
         change = torch.linspace(-0.3, 0.3, layer.weight.numel()).view_as(layer.weight)
         parametrize.register_parametrization(layer, "weight", Added(change))
-        found = list(runs(model))
-        sum(part.square().mean() for part in found).backward()
+        parametrized = list(runs(model))
+        sum(part.square().mean() for part in parametrized).backward()
         assert layer.parametrizations.weight[0].matrix.grad.abs().max() > 0, name
-        for part, merged in zip(found, expected, strict=True):
+        for part, merged in zip(parametrized, expected, strict=True):
             torch.testing.assert_close(part, merged, atol=1e-5, rtol=1e-5)
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
@@ -163,13 +163,13 @@ def merged_by_hand(model, name):
 def test_the_adapters_of_peft_learn_and_merge(family):
     peft = pytest.importorskip("peft")
     model = make(family)
-    before = [found.detach() for found in runs(model)]
+    before = [result.detach() for result in runs(model)]
     config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
     adapted = peft.get_peft_model(model, config)
-    found = list(runs(adapted))
-    sum(part.square().mean() for part in found).backward()
+    results = list(runs(adapted))
+    sum(part.square().mean() for part in results).backward()
     for name, parameter in adapted.named_parameters():
         assert "lora_" not in name or parameter.grad is not None, name
-    for part, first, merged in zip(found, before, runs(adapted.merge_and_unload()), strict=True):
+    for part, first, merged in zip(results, before, runs(adapted.merge_and_unload()), strict=True):
         assert (part - first).abs().max() > 1e-4
         torch.testing.assert_close(part, merged, atol=1e-5, rtol=1e-5)

@@ -114,14 +114,14 @@ def test_linear_is_torchs_linear(outputs, bias):
     plain.load_state_dict(ours.state_dict())
     assert gradcheck(ours.double(), inputs.detach().double().requires_grad_())
     ours.float()
-    found = []
+    results = []
     for layer in (ours, plain):
         inputs.grad = None
         with torch.autocast("cpu", torch.bfloat16):
             output = layer(inputs)
         output.square().sum().backward()
-        found.append([output, inputs.grad, *(parameter.grad for parameter in layer.parameters())])
-    for mine, theirs in zip(*found, strict=True):
+        results.append([output, inputs.grad, *(parameter.grad for parameter in layer.parameters())])
+    for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.02)
         assert mine.dtype == theirs.dtype and mine.stride() == theirs.stride()
 

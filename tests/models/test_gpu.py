@@ -83,10 +83,10 @@ def test_joint_electra_has_the_losses_of_the_cpu(batch):
     expected = joint(**batch)
     joint.cuda()
     batch = {name: tensor.cuda() for name, tensor in batch.items()}
-    found = joint(**batch)
+    outputs = joint(**batch)
     for name in ("generator_loss", "discriminator_loss"):
-        assert getattr(found, name).item() == pytest.approx(getattr(expected, name).item(), abs=1e-3)
-    assert torch.equal(found.replaced.cpu(), expected.replaced)
+        assert getattr(outputs, name).item() == pytest.approx(getattr(expected, name).item(), abs=1e-3)
+    assert torch.equal(outputs.replaced.cpu(), expected.replaced)
     for dtype in (torch.float16, torch.bfloat16):
         with torch.autocast("cuda", dtype):
             loss = joint(**batch).loss

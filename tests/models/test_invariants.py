@@ -139,8 +139,8 @@ def test_masked_positions_give_the_full_loss_logits_and_gradients(variant):
     torch.testing.assert_close(trained.loss, full.loss)
     wanted = torch.autograd.grad(full.loss, list(model.parameters()))
     for loss in (gathered.loss, trained.loss):
-        for found, gradient in zip(torch.autograd.grad(loss, list(model.parameters())), wanted, strict=True):
-            torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-4)
+        for result, gradient in zip(torch.autograd.grad(loss, list(model.parameters())), wanted, strict=True):
+            torch.testing.assert_close(result, gradient, atol=1e-5, rtol=1e-4)
 
 
 @EVERY
@@ -149,10 +149,10 @@ def test_the_last_layer_may_work_at_some_positions_only(variant):
     ids, mask = batch()
     positions = torch.tensor([[3, 0, 11, 3], [6, 5, 0, 0], [1, 2, 0, 0]])
     causal = torch.ones(12, 12).tril().expand(3, -1, -1) * mask.unsqueeze(1)
-    for given in (mask,) if VARIANTS[variant][0] == "FLASH" else (mask, causal):
-        whole, some = model(ids, given)[0], model(ids, given, output_positions=positions)[0]
+    for seen in (mask,) if VARIANTS[variant][0] == "FLASH" else (mask, causal):
+        whole, some = model(ids, seen)[0], model(ids, seen, output_positions=positions)[0]
         torch.testing.assert_close(some, whole.gather(1, positions.unsqueeze(-1).expand(-1, -1, 24)))
-        outputs = model(ids, given, output_positions=positions, output_hidden_states=True)
+        outputs = model(ids, seen, output_positions=positions, output_hidden_states=True)
         torch.testing.assert_close(outputs[0], some)
         assert torch.equal(outputs.hidden_states[-1], whole)
 
@@ -190,8 +190,8 @@ def test_every_head_survives_save_and_load(variant, ending, tmp_path):
     model.save_pretrained(tmp_path)
     again = own_memory(type(model).from_pretrained(tmp_path))
     with torch.no_grad():
-        for found, expected in zip(again(**inputs).to_tuple(), model(**inputs).to_tuple(), strict=True):
-            assert torch.equal(found, expected)
+        for result, expected in zip(again(**inputs).to_tuple(), model(**inputs).to_tuple(), strict=True):
+            assert torch.equal(result, expected)
         assert isinstance(model(**inputs, return_dict=False), tuple)
 
 

@@ -39,11 +39,11 @@ def make(family, ending, folder, **changes):
 
 def labels(model, ids):
     """Arguments that make the model give a loss, if it has any."""
-    given = {name for name in inspect.signature(model.forward).parameters if name.endswith(("labels", "_positions"))}
-    if "start_positions" in given:
+    names = {name for name in inspect.signature(model.forward).parameters if name.endswith(("labels", "_positions"))}
+    if "start_positions" in names:
         return {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 30])}
     name = type(model).__name__
-    if "labels" not in given:
+    if "labels" not in names:
         return {}
     whole = name.endswith(("MaskedLM", "CausalLM"))
     return {"labels": ids if whole else ids % 2 if "Token" in name or "PreTraining" in name else torch.tensor([1, 0])}
@@ -54,16 +54,16 @@ def test_outputs_that_the_config_asks_for_are_given(family, ending, tmp_path):
     ids = IDS.unsqueeze(1).expand(2, 3, 12) if ending == "ForMultipleChoice" else IDS
     asked = {"output_hidden_states": True} | ({} if family == "TransformerXL" else {"output_attentions": True})
     model = make(family, ending, tmp_path, **asked).eval()
-    found = model(ids, **labels(model, ids))
-    assert len(found.hidden_states) == 3
-    assert family == "TransformerXL" or len(found.attentions) == 2
-    assert ending == "Model" or torch.isfinite(found.loss)
+    outputs = model(ids, **labels(model, ids))
+    assert len(outputs.hidden_states) == 3
+    assert family == "TransformerXL" or len(outputs.attentions) == 2
+    assert ending == "Model" or torch.isfinite(outputs.loss)
     plain = model(ids, **dict.fromkeys(asked, False))
     assert plain.hidden_states is None
     assert getattr(plain, "attentions", None) is None
     as_tuple = model(ids, return_dict=False, **labels(model, ids))
     assert isinstance(as_tuple, tuple)
-    assert torch.equal(as_tuple[0], found[0])
+    assert torch.equal(as_tuple[0], outputs[0])
     model.config.return_dict = False
     assert isinstance(model(ids), tuple)
 

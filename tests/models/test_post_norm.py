@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers
 
-from models.post_norm import PostNormLayer, keep_mask, quicken
-from models.stock import adapt
+from models.post_norm import PostNormLayer, keep_mask, use_fast_layers
+from models.stock import accept_our_inputs
 
 KINDS = pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -35,17 +35,17 @@ def masks(length=11):
 @KINDS
 @pytest.mark.parametrize("mask", masks())
 def test_outputs_and_gradients_are_the_stock_layers(kind, mask, monkeypatch):
-    model = adapt(make(kind).double())
-    quick = quicken(adapt(make(kind).double()))
+    model = accept_our_inputs(make(kind).double())
+    fast = use_fast_layers(accept_our_inputs(make(kind).double()))
     calls, apply = [], PostNormLayer.apply
     monkeypatch.setattr(PostNormLayer, "apply", lambda *arguments: calls.append(1) or apply(*arguments))
-    ids, given = torch.randint(2, 50, (3, 11)), masks()[mask]
-    expected, found = (m(input_ids=ids, attention_mask=given, labels=ids) for m in (model, quick))
+    ids, seen = torch.randint(2, 50, (3, 11)), masks()[mask]
+    expected, result = (m(input_ids=ids, attention_mask=seen, labels=ids) for m in (model, fast))
     assert len(calls) == 2
-    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(result.logits, expected.logits)
     expected.loss.backward()
-    found.loss.backward()
-    for (name, parameter), other in zip(model.named_parameters(), quick.parameters(), strict=True):
+    result.loss.backward()
+    for (name, parameter), other in zip(model.named_parameters(), fast.parameters(), strict=True):
         assert (other.grad is None) == (parameter.grad is None)
         if parameter.grad is not None:
             torch.testing.assert_close(other.grad, parameter.grad, msg=name)
@@ -54,25 +54,25 @@ def test_outputs_and_gradients_are_the_stock_layers(kind, mask, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_as_near_as_the_stock_layers(dtype):
     model = make("Electra")
-    quick = quicken(copy.deepcopy(model))
+    fast = use_fast_layers(copy.deepcopy(model))
     ids = torch.randint(2, 50, (3, 11))
     exact = model(ids).logits
     with torch.autocast("cpu", dtype):
-        errors = [(m(ids).logits.float() - exact).norm().item() for m in (model, quick)]
-        quick(ids, labels=ids).loss.backward()
+        errors = [(m(ids).logits.float() - exact).norm().item() for m in (model, fast)]
+        fast(ids, labels=ids).loss.backward()
     assert errors[1] < 2 * errors[0]
-    assert all(p.grad.isfinite().all() for p in quick.parameters() if p.grad is not None)
+    assert all(p.grad.isfinite().all() for p in fast.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("change", [{"attn_implementation": "eager"}, {"hidden_act": "relu"}])
 def test_other_layers_stay_stock(change, monkeypatch):
-    model = quicken(make("Bert", **change))
+    model = use_fast_layers(make("Bert", **change))
     monkeypatch.setattr(PostNormLayer, "apply", lambda *arguments: pytest.fail("the hand-written layer ran"))
     assert model(torch.randint(2, 50, (2, 5))).logits.isfinite().all()
 
 
 def test_hidden_states_checkpointing_and_saving_stay(tmp_path):
-    model = quicken(make("Electra"))
+    model = use_fast_layers(make("Electra"))
     ids = torch.randint(2, 50, (2, 5))
     assert len(model(ids, output_hidden_states=True).hidden_states) == 3
     gradients = []
@@ -95,7 +95,7 @@ def test_dropout_has_its_probability_and_acts_in_training_only():
         assert abs(keep.float().mean() - (1 - probability)) < 4 * (probability * (1 - probability)) ** 0.5 / 1000
         assert set(keep.unique().tolist()) == {0, 1}
     assert keep_mask((3, 5), 0.1).shape == (3, 5) and keep_mask((3,), 0.0) is None
-    model = quicken(make("Electra", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3))
+    model = use_fast_layers(make("Electra", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3))
     ids = torch.randint(2, 50, (2, 9))
     encoder, hidden = model.electra.encoder.train(), torch.randn(2, 9, 32)
     assert not torch.equal(*(encoder(hidden).last_hidden_state for _ in range(2)))

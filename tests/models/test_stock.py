@@ -7,7 +7,7 @@ import transformers
 from models import FLASHForMaskedLM, GAUAlphaForMaskedLM
 from models.flash import FLASHConfig
 from models.gau import GAUAlphaConfig
-from models.stock import adapt, check_isolation, longest_row
+from models.stock import accept_our_inputs, check_isolation, longest_row
 
 TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1}
 
@@ -39,7 +39,7 @@ def test_logits_and_loss_at_masked_positions_equal_those_of_all(kind, return_dic
     labels[0, 2], labels[0, 7], labels[1, 5] = 8, 9, 10
     full = model(ids, labels=labels, attention_mask=torch.ones_like(ids))
     keywords = {"attention_mask": torch.ones_like(ids), "return_dict": return_dict}
-    few = adapt(model)(input_ids=ids, labels=labels, masked_positions=positions, **keywords)
+    few = accept_our_inputs(model)(input_ids=ids, labels=labels, masked_positions=positions, **keywords)
     torch.testing.assert_close(few[0], full.loss)
     torch.testing.assert_close(few[1], full.logits.gather(1, positions[..., None].expand(2, 2, 50)))
     torch.testing.assert_close(model(input_ids=ids, **keywords)[0], full.logits)  # and without positions, all
@@ -47,7 +47,7 @@ def test_logits_and_loss_at_masked_positions_equal_those_of_all(kind, return_dic
 
 @KINDS
 def test_packed_documents_have_the_logits_of_each_alone(kind):
-    model = adapt(make(kind))
+    model = accept_our_inputs(make(kind))
     first, second = torch.randint(5, 50, (1, 6)), torch.randint(5, 50, (1, 4))
     documents = torch.tensor([[1] * 6 + [2] * 4])
     packed = model(
@@ -60,16 +60,16 @@ def test_packed_documents_have_the_logits_of_each_alone(kind):
 
 
 def test_pair_masks_without_sdpa_are_refused():
-    model = adapt(make("Bert", attn_implementation="eager"))
+    model = accept_our_inputs(make("Bert", attn_implementation="eager"))
     with pytest.raises(ValueError, match="sdpa"):
         model(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3, 3))
 
 
 def test_models_that_cannot_keep_documents_apart_are_told_from_those_that_can():
     for kind in ("Bert", "Roberta", "Electra", "XLMRoberta", "DistilBert"):
-        check_isolation(adapt(make(kind)))
+        check_isolation(accept_our_inputs(make(kind)))
     gau, flash = GAUAlphaForMaskedLM(GAUAlphaConfig(**TINY)), FLASHForMaskedLM(FLASHConfig(**TINY))
-    check_isolation(adapt(gau))
+    check_isolation(accept_our_inputs(gau))
     for model in (
         flash,
         make("MobileBert", embedding_size=16, intra_bottleneck_size=32),
@@ -77,7 +77,7 @@ def test_models_that_cannot_keep_documents_apart_are_told_from_those_that_can():
         make("Bert", attn_implementation="eager"),
     ):
         with pytest.raises(ValueError, match="isolated needs a model that takes a mask of pairs"):
-            check_isolation(adapt(model))
+            check_isolation(accept_our_inputs(model))
 
 
 def test_the_longest_row_leaves_room_for_padding_positions():

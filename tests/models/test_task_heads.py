@@ -42,12 +42,15 @@ ENCODERS = {
     "electra": ElectraConfig(embedding_size=8, **STOCK),
     "roformer": RoFormerConfig(embedding_size=24, **STOCK),
     "modernbert": ModernBertConfig(
-        global_attn_every_n_layers=2, local_attention=8, cls_token_id=1, sep_token_id=2, bos_token_id=1,
-        eos_token_id=2, **STOCK
+        global_attn_every_n_layers=2,
+        local_attention=8,
+        **dict.fromkeys(("cls_token_id", "bos_token_id"), 1),
+        **dict.fromkeys(("sep_token_id", "eos_token_id"), 2),
+        **STOCK,
     ),
     "distilbert": DistilBertConfig(vocab_size=50, dim=24, n_layers=2, n_heads=2, hidden_dim=32, pad_token_id=0),
     "albert": AlbertConfig(embedding_size=8, **STOCK),
-}  # fmt: skip
+}
 EVERY_ENCODER = pytest.mark.parametrize("name", ENCODERS)
 LABELS = ("no", "maybe", "yes")
 
@@ -56,14 +59,16 @@ def inputs(kind, lengths=(13, 7, 2), width=13):
     generator = torch.Generator().manual_seed(1)
     mask = (torch.arange(width) < torch.tensor(lengths).unsqueeze(1)).long()
     ids = torch.randint(3, 50, (len(lengths), 13), generator=generator)
-    given = {"input_ids": F.pad(ids, (0, width - 13)) * mask, "attention_mask": mask}
-    return {key: tensor.unsqueeze(0) for key, tensor in given.items()} if kind == "multiple_choice" else given
+    batch = {"input_ids": F.pad(ids, (0, width - 13)) * mask, "attention_mask": mask}
+    return {key: tensor.unsqueeze(0) for key, tensor in batch.items()} if kind == "multiple_choice" else batch
 
 
-def logits(model, kind, given):
+def logits(model, kind, batch):
     with torch.no_grad():
-        found = model(**given)
-    return torch.stack((found.start_logits, found.end_logits), -1) if kind == "question_answering" else found.logits
+        outputs = model(**batch)
+    if kind == "question_answering":
+        return torch.stack((outputs.start_logits, outputs.end_logits), -1)
+    return outputs.logits
 
 
 @EVERY_ENCODER
@@ -76,9 +81,9 @@ def test_padding_never_changes_what_a_head_says(name):
             padded = padded[0] if kind == "multiple_choice" else padded
             for row, length in enumerate((13, 7, 2)):
                 alone = {key: tensor[..., row : row + 1, :length] for key, tensor in inputs(kind).items()}
-                found = logits(model, kind, alone)[0]
+                result = logits(model, kind, alone)[0]
                 wanted = padded[row, :length] if padded.dim() == 3 else padded[row]
-                torch.testing.assert_close(found.view_as(wanted), wanted, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(result.view_as(wanted), wanted, atol=1e-5, rtol=1e-5)
 
 
 @EVERY_ENCODER
@@ -99,9 +104,9 @@ def test_a_family_without_a_class_of_a_kind_gets_the_linear_head(tmp_path):
     model = new_task_model(DebertaConfig(**STOCK), "multiple_choice", ()).eval()
     assert type(model).__name__ == "LinearHeadForMultipleChoice"
     model.save_pretrained(tmp_path)
-    given = inputs("multiple_choice")
+    batch = inputs("multiple_choice")
     loaded = own_memory(HEAD_CLASSES["multiple_choice"].from_pretrained(tmp_path)).eval()
-    assert torch.equal(logits(loaded, "multiple_choice", given), logits(model, "multiple_choice", given))
+    assert torch.equal(logits(loaded, "multiple_choice", batch), logits(model, "multiple_choice", batch))
 
 
 def test_the_linear_head_is_electras():
@@ -111,10 +116,10 @@ def test_the_linear_head_is_electras():
     bound = (6 / (24 + 3)) ** 0.5  # Glorot-uniform
     assert bound * 0.8 < model.classifier.weight.abs().max() <= bound and (model.classifier.bias == 0).all()
     assert model.dropout.p == 0.3 and model.encoder.config.hidden_dropout_prob == 0.3
-    given = inputs("classification")
+    batch = inputs("classification")
     with torch.no_grad():
-        first = model.eval().encoder(**given)[0][:, 0]
-        torch.testing.assert_close(model(**given).logits, model.classifier(first))
+        first = model.eval().encoder(**batch)[0][:, 0]
+        torch.testing.assert_close(model(**batch).logits, model.classifier(first))
     assert not any(
         "pooler" in name
         for name, _ in new_task_model(BertConfig(**STOCK), "regression", (), "linear").named_parameters()
@@ -139,8 +144,8 @@ def test_a_fresh_head_stands_on_the_tensors_of_the_encoder(head, tmp_path):
         assert type(model).__name__.startswith("LinearHead" if head == "linear" else "Bert")
         assert model.config.problem_type == ("regression" if kind == "regression" else None)
         assert model.config.num_labels == outputs
-        found = model.base_model.state_dict()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in found.items() if name in state)
+        tensors = model.base_model.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in tensors.items() if name in state)
     assert config.problem_type == "single_label_classification", "the config that was given stays as it is"
 
 
@@ -169,26 +174,26 @@ def test_token_types_are_for_encoders_that_were_pretrained_with_them():
     assert takes == {"bert", "electra", "roformer", "albert"}
     linear = new_task_model(ENCODERS["bert"], "regression", (), "linear")
     assert takes_token_types(linear)
-    given = inputs("regression")
-    types = given | {"token_type_ids": given["attention_mask"]}
-    assert not torch.equal(logits(linear.eval(), "regression", given), logits(linear, "regression", types))
+    batch = inputs("regression")
+    types = batch | {"token_type_ids": batch["attention_mask"]}
+    assert not torch.equal(logits(linear.eval(), "regression", batch), logits(linear, "regression", types))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 @pytest.mark.parametrize("name", ["gau_alpha", "bert"])
 def test_the_linear_head_may_read_all_real_tokens(name, pooling, tmp_path):
     model = new_task_model(ENCODERS[name], "classification", LABELS, pooling=pooling).eval()
-    given = inputs("classification", width=16)
+    batch = inputs("classification", width=16)
     with torch.no_grad():
         rows = [
-            model.encoder(ids[None, :length])[0][0] for ids, length in zip(given["input_ids"], (13, 7, 2), strict=True)
+            model.encoder(ids[None, :length])[0][0] for ids, length in zip(batch["input_ids"], (13, 7, 2), strict=True)
         ]
         wanted = torch.stack([row.mean(0) if pooling == "mean" else row.amax(0) for row in rows])
-        torch.testing.assert_close(model(**given).logits, model.classifier(wanted), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model(given["input_ids"][:1, :13]).logits, model(**given).logits[:1])
+        torch.testing.assert_close(model(**batch).logits, model.classifier(wanted), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(batch["input_ids"][:1, :13]).logits, model(**batch).logits[:1])
     model.save_pretrained(tmp_path)
     loaded = HEAD_CLASSES["classification"].from_pretrained(tmp_path).eval()
-    assert torch.equal(logits(loaded, "classification", given), logits(model, "classification", given))
+    assert torch.equal(logits(loaded, "classification", batch), logits(model, "classification", batch))
     with pytest.raises(ValueError, match="pooling must be first for a task of tagging"):
         new_task_model(ENCODERS[name], "tagging", LABELS, pooling=pooling)
 
@@ -196,8 +201,8 @@ def test_the_linear_head_may_read_all_real_tokens(name, pooling, tmp_path):
 def test_dropout_can_be_switched_off_everywhere():
     for config in ENCODERS.values():
         model = new_task_model(config, "classification", LABELS, dropout=0.0).train()
-        given = inputs("classification")
-        assert torch.equal(logits(model, "classification", given), logits(model, "classification", given))
+        batch = inputs("classification")
+        assert torch.equal(logits(model, "classification", batch), logits(model, "classification", batch))
     modern = ModernBertConfig(**STOCK)
     set_dropout(modern, 0.25)
     assert modern.mlp_dropout == modern.classifier_dropout == 0.25

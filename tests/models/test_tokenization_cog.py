@@ -188,9 +188,9 @@ def test_newlines_need_their_piece_and_symbols_their_longest_match(train_sentenc
 
 
 def assert_all_the_same(tokenizer, processor, texts):
-    found = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
+    encoded = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
     wrong = [
-        text for text, ours, theirs in zip(texts, found, processor.EncodeAsIds(texts), strict=True) if ours != theirs
+        text for text, ours, theirs in zip(texts, encoded, processor.EncodeAsIds(texts), strict=True) if ours != theirs
     ]
     assert not wrong, (len(wrong), ascii(wrong[:10]))
 
@@ -223,5 +223,5 @@ def test_every_case_of_the_original_with_its_own_model(shared):
     for case in described["decode"]:
         assert tokenizer.decode(case["ids"]) == case["decoded"]
     example = described["finetune_example"]
-    found = [tokenizer(example[part]).input_ids for part in ("prompt", "text")]
-    assert [*found[0], *found[1], tokenizer.eos_token_id] == example["sequence"]
+    encoded = [tokenizer(example[part]).input_ids for part in ("prompt", "text")]
+    assert [*encoded[0], *encoded[1], tokenizer.eos_token_id] == example["sequence"]

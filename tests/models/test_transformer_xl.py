@@ -152,8 +152,8 @@ def stepwise_scores(model, ids):
 @torch.no_grad()
 def test_the_definition_pair_by_pair_gives_the_same():
     ids = torch.randint(0, 49, (40,), generator=torch.Generator().manual_seed(1))
-    found = make()(ids.unsqueeze(0)).logits[0]
-    close(found.double(), stepwise_scores(make(), ids))
+    logits = make()(ids.unsqueeze(0)).logits[0]
+    close(logits.double(), stepwise_scores(make(), ids))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -163,13 +163,13 @@ def test_a_text_gives_the_same_however_it_is_cut(pieces, window, with_memory):
     model = make(attention_window=window, mem_len=max(window - 1, 1))
     ids = torch.randint(0, 49, (1, sum(pieces)), generator=torch.Generator().manual_seed(len(pieces)))
     whole = model(ids, use_cache=False).logits
-    found, memory = [], None
+    parts, memory = [], None
     for piece in ids.split(pieces, dim=1):
         given_memory = {"mems": memory, "output_mems": True} if with_memory else {"cache": memory}
         outputs = model(piece, **given_memory)
         memory = outputs.mems if with_memory else outputs.past_key_values
-        found.append(outputs.logits)
-    close(torch.cat(found, dim=1), whole, 5e-5)
+        parts.append(outputs.logits)
+    close(torch.cat(parts, dim=1), whole, 5e-5)
 
 
 @torch.no_grad()
@@ -253,12 +253,12 @@ def test_generate_equals_a_loop_without_a_cache():
             loop = torch.cat((loop, model(loop, use_cache=False).logits[:, -1:].argmax(-1)), dim=1)
         assert torch.equal(greedy, loop)
     for options in ({"num_beams": 3, "do_sample": False}, {"do_sample": True}, {"num_return_sequences": 2}):
-        found = []
+        results = []
         for use_cache in (True, False):
             torch.manual_seed(0)
             options = {"do_sample": True, "top_k": 0} | options
-            found.append(model.generate(ids, max_new_tokens=20, use_cache=use_cache, **options))
-        assert torch.equal(*found)
+            results.append(model.generate(ids, max_new_tokens=20, use_cache=use_cache, **options))
+        assert torch.equal(*results)
 
 
 @torch.no_grad()
@@ -277,7 +277,7 @@ def test_generate_goes_on_from_its_own_cache_and_in_chunks():
 def test_generate_feeds_one_token_a_step():
     """Under a name for the cache that transformers does not know, generate() reads the whole prompt at every step."""
     model, lengths = make(), []
-    model.model.embed_tokens.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     model.generate(torch.ones(1, 30, dtype=int), max_new_tokens=4, do_sample=False, eos_token_id=None)
     assert lengths == [30, 1, 1, 1]
 
@@ -314,8 +314,8 @@ class Printed:
 @torch.no_grad()
 def test_generate_streams():
     model, streamer = make(), Printed()
-    found = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=6, do_sample=False, streamer=streamer)
-    assert streamer.tokens == found[0].tolist()
+    generated = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=6, do_sample=False, streamer=streamer)
+    assert streamer.tokens == generated[0].tolist()
     assert streamer.ended
 
 
@@ -326,7 +326,7 @@ def test_the_memory_is_projected_once_per_token():
     attention = model.model.layers[0].attn
     for name in ("k_proj", "r_proj"):
         layer = getattr(attention, name)
-        layer.register_forward_hook(lambda _, given, out, name=name: rows.append((name, given[0].shape[1])))
+        layer.register_forward_hook(lambda _, inputs, out, name=name: rows.append((name, inputs[0].shape[1])))
     model.generate(torch.arange(30).unsqueeze(0), max_new_tokens=5, min_new_tokens=5, do_sample=False)
     assert [row for row in rows if row[0] == "k_proj"] == [("k_proj", 30)] + [("k_proj", 1)] * 4
     assert len([row for row in rows if row[0] == "r_proj"]) == 1
@@ -366,8 +366,8 @@ def test_half_precision_is_finite_and_near(dtype):
     mask = torch.ones_like(ids)
     mask[1, :10] = 0
     expected = make()(ids).logits
-    found = make().to(dtype)(ids).logits
-    assert (found.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    logits = make().to(dtype)(ids).logits
+    assert (logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
     assert torch.isfinite(make().to(dtype)(ids, attention_mask=mask).logits).all()
     with torch.autocast("cpu", dtype=dtype):
         assert (make()(ids).logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
@@ -412,17 +412,21 @@ def test_fresh_weights_are_drawn_as_megatron_draws_them():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m(torch.ones(1, 3, dtype=int), past_key_values=DynamicCache(), mems=(torch.ones(1, 2, 24),) * 3),
-         "must not both be given"),
+        (
+            lambda m: m(torch.ones(1, 3, dtype=int), past_key_values=DynamicCache(), mems=(torch.ones(1, 2, 24),) * 3),
+            "must not both be given",
+        ),
         (lambda m: m(), "exactly one of input_ids"),
         (lambda m: m(torch.ones(1, 3, dtype=int), attention_mask=torch.ones(1, 1, 3, 3)), "attention_mask must have"),
-        (lambda m: make(relative_encoding=False, max_position_embeddings=4)(torch.ones(1, 5, dtype=int)),
-         "at most max_position_embeddings 4 tokens, got 5"),
+        (
+            lambda m: make(relative_encoding=False, max_position_embeddings=4)(torch.ones(1, 5, dtype=int)),
+            "at most max_position_embeddings 4 tokens, got 5",
+        ),
         (lambda m: make(num_attention_heads=5), "hidden_size must be even and divide"),
         (lambda m: make(positions_dtype="bfloat16"), "positions_dtype must be one of"),
         (lambda m: make(attention_window=0), "attention_window must lie between 1 and"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(make())

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertTokenizer, MistralConfig
 
 from common.errors import ArgumentError
-from models.stock import adapt
+from models.stock import accept_our_inputs
 from training.arguments import ModelArguments
 from training.config_derivation import check_first_pass
 from training.model_setup import make_config, make_model
@@ -70,7 +70,7 @@ def test_fields_follow_in_a_config_of_a_file_too_and_others_stay(tokenizer, tmp_
 
 @pytest.mark.parametrize("kind", ["modernbert", "roformer", "deberta-v2", "convbert", "mpnet"])
 def test_a_small_masked_lm_of_any_type_takes_a_first_step(tokenizer, kind):
-    model = adapt(make_model(AutoModelForMaskedLM, arguments(kind, TINY), tokenizer)).train()
+    model = accept_our_inputs(make_model(AutoModelForMaskedLM, arguments(kind, TINY), tokenizer)).train()
     state = torch.get_rng_state()
     check_first_pass(model, MaskedLanguageModelling(model, 12, 0.15), TINY)
     assert model.training and torch.equal(state, torch.get_rng_state())
@@ -101,6 +101,6 @@ def test_what_cannot_be_built_or_run_names_the_fields_in_one_line(tokenizer, kin
 
 def test_a_masked_lm_that_cannot_take_a_step_is_told_before_the_run(tokenizer):
     overrides = "d_model=32,encoder_layers=1,decoder_layers=1,encoder_attention_heads=2,decoder_attention_heads=2"
-    model = adapt(make_model(AutoModelForMaskedLM, arguments("bart", overrides), tokenizer))
+    model = accept_our_inputs(make_model(AutoModelForMaskedLM, arguments("bart", overrides), tokenizer))
     with pytest.raises(ArgumentError, match="--model_type must be that of an encoder, got bart"):
         check_first_pass(model, MaskedLanguageModelling(model, 12, 0.15), overrides)
