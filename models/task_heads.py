@@ -320,7 +320,7 @@ def task_model(
 
     options: head, dropout and pooling of new_task_model.
 
-    On a CPU, layers that have a faster form (post_norm.py) train in it. ValueError as of new_task_model and load_encoder.
+    On a CPU, layers with a faster form (post_norm.py) train in it. ValueError as of new_task_model and load_encoder.
     """
     model = new_task_model(config, kind, labels, **options)
     if folder is not None:
