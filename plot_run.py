@@ -23,6 +23,7 @@ CAUSAL_METRICS = (("loss", "loss (nats per token)", 1), ("perplexity", "perplexi
 FINETUNING_METRICS = (("loss", "loss (nats per label)"), ("primary", "score on dev (%)"))
 FINETUNING_LOG = "train_log.jsonl"
 CONSTANT = "constant_guess"  # loss of a discriminator that knows only the share of replaced tokens
+FEW = 20  # points of a curve that are marked one by one
 
 
 def read_log(run: Path, name: str = "log.jsonl") -> list[dict]:
@@ -67,22 +68,29 @@ def curve(records: list[dict], key: str, scale: float) -> tuple[list[float], lis
     return tokens, values
 
 
-def draw_training(panels, runs: list[tuple[str, Path]]) -> None:
-    """Two panels over tokens; training thin, evaluation with dots, the constant guess dashed."""
+def line(panel, curve: tuple[list[float], list[float]], **style) -> None:
+    """Draw a curve, with a dot at each point where these are few: a line through one point alone is nothing."""
+    panel.plot(*curve, **{"marker": "o" if len(curve[0]) <= FEW else None, "markersize": 3} | style)
+
+
+def draw_training(panels, runs: list[tuple[str, Path]]) -> str:
+    """Two panels over tokens; training thin, evaluation with dots, the constant guess dashed; returns a title."""
     logs = [read_log(run) for _, run in runs]
     names = {name for record in logs[0] for name in record}
     shown = CAUSAL_METRICS if "mlm_accuracy" not in names else METRICS
     shown = ELECTRA_METRICS if "discriminator_loss" in names else shown
     for panel, (metric, title, scale) in zip(panels, shown, strict=True):
-        for number, ((name, _), records) in enumerate(zip(runs, logs, strict=True)):
+        for index, ((name, _), records) in enumerate(zip(runs, logs, strict=True)):
+            color = f"C{index}"
             if metric in names:
-                panel.plot(*curve(records, metric, scale), color=f"C{number}", alpha=0.5, label=f"{name}, training")
-            held_out = curve(records, f"eval_{metric}", scale)
-            panel.plot(*held_out, color=f"C{number}", marker="o", markersize=3, label=f"{name}, held out")
+                line(panel, curve(records, metric, scale), color=color, alpha=0.5, label=f"{name}, training")
+            line(panel, curve(records, f"eval_{metric}", scale), color=color, marker="o", label=f"{name}, held out")
             if metric == "discriminator_loss":
                 label = f"{name}, constant guess on held out"
-                panel.plot(*curve(records, CONSTANT, 1), color=f"C{number}", linestyle="--", label=label)
-        panel.set(xlabel="million tokens seen", ylabel=title)
+                line(panel, curve(records, CONSTANT, 1), color=color, linestyle="--", label=label)
+        panel.set(xlabel="million tokens seen", ylabel=title, title=title.partition(" (")[0])
+        panel.set_xlim(left=0)
+    return "Training"
 
 
 def jobs_of(run: Path) -> list[Path]:
@@ -94,46 +102,55 @@ def jobs_of(run: Path) -> list[Path]:
 
 def mean_curve(logs: list[list[dict]], key: str) -> tuple[list[float], list[float]]:
     """Epochs at which all logs have a record with the key, and the means of its values there."""
-    found = [{record["epoch"]: record[key] for record in records if key in record} for records in logs]
-    epochs = sorted(set.intersection(*map(set, found)))
-    return epochs, [sum(values[epoch] for values in found) / len(found) for epoch in epochs]
+    curves = [{record["epoch"]: record[key] for record in records if key in record} for records in logs]
+    epochs = sorted(set.intersection(*map(set, curves)))
+    return epochs, [sum(values[epoch] for values in curves) / len(curves) for epoch in epochs]
 
 
-def draw_finetuning(panels, runs: list[tuple[str, Path]]) -> None:
-    """Two panels over epochs: training loss as a line, dev loss and score with dots, single seeds thin."""
-    for number, (name, run) in enumerate(runs):
+def draw_finetuning(panels, runs: list[tuple[str, Path]]) -> str:
+    """Two panels over epochs: training loss dotted, dev loss and score with dots, seeds thin; returns a title."""
+    from matplotlib.ticker import MaxNLocator
+
+    for index, (name, run) in enumerate(runs):
         logs = [read_log(job, FINETUNING_LOG) for job in jobs_of(run) or [run]]
         name += f", mean of {len(logs)} seeds" if len(logs) > 1 else ""
         for panel, (metric, title) in zip(panels, FINETUNING_METRICS, strict=True):
             dev = "eval_loss" if metric == "loss" else metric
             for records in logs if len(logs) > 1 else ():
-                panel.plot(*mean_curve([records], dev), color=f"C{number}", alpha=0.4, linewidth=0.8)
-            panel.plot(*mean_curve(logs, dev), color=f"C{number}", marker="o", markersize=3, label=f"{name}, dev")
+                line(panel, mean_curve([records], dev), color=f"C{index}", alpha=0.4, linewidth=0.8)
+            line(panel, mean_curve(logs, dev), color=f"C{index}", marker="o", label=f"{name}, dev")
             if metric == "loss":
                 label = f"{name}, training"
-                panel.plot(*mean_curve(logs, metric), color=f"C{number}", linestyle=":", label=label)
-            panel.set(xlabel="epoch", ylabel=title)
+                line(panel, mean_curve(logs, metric), color=f"C{index}", linestyle=":", label=label)
+            panel.set(xlabel="epoch", ylabel=title, title=title.partition(" (")[0])
+            panel.set_xlim(left=0)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return "Finetuning"
 
 
-def draw(runs: list[tuple[str, Path]], references: list[tuple[str, float, float]], output: Path) -> None:
-    """Loss on the left, what it is good for on the right; references dashed in both."""
-    import matplotlib
+def draw(runs: list[tuple[str, Path]], references: list[tuple[str, float, float]], title: str | None = None):
+    """The figure: loss on the left, what it is good for on the right; references dashed in both."""
+    from matplotlib.figure import Figure  # not pyplot, which looks for a screen and keeps every figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    (draw_finetuning if any(jobs_of(run) for _, run in runs) else draw_training)(panels, runs)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    kind = (draw_finetuning if any(jobs_of(run) for _, run in runs) else draw_training)(panels, runs)
+    names = ", ".join(name for name, _ in runs)
+    figure.suptitle(title or f"{kind}: {names if len(runs) <= 4 else f'{len(runs)} runs'}")
     for panel, column in zip(panels, (1, 2), strict=True):
-        for number, reference in enumerate(references):
+        for index, reference in enumerate(references, start=len(runs)):
             if math.isfinite(reference[column]):
-                panel.axhline(reference[column], color=f"C{number + len(runs)}", linestyle="--", label=reference[0])
+                panel.axhline(reference[column], color=f"C{index}", linestyle="--", label=reference[0])
         panel.grid(alpha=0.3)
         panel.legend(fontsize="x-small" if len(panel.get_legend_handles_labels()[0]) > 6 else None)
+    return figure
+
+
+def save(figure, output: Path) -> None:
+    """Write a PNG that is whole or absent."""
     partial = output.with_name(f"incomplete-{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(partial, dpi=100, format="png")
-    pyplot.close(figure)
     partial.replace(output)
 
 
@@ -149,8 +166,9 @@ def main(argv=None):
         metavar="NAME=LOSS,ACCURACY",
         help="dashed line to compare with; accuracy in %%, of ELECTRA the AUC instead; nan for none",
     )
+    parser.add_argument("--title", help="above the picture; default: what the runs are and their names")
     args = parser.parse_args(argv)
-    draw(args.runs, args.reference, args.output)
+    save(draw(args.runs, args.reference, args.title), args.output)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plot_run import CONSTANT, curve, jobs_of, main, mean_curve, parse_run, read_log
+from plot_run import CONSTANT, curve, draw, jobs_of, main, mean_curve, parse_run, read_log
 
 
 @pytest.fixture
@@ -24,6 +24,18 @@ def test_an_evaluation_stands_at_the_tokens_seen_before_it(run):
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert curve(records, "eval_mlm_accuracy", 100) == ([1.0], [2.0])
     assert curve(records, "loss", 1) == ([1.0, 2.0], [9.0, 7.0])
+
+
+def test_panels_have_titles_and_few_points_are_marked(run):
+    figure = draw([("mine", run)], [], title="Quickstart")
+    loss, accuracy = figure.axes
+    assert figure.get_suptitle() == "Quickstart"
+    assert (loss.get_title(), accuracy.get_title()) == ("loss", "accuracy")
+    assert [line.get_marker() for line in accuracy.lines] == ["o", "o"] and accuracy.get_xlim()[0] == 0
+    records = [{"step": step, "loss": 1.0, "tokens_seen": 1e6 * step} for step in range(50)]
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (training, held_out) = draw([("mine", run)], []).axes[0].lines
+    assert training.get_marker() == "None" and not len(held_out.get_xdata()), "a line of many points has no dots"
 
 
 def test_the_picture_is_a_png(run, tmp_path):
@@ -67,6 +79,16 @@ def test_finetuning_is_drawn_as_the_mean_over_seeds(tmp_path):
     assert mean_curve(logs, "primary") == ([1.0, 2.0], [75.0, 75.0]), "only epochs that all seeds have reached"
     assert mean_curve(logs, "loss") == ([0.5], [2.0])
     runs = [f"tiny={tmp_path / '0a1b'}", str(jobs[0])]
+    figure = draw([("tiny", tmp_path / "0a1b")], [("TF-IDF", math.nan, 91.75)])
+    loss, score = figure.axes
+    assert figure.get_suptitle() == "Finetuning: tiny" and (loss.get_title(), score.get_title()) == (
+        "loss",
+        "score on dev",
+    )
+    assert [tick for tick in score.get_xticks() if 0 <= tick <= 3] == [0, 1, 2, 3], "whole epochs"
+    training = next(line for line in loss.lines if line.get_label().endswith("training"))
+    assert len(training.get_xdata()) == 1 and training.get_marker() == "o", "a single point is seen"
+    assert [line.get_label() for line in score.lines[-2:]] == ["tiny, mean of 2 seeds, dev", "TF-IDF"]
     main([*runs, "--output", str(tmp_path / "curves.png"), "--reference", "TF-IDF=nan,91.75"])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
