@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.corpus import preparation, sources
 from data.corpus.store import FORMAT, shard_name, write_manifest, write_shard
 from data.tokens.tokenizer_files import tokenizer_hash
 from models.convert import transformer_xl
@@ -163,8 +164,8 @@ def bert_folder(tmp_path_factory):
 def write_corpus():
     """(folder, tokenizer folder, rows, seed) -> a corpus folder of random words; each place has two likely tokens."""
 
-    def write(folder, tokenizer_folder, rows=120, seed=0):
-        tokenizer = load_tokenizer(str(tokenizer_folder), "--tokenizer_name")
+    def write(folder, vocabulary, rows=120, seed=0):
+        tokenizer = load_tokenizer(str(vocabulary), "--tokenizer_name")
         rng = np.random.default_rng(seed)
         lengths = rng.integers(6, 40, rows)
         first = np.cumsum(lengths) - lengths
@@ -254,3 +255,16 @@ def published_txl(small_cog_file, tmp_path_factory):
 def small_runs(bert_folder, write_corpus, tmp_path_factory):
     """The smallest runs of each training script."""
     return SmallRuns(tmp_path_factory.mktemp("small_runs"), bert_folder(), write_corpus)
+
+
+@pytest.fixture
+def vocabulary(bert_folder):
+    """Folder of a BERT vocabulary."""
+    return bert_folder()
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Units and batches of run_chinese_ref.py so small that short documents fill several."""
+    monkeypatch.setattr(sources, "UNIT_BYTES", 4000)
+    monkeypatch.setattr(preparation, "_BATCH", 1000)

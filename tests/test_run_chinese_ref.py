@@ -3,85 +3,27 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import datasets
 import pytest
 
 import run_chinese_ref
 from common.errors import ArgumentError
-from data.corpus import output_folder, preparation, sources
 from data.corpus.output_folder import locked_output
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.store import Corpus
 from data.files import DataError
-from data.outputs import temporary_folder
 from data.tokens.tokenizer_files import load_backend
-
-WORDS = [
-    "研究",
-    "研究生",
-    "生命",
-    "起源",
-    "我",
-    "爱",
-    "北京",
-    "大学",
-    "天安门",
-    "长江",
-    "大桥",
-    "café",
-    "OK",
-    "3.14%",
-    "云计算",
-    "，",
-]
+from tests.chinese_corpora import documents, prepare, write_jsonl
+from tests.data.preparing import contents
 
 
-def documents(count, seed=0):
-    rng = random.Random(seed)
-    texts = []
-    for _ in range(count):
-        sentences = ["".join(rng.choices(WORDS, k=rng.randint(1, 30))) + rng.choice("。！？\n") for _ in range(9)]
-        texts.append("".join(sentences[: rng.randint(0, 9)]))
-    return texts
-
-
-def write_jsonl(path, texts, key="text"):
-    lines = [json.dumps({key: text}, ensure_ascii=False) for text in texts]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def small_units(monkeypatch):
-    monkeypatch.setattr(sources, "UNIT_BYTES", 4000)
-    monkeypatch.setattr(preparation, "_BATCH", 1000)
-
-
-@pytest.fixture
-def tokenizer(bert_folder):
-    return bert_folder()
-
-
-def prepare(tokenizer, source, output, *flags):
-    command = ["--model_name", str(tokenizer), "--input_path", str(source), "--output_dir", str(output)]
-    run_chinese_ref.main([*command, "--workers", "1", *flags])
-    return Corpus(output)
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
-def test_the_corpus_holds_every_token_of_every_document(tokenizer, tmp_path, small_units, capsys):
+def test_the_corpus_holds_every_token_of_every_document(vocabulary, tmp_path, small_units, capsys):
     texts = documents(60)
-    corpus = prepare(tokenizer, write_jsonl(tmp_path / "in.jsonl", texts), tmp_path / "out", "--max_seq_length", "24")
-    backend = load_backend(str(tokenizer), None)
+    corpus = prepare(vocabulary, write_jsonl(tmp_path / "in.jsonl", texts), tmp_path / "out", "--max_seq_length", "24")
+    backend = load_backend(str(vocabulary), None)
     first, last = backend.encode("").ids
     tokens = {}
     for row, document in zip(corpus.rows(range(len(corpus))), corpus.documents.tolist(), strict=True):
@@ -98,19 +40,19 @@ def test_the_corpus_holds_every_token_of_every_document(tokenizer, tmp_path, sma
     assert f"60 documents, {counts['tokens']:,} tokens in {len(corpus):,} blocks" in capsys.readouterr().out
 
 
-def test_tokens_of_the_input_are_written_or_counted_as_dropped(tokenizer, tmp_path):
+def test_tokens_of_the_input_are_written_or_counted_as_dropped(vocabulary, tmp_path):
     texts = documents(80)
     source = write_jsonl(tmp_path / "in.jsonl", texts)
-    counts = prepare(tokenizer, source, tmp_path / "out", "--min_chars", "100").manifest["counts"]
-    backend = load_backend(str(tokenizer), None)
+    counts = prepare(vocabulary, source, tmp_path / "out", "--min_chars", "100").manifest["counts"]
+    backend = load_backend(str(vocabulary), None)
     total = sum(len(backend.encode(text, add_special_tokens=False).ids) for text in texts)
     assert counts["tokens"] + counts["dropped_tokens"] == total
     assert 0 < counts["dropped_tokens"] < total
     assert counts["dropped_documents"] == sum(len(text.strip()) < 100 for text in texts)
 
 
-def test_text_without_a_long_word_is_kept(tokenizer, tmp_path):
-    corpus = prepare(tokenizer, write_jsonl(tmp_path / "in.jsonl", ["我", "a"]), tmp_path / "out")
+def test_text_without_a_long_word_is_kept(vocabulary, tmp_path):
+    corpus = prepare(vocabulary, write_jsonl(tmp_path / "in.jsonl", ["我", "a"]), tmp_path / "out")
     assert corpus.documents.tolist() == [0, 1]
 
 
@@ -129,35 +71,12 @@ def test_the_vocabulary_folder_of_the_documented_command_works(bert_folder, tmp_
     assert len(Corpus("clue_small_wwm_data")) >= 1
 
 
-def test_any_number_of_workers_writes_the_same_bytes(tokenizer, tmp_path, small_units):
-    source = write_jsonl(tmp_path / "in.jsonl", documents(100))
-    for workers in ("1", "2", "3"):
-        prepare(tokenizer, source, tmp_path / workers, "--reference_files", "--workers", workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
-
-
-def test_the_same_command_goes_on_at_the_first_missing_shard(tokenizer, tmp_path, small_units, monkeypatch):
-    source = write_jsonl(tmp_path / "in.jsonl", documents(100))
-    prepare(tokenizer, source, tmp_path / "out")
-    whole = contents(tmp_path / "out")
-    (tmp_path / "out" / "data-00002.arrow").unlink()
-    with temporary_folder(tmp_path / "out" / "data-00002.arrow") as held:  # as a killed run leaves it
-        left = shutil.copytree(held, tmp_path / "out" / ".data-00002.arrow.12345678.partial")
-    (left / "result").write_bytes(b"half")
-    done = []
-    prepare_one = preparation.Preparer.__call__
-    monkeypatch.setattr(preparation.Preparer, "__call__", lambda s, u: (done.append(u.number), prepare_one(s, u))[1])
-    prepare(tokenizer, source, tmp_path / "out")
-    assert done == [2]
-    assert contents(tmp_path / "out") == whole
-
-
-def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tokenizer, tmp_path):
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(vocabulary, tmp_path):
     source, out = write_jsonl(tmp_path / "in.jsonl", documents(1500)), tmp_path / "out"
     code = (
         "import sys, data.corpus.sources as p; p.UNIT_BYTES = 9000; import run_chinese_ref as r; r.main(sys.argv[1:])"
     )
-    command = [sys.executable, "-c", code, "--model_name", str(tokenizer), "--input_path", str(source)]
+    command = [sys.executable, "-c", code, "--model_name", str(vocabulary), "--input_path", str(source)]
     command += ["--workers", "2", "--reference_files", "--output_dir"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     whole = contents(tmp_path / "whole")
@@ -178,109 +97,45 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tokenizer, tmp_path
     assert interrupted >= 2
 
 
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [
-        ("--max_seq_length", "100"),
-        ("--min_chars", "3"),
-        ("--segmenter", "whitespace"),
-        ("--reference_files", None),
-        ("--user_dict", "words.txt"),
-        ("--json_key", "content"),
-        ("--model_name", "cased"),
-        ("--input_path", "changed"),
-    ],
-)
-@pytest.mark.parametrize("finished", [True, False])
-def test_changed_settings_are_refused_by_their_flag(tokenizer, bert_folder, tmp_path, flag, value, finished):
-    source, out = write_jsonl(tmp_path / "in.jsonl", documents(5)), tmp_path / "out"
-    prepare(tokenizer, source, out)
-    if not finished:
-        manifest = json.loads((out / "manifest.json").read_text())
-        (out / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
-    before = contents(out)
-    if flag == "--model_name":
-        value = str(bert_folder(do_lower_case=False))
-    elif flag == "--user_dict":
-        value = str(tmp_path / "words.txt")
-        Path(value).write_text("云计算\n", encoding="utf-8")
-    elif flag == "--input_path":  # same name, same size, other content
-        text = source.read_text(encoding="utf-8")
-        source.write_text(text.replace("研究", "生命"), encoding="utf-8")
-        value = str(source)
-    with pytest.raises(CorpusError, match=f"^{flag} must be the same as when"):
-        prepare(tokenizer, source, out, flag, *([value] if value else []))
-    assert contents(out) == before
-
-
 BAD_LINES = [b'{"text": "a"', b'{"body": "a"}', b'{"text": "\xff"}', b'{"text": 3}', b"[]", b'{"text": "\\ud800"}']
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
-def test_a_bad_line_is_named_or_skipped_and_counted(tokenizer, tmp_path, line):
+def test_a_bad_line_is_named_or_skipped_and_counted(vocabulary, tmp_path, line):
     source = tmp_path / "in.jsonl"
     source.write_bytes(b'{"text": "\xe6\x88\x91\xe7\x88\xb1"}\n\n' + line + b'\n{"text": "\xe4\xbd\xa0"}')
     with pytest.raises(DataError, match=r"in\.jsonl:3: "):
-        prepare(tokenizer, source, tmp_path / "out")
-    corpus = prepare(tokenizer, source, tmp_path / "out", "--on_error", "skip")
+        prepare(vocabulary, source, tmp_path / "out")
+    corpus = prepare(vocabulary, source, tmp_path / "out", "--on_error", "skip")
     assert corpus.manifest["counts"]["skipped_lines"] == 1
     assert corpus.documents.tolist() == [0, 3]
     with pytest.raises(DataError, match=r"in\.jsonl:3: "):  # what was skipped is not taken over silently
-        prepare(tokenizer, source, tmp_path / "out")
+        prepare(vocabulary, source, tmp_path / "out")
 
 
-def test_errors_of_workers_name_the_first_bad_line(tokenizer, tmp_path, small_units):
-    source = write_jsonl(tmp_path / "in.jsonl", documents(100))
-    lines = source.read_bytes().split(b"\n")
-    lines[60] = lines[90] = b"{"
-    source.write_bytes(b"\n".join(lines))
-    with pytest.raises(DataError, match=r"in\.jsonl:61: "):
-        prepare(tokenizer, source, tmp_path / "out", "--workers", "2")
-
-
-def test_line_separators_inside_a_text_do_not_split_it(tokenizer, tmp_path):
+def test_line_separators_inside_a_text_do_not_split_it(vocabulary, tmp_path):
     text = "研究\u2028生命\u0085起源\r我"
     source = tmp_path / "in.jsonl"
     source.write_text(json.dumps({"text": text}, ensure_ascii=False) + "\n", encoding="utf-8", newline="")
-    assert prepare(tokenizer, source, tmp_path / "out").documents.tolist() == [0]
+    assert prepare(vocabulary, source, tmp_path / "out").documents.tolist() == [0]
 
 
-def test_a_line_of_ten_megabytes_works(tokenizer, tmp_path):
+def test_a_line_of_ten_megabytes_works(vocabulary, tmp_path):
     text = "这位研究生在北京大学研究生命起源。" * 200_000
-    corpus = prepare(tokenizer, write_jsonl(tmp_path / "in.jsonl", [text, "我爱你"]), tmp_path / "out")
+    corpus = prepare(vocabulary, write_jsonl(tmp_path / "in.jsonl", [text, "我爱你"]), tmp_path / "out")
     assert corpus.manifest["counts"]["tokens"] == len(text) + 3
     assert corpus.lengths[:-2].min() > 480 and corpus.documents[-1] == 1
 
 
-def test_a_shard_takes_at_most_six_bytes_a_token(tokenizer, tmp_path):
-    corpus = prepare(tokenizer, write_jsonl(tmp_path / "in.jsonl", documents(400)), tmp_path / "out")
+def test_a_shard_takes_at_most_six_bytes_a_token(vocabulary, tmp_path):
+    corpus = prepare(vocabulary, write_jsonl(tmp_path / "in.jsonl", documents(400)), tmp_path / "out")
     size = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     assert size <= 6 * corpus.manifest["counts"]["tokens"]
 
 
-def test_reference_files_are_those_of_the_original(tokenizer, tmp_path, small_units):
-    texts = [*documents(50), "研究生命\n起源\r。café"]
-    source = write_jsonl(tmp_path / "in.jsonl", texts)
-    corpus = prepare(tokenizer, source, tmp_path / "out", "--reference_files", "--max_seq_length", "30")
-    texts = (tmp_path / "out" / "reftext.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    ids = [json.loads(line) for line in (tmp_path / "out" / "refids.txt").read_text().split("\n")[:-1]]
-    dataset = datasets.load_from_disk(str(tmp_path / "out" / "reference"))
-    assert (list(dataset["text"]), list(dataset["chinese_ref"])) == (texts, ids)
-    backend = load_backend(str(tokenizer), None)
-    rows = corpus.rows(range(len(corpus)))
-    assert len(rows) == len(texts)
-    for row, text, positions in zip(rows, texts, ids, strict=True):
-        assert backend.encode(text).ids == row["input_ids"].tolist()
-        pieces = [
-            i for i, token in enumerate(row["input_ids"].tolist()) if backend.id_to_token(token).startswith("##")
-        ]
-        assert sorted({*positions, *pieces}) == row["continuation"].nonzero()[0].tolist()
-    assert texts[-1] == "研究生命 起源 。café" and ids[-1] == [2, 4, 6]
-
-
-def test_the_original_joined_words_are_separate(tokenizer, tmp_path):
+def test_the_original_joined_words_are_separate(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "in.jsonl", ["他在研究生命起源。这位研究生也参与其中。"])
-    (row,) = prepare(tokenizer, source, tmp_path / "out").rows([0])
+    (row,) = prepare(vocabulary, source, tmp_path / "out").rows([0])
     # 他|在|研究|生命|起源|。|这位|研究生|也|参与|其中|。 with [CLS] and [SEP]
     expected = [0, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0]
     assert row["continuation"].tolist() == expected
@@ -297,42 +152,29 @@ def test_a_missing_tokenizer_is_named_within_five_seconds(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("texts", [[], ["", " \n"], ["我爱"]])
-def test_an_input_without_text_is_refused(tokenizer, tmp_path, texts):
+def test_an_input_without_text_is_refused(vocabulary, tmp_path, texts):
     source = write_jsonl(tmp_path / "in.jsonl", texts)
     with pytest.raises(ArgumentError, match="--input_path must hold text"):
-        prepare(tokenizer, source, tmp_path / "out", "--min_chars", "3")
-
-
-def test_a_folder_with_other_things_is_left_alone(tokenizer, tmp_path):
-    source = write_jsonl(tmp_path / "in.jsonl", ["我"])
-    (tmp_path / ".theirs.partial").write_text("x")
-    with pytest.raises(CorpusError, match="--output_dir must be new, empty or a corpus"):
-        prepare(tokenizer, source, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".theirs.partial", "in.jsonl"]
-    with pytest.raises(CorpusError, match="--output_dir must name a folder"):
-        prepare(tokenizer, source, source)
-
-
-def test_two_runs_never_share_a_folder(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(output_folder, "_LOCK_SECONDS", 0.1)
-    source = write_jsonl(tmp_path / "in.jsonl", ["我"])
-    with (
-        locked_output(tmp_path / "out"),
-        pytest.raises(CorpusError, match="--output_dir must be free"),
-    ):
-        prepare(tokenizer, source, tmp_path / "out")
+        prepare(vocabulary, source, tmp_path / "out", "--min_chars", "3")
 
 
 @pytest.mark.parametrize("flag", ["--max_seq_length", "--workers", "--min_chars", "--log_interval"])
-def test_numbers_that_cannot_work_are_refused(tokenizer, tmp_path, flag):
+def test_numbers_that_cannot_work_are_refused(vocabulary, tmp_path, flag):
     source = write_jsonl(tmp_path / "in.jsonl", ["我"])
     with pytest.raises(ArgumentError, match=f"{flag} must be at least"):
-        prepare(tokenizer, source, tmp_path / "out", flag, "-1")
+        prepare(vocabulary, source, tmp_path / "out", flag, "-1")
 
 
-def test_the_script_needs_no_transformers_and_ends_errors_in_one_line(tokenizer, tmp_path):
+def test_the_script_needs_no_transformers_and_ends_errors_in_one_line(vocabulary, tmp_path):
     source = write_jsonl(tmp_path / "in.jsonl", ["我爱北京"])
-    command = ["--model_name", str(tokenizer), "--input_path", str(source), "--output_dir", str(tmp_path / "out")]
+    command = [
+        "--model_name",
+        str(vocabulary),
+        "--input_path",
+        str(source),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     code = (
         f"import sys, run_chinese_ref as r; r.main({command!r}); "
         "assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()"

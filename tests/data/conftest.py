@@ -6,6 +6,11 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from data import trans_to_json
+from data.corpus import preparation, sources
+from data.text import raw_documents
+from tests.data.preparing import SPECIALS
+
 SENTENCES = [
     "我爱北京天安门，今天天气很不错。",
     "Hello world, it's 3.14% of UNAFFABLE café!",
@@ -106,3 +111,27 @@ def inputs():
         return {name: encoded[name][0] for name in ("input_ids", "token_type_ids")}
 
     return SimpleNamespace(of_row=of_row, expected=expected)
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory):
+    """A BERT vocabulary of letters, digits and some Chinese."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    pieces = [*'abcdefghijklmnopqrstuvwxyz0123456789.,"[]{}:']
+    tokens = [*SPECIALS, *pieces, *(f"##{piece}" for piece in pieces[:36]), *"今天气很好我们"]
+    (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def small_tables(monkeypatch):
+    """Units and batches of create_data.py so small that short documents fill several."""
+    monkeypatch.setattr(sources, "UNIT_BYTES", 1500)
+    monkeypatch.setattr(preparation, "_BATCH", 700)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Make units of work and buckets so small that every boundary case occurs."""
+    monkeypatch.setattr(raw_documents, "UNIT_BYTES", 1000)
+    monkeypatch.setattr(trans_to_json, "BUCKET_BYTES", 3000)

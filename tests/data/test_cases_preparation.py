@@ -3,13 +3,10 @@
 import gzip
 import json
 import os
-import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import datasets
 import pyarrow.parquet
 import pytest
 import tokenizers
@@ -21,6 +18,7 @@ from common.errors import ArgumentError
 from data import create_data, train_tokenizer, trans_to_json
 from data.corpus.store import Corpus
 from data.text.prompts import read_documents
+from tests.data.preparing import SPECIALS, create, written
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,14 +35,14 @@ def test_any_name_can_be_printed_on_any_terminal(name, printed):
     assert done.stdout.decode() == f"中 {printed}\n"
 
 
-def test_names_that_are_not_utf8_are_read_and_written(tmp_path, tokenizer, monkeypatch):
+def test_names_that_are_not_utf8_are_read_and_written(tmp_path, letters, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode("中".encode("gbk"))
     texts = [f"今天天气很好，document {number} of twelve" for number in range(12)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     source = written(Path(f"in{name}/{name}.jsonl"), lines)
     for workers in (1, 2):  # the second goes on with what is finished
-        flags = ("--model_name", tokenizer, "--input_path", source.parent, "--output_dir", f"{name}o", "--workers")
+        flags = ("--model_name", letters, "--input_path", source.parent, "--output_dir", f"{name}o", "--workers")
         run_chinese_ref.main([*map(str, flags), str(workers), "--reference_files", "--user_dict", str(source)])
     corpus = Corpus(f"{name}o")
     assert [file["file"] for file in corpus.manifest["inputs"]] == [source.name] and len(corpus) == 12
@@ -60,206 +58,16 @@ def test_names_that_are_not_utf8_are_read_and_written(tmp_path, tokenizer, monke
     }
     for kind, content in contents.items():
         file = written(Path(f"{name}.{kind}"), content)
-        create(tokenizer, Path(f"{name}{kind}"), "--train_file", file, "--cache_dir", f"c{name}")
+        create(letters, Path(f"{name}{kind}"), "--train_file", file, "--cache_dir", f"c{name}")
     convert("--input_path", source.parent, "--output_path", f"j{name}", "--json_field", "text", "--workers", 2)
     convert("--input_path", f"{name}.txt", "--output_path", f"k{name}", "--doc_spliter", "line", "--no-merge")
     written_lines = Path(f"j{name}.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["text"] for line in written_lines) == sorted(texts)
     train_tokenizer.main(["--input_path", f"in{name}", "--output_dir", f"t{name}"])
-    train(run_mlm_wwm, tokenizer, corpus.folder, Path("run"))
+    train(run_mlm_wwm, letters, corpus.folder, Path("run"))
     assert json.loads(Path("run/run.json").read_text())
     with pytest.raises(ArgumentError, match="--tokenizer_name must be a folder whose name is UTF-8"):
         create(Path(f"t{name}"), Path("refused"), "--train_file", f"{name}.txt")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """A BERT vocabulary of letters, digits and some Chinese."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    pieces = [*'abcdefghijklmnopqrstuvwxyz0123456789.,"[]{}:']
-    tokens = [*SPECIALS, *pieces, *(f"##{piece}" for piece in pieces[:36]), *"今天气很好我们"]
-    (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
-    return folder
-
-
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
-def create(tokenizer, output, *flags):
-    """Run data/create_data.py; return its documents as text."""
-    more = ["--output_dir", output, "--line_by_line", "true", "--preprocessing_num_workers", 1]
-    create_data.main(list(map(str, ["--tokenizer_name", tokenizer, *more, *flags])))
-    vocabulary = (tokenizer / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    rows = Corpus(output).rows(range(len(Corpus(output))))
-    return [" ".join(vocabulary[token] for token in row["input_ids"][1:-1]).replace(" ##", "") for row in rows]
-
-
-def written(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-# Tables in text files
-
-
-@pytest.mark.parametrize("name", ["in.tsv", "IN.TAB"])
-def test_a_tab_separated_file_is_never_quoted(tokenizer, tmp_path, name):
-    rows = ["zero", '"never closed. one', "two", 'the 5" screen', '"whole"', "NA", "7", ""]
-    lines = [f"{number}\t{row}" for number, row in enumerate(rows)]
-    file = written(tmp_path / name, "\ufeffid\ttext\r\n" + "\r\n".join(lines))
-    rows = create(tokenizer, tmp_path / "o", "--train_file", file, "--cache_dir", tmp_path / "c")
-    assert rows == ["zero", '" never closed . one', "two", 'the 5 " screen', '" whole "', "na", "7"]
-    assert not list((tmp_path / "c").iterdir())
-
-
-def test_a_comma_separated_file_keeps_every_text_as_it_is_written(tokenizer, tmp_path):
-    long = "ab " * 60_000
-    file = written(tmp_path / "in.csv", f'text,id\n"a ""q""\nb, c",0\nnull,1\n2020.01,2\n\n{long},3\n')
-    rows = create(tokenizer, tmp_path / "o", "--train_file", file, "--max_seq_length", 200_000)
-    assert rows == ['a " q " b , c', "null", "2020 . 01", long.strip()]
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("a.csv", 'text\none\n"two\nthree\n', r"a\.csv:3: must be a row .* got unexpected end of data"),
-        ("a.csv", 'text,id\n"one" said,1\n', r"a\.csv:2: must be a row .* expected after '\"'"),
-        ("a.csv", "text,id\none,1\nhello, two,2\n", r"a\.csv:3: must have 2 fields, as many as the header, got 3"),
-        ("a.csv", "text,id\none\n", r"a\.csv:2: must have 2 fields"),
-        ("a.csv", "id\ttext\n1\tone\n", "is it tab-separated"),
-        ("a.tsv", "id,text\n1,one\n", "is it comma-separated"),
-        ("a.tsv", "id\ttext\n1\tone\tmore\n", r"a\.tsv:2: must have 2 fields"),
-        ("a.tsv", "id\ttext\n1\tone\n2\n", r"a\.tsv:3: must have 2 fields"),
-        ("a.tsv", b"text\none\n\xff\n", r"a\.tsv:3: must be UTF-8"),
-        ("a.csv", "text,text\none,1\n", "must have the column 'text' once, got it twice"),
-        ("a.json", '[{"text": "a"}, {"text": 3}]', "the value of 'text' in item 2 must be a string, got int"),
-        ("a.json", '[{"text": "a"}, "b"]', "item 2 must be an object, got str"),
-        ("a.json", '{\n"data": [{"text": "a"}]}', "the value of 'data' in item 1 must be a string, got list"),
-        ("a.json", "[]", "must be an array of objects"),
-        ("a.json", "[" * 100_000, "must be an array of objects, got maximum recursion depth"),
-        ("a.jsonl", '{"text": "a", "text": "b"}\n', r"a\.jsonl:1: must have the key 'text' once"),
-        ("a.csv", "id,body\n1,one\n2,two\n", "--text_column must name a column of text, got the numbers of 'id'"),
-        (
-            "a.jsonl",
-            '{"id": "1", "body": "one"}\n',
-            "--text_column must name a column of text, got the numbers of 'id'",
-        ),
-    ],
-)
-def test_a_table_that_cannot_be_meant_is_refused_where_it_goes_wrong(tokenizer, tmp_path, name, content, message):
-    with pytest.raises(ValueError, match=message):
-        create(tokenizer, tmp_path / "o", "--train_file", written(tmp_path / name, content), "--cache_dir", tmp_path)
-    assert not (tmp_path / "o").exists() or not list((tmp_path / "o").glob("*.arrow"))
-
-
-def test_the_column_that_is_read_is_named(tokenizer, tmp_path, capsys):
-    file = written(tmp_path / "in.csv", ",body,title\n0,one,x\n1,,y\n")
-    assert create(tokenizer, tmp_path / "o", "--train_file", file) == ["one"]
-    said = capsys.readouterr().err
-    assert "reading 'body' of , body, title, a guess (--text_column)" in said
-    assert "left out: 1 of the 2 rows of in.csv (no 'body')" in said
-
-
-# Folders
-
-
-@pytest.mark.parametrize(
-    "names, read, left_out",
-    [
-        (["books_train.txt", "wiki.txt"], ["books_train.txt"], ["wiki.txt"]),
-        (["a.txt", "my_test_of_time.txt", "dev/b.txt", "sub/c.TXT"], ["a.txt", "sub/c.TXT"], ["b.txt", "_of_time"]),
-        (["a.txt", "README.md", "b.txt.gz", ".hidden"], ["a.txt"], ["README.md", "b.txt.gz"]),
-    ],
-)
-def test_what_is_not_read_of_a_folder_is_named(tokenizer, tmp_path, capsys, names, read, left_out):
-    for name in names:
-        written(tmp_path / "in" / name, f"{name.lower()}\n")
-    (tmp_path / "more").mkdir()
-    (tmp_path / "in/linked").symlink_to(tmp_path / "more")
-    (tmp_path / "in/loop.txt").symlink_to("loop.txt")
-    rows = create(tokenizer, tmp_path / "o", "--dataset_name", tmp_path / "in")
-    assert len(rows) == len(read)
-    said = [line for line in capsys.readouterr().err.split("\n") if line.startswith("left out")]
-    assert all(any(name in line for line in said) for name in [*left_out, "linked", "loop.txt"]), said
-    assert not any(name in line for line in said for name in read)
-
-
-def test_other_splits_of_a_saved_data_set_are_named(tokenizer, tmp_path, capsys):
-    split = datasets.Dataset.from_dict({"text": ["one"]})
-    datasets.DatasetDict({"train": split, "more": split}).save_to_disk(tmp_path / "in")
-    assert create(tokenizer, tmp_path / "o", "--dataset_name", tmp_path / "in") == ["one"]
-    assert f"left out: {tmp_path / 'in/more'} (another split than train)" in capsys.readouterr().err
-    datasets.DatasetDict({"a": split, "b": split}).save_to_disk(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"must be a data set with a split train, got .* with a, b; name the folder"):
-        create(tokenizer, tmp_path / "o2", "--dataset_name", tmp_path / "other")
-
-
-def test_one_file_is_not_read_twice_in_silence(tokenizer, tmp_path, capsys):
-    file = written(tmp_path / "in/a.txt", "one\n")
-    (tmp_path / "in/b.txt").symlink_to(file)
-    assert create(tokenizer, tmp_path / "o", "--dataset_name", tmp_path / "in") == ["one", "one"]
-    assert f"read twice: {tmp_path / 'in/b.txt'}, which is the same file as {file}" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="--train_file must name each file once"):
-        create(tokenizer, tmp_path / "o2", "--train_file", file, tmp_path / "in/b.txt")
-
-
-FOREIGN = {
-    "packed by gzip": gzip.compress(b"one"),
-    "a zip archive": b"PK\3\4....",
-    "a PDF": b"%PDF-1.7\n",
-    "a Parquet file": b"PAR1\x15\4",
-    "UTF-16": "one".encode("utf-16"),
-    "bytes are zero": "one two".encode("utf-16-le"),
-}
-
-
-@pytest.mark.parametrize("kind", FOREIGN)
-@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.jsonl"])
-def test_files_of_another_kind_are_told_what_they_are(tokenizer, tmp_path, kind, name):
-    with pytest.raises(ValueError, match=f"--train_file must name files of UTF-8 text, got .*{kind}"):
-        create(tokenizer, tmp_path / "o", "--train_file", written(tmp_path / name, FOREIGN[kind]))
-    assert not (tmp_path / "o").exists()
-
-
-def test_json_lines_are_no_text(tokenizer, tmp_path):
-    file = written(tmp_path / "in.txt", json.dumps({"id": 1, "text": "one"}) + "\n")
-    with pytest.raises(ValueError, match=r"JSON lines with the keys id, text; rename it to end in \.jsonl"):
-        create(tokenizer, tmp_path / "o", "--train_file", file)
-
-
-def test_files_of_two_folders_make_one_corpus(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    written(tmp_path / "a.txt", "one\n")
-    other = written(tmp_path / "sub/b.txt", "two")
-    assert create(tokenizer, tmp_path / "o", "--train_file", "a.txt", other) == ["one", "two"]
-
-
-# A vocabulary
-
-
-@pytest.mark.parametrize("more", ["".join(random.Random(0).choices("abcdefgh0123456789", k=8000)), "x" * 101])
-def test_words_that_bert_makes_unknown_teach_nothing_and_cost_nothing(tmp_path, capsys, more):
-    short = [f"document number {number} 今天天气很好" for number in range(300)]
-    vocabularies, seconds = [], []
-    for name, texts in (("without", short), ("with", [*short, more])):
-        file = written(tmp_path / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
-        begin = time.process_time()
-        train_tokenizer.main(["--input_path", str(file), "--output_dir", str(tmp_path / name), "--vocab_size", "3000"])
-        seconds.append(time.process_time() - begin)
-        vocabularies.append((tmp_path / name / "vocab.txt").read_text())
-    assert vocabularies[0] == vocabularies[1]
-    assert seconds[1] < seconds[0] + 0.5
-    assert "left out: 1 words of more than 100 characters" in capsys.readouterr().out
-
-
-def test_long_words_of_a_vocabulary_are_merged_in_time_that_grows_with_the_merges(tmp_path):
-    draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=100)) for _ in range(300)]
-    file = written(tmp_path / "in.jsonl", json.dumps({"text": " ".join(words)}))
-    begin = time.process_time()
-    train_tokenizer.main(["--input_path", str(file), "--output_dir", str(tmp_path / "o"), "--vocab_size", "1500"])
-    assert time.process_time() - begin < 2  # 8 seconds when each merge counted whole words again
 
 
 # Raw text
@@ -387,8 +195,8 @@ def test_a_corpus_of_unknown_tokens_is_told_and_not_trained_on(tmp_path, capsys,
     assert not (tmp_path / "o").exists()
 
 
-def test_text_of_another_script_is_told_by_create_data(tokenizer, tmp_path, capsys):
-    create(tokenizer, tmp_path / "o", "--train_file", written(tmp_path / "in.txt", "hello мир\n\u200b\n"))
+def test_text_of_another_script_is_told_by_create_data(letters, tmp_path, capsys):
+    create(letters, tmp_path / "o", "--train_file", written(tmp_path / "in.txt", "hello мир\n\u200b\n"))
     said = capsys.readouterr()
     assert "1 documents without a token, 1 unknown tokens (16.67%)" in said.out
     assert "warning: 16.7% of the tokens" in said.err
@@ -455,7 +263,7 @@ def test_a_tokenizer_without_mask_or_padding_is_told_before_training(tmp_path, c
     assert not (tmp_path / "o").exists()
 
 
-def test_a_tokenizer_that_cannot_work_is_told_before_the_corpus(tmp_path, tokenizer, capsys):
+def test_a_tokenizer_that_cannot_work_is_told_before_the_corpus(tmp_path, letters, capsys):
     backend, names = framed(["[UNK]"])
     unknown = generic(tmp_path / "unknown", backend, **names)
     settings = json.loads(framed()[0].to_str())
@@ -464,7 +272,7 @@ def test_a_tokenizer_that_cannot_work_is_told_before_the_corpus(tmp_path, tokeni
     same = generic(tmp_path / "same", framed()[0], **framed()[1])
     settings["model"]["vocab"] |= {"b": 5}
     written(same / "tokenizer.json", json.dumps(settings | {"added_tokens": []}))
-    marked = written(tmp_path / "marked/vocab.txt", "\ufeff" + (tokenizer / "vocab.txt").read_text()).parent
+    marked = written(tmp_path / "marked/vocab.txt", "\ufeff" + (letters / "vocab.txt").read_text()).parent
     for folder, message in (
         (unknown, r"must have a token for what it does not know, got: .*Missing \[UNK\] token"),
         (same, "must give each token an id of its own, got 5 for"),

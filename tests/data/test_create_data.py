@@ -2,7 +2,6 @@
 
 import csv
 import json
-import random
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -19,23 +18,15 @@ from transformers import AutoTokenizer
 
 from common.errors import ArgumentError
 from data import create_data
-from data.corpus import concat_shards, preparation, sources
+from data.corpus import sources
 from data.corpus.store import Corpus, CorpusError
 from data.files import DataError
 from data.tokens.tokenizer_files import load_backend
+from tests.data.english_corpora import TEXTS, prepare, write_jsonl
+from tests.data.preparing import contents
 from training.pretrained import load_tokenizer
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-WORDS = ["The", "quick", "brown", "fox", "doesn't", "jump", "over", "3.14", "lazy", "dogs,", "or", "(does", "it)"]
-WORDS += ["café", "naïve", "дом", "日本語", "東京タワー", "!", "\u2028", "\t"]
-
-
-def documents(count, seed=0):
-    rng = random.Random(seed)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 60))) + "." for _ in range(count)]
-
-
-TEXTS = documents(120)
 
 
 @pytest.fixture(scope="module")
@@ -82,24 +73,6 @@ KINDS = ["wordpiece", "bpe", "unframed bpe", "unigram", "sentencepiece", "spm fi
 EVERY = pytest.mark.parametrize("kind", KINDS)
 
 
-def write_jsonl(path, texts, **more):
-    lines = [json.dumps({"id": number, "text": text, **more}, ensure_ascii=False) for number, text in enumerate(texts)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def small_units(monkeypatch):
-    monkeypatch.setattr(sources, "UNIT_BYTES", 1500)
-    monkeypatch.setattr(preparation, "_BATCH", 700)
-
-
-def prepare(tokenizer, output, *flags):
-    flags = ["--tokenizer_name", tokenizer, "--output_dir", output, "--preprocessing_num_workers", 1, *flags]
-    create_data.main([str(flag) for flag in flags])
-    return Corpus(output)
-
-
 def backend_of(folder):
     return load_backend(str(folder), lambda name: load_tokenizer(name, "--tokenizer_name").backend_tokenizer)
 
@@ -115,15 +88,11 @@ def group_texts(folder, texts, length):
     return [flat[first : first + length] for first in range(0, len(flat), length)]
 
 
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
 # Rows
 
 
 @EVERY
-def test_rows_are_those_of_group_texts_with_the_remainder(tokenizers, tmp_path, small_units, kind):
+def test_rows_are_those_of_group_texts_with_the_remainder(tokenizers, tmp_path, small_tables, kind):
     source = write_jsonl(tmp_path / "in.jsonl", TEXTS)
     corpus = prepare(tokenizers[kind], tmp_path / "out", "--train_file", source, "--max_seq_length", 32)
     assert len(corpus.manifest["shards"]) > 3 and corpus.is_grouped
@@ -198,42 +167,12 @@ def test_words_of_chinese_come_from_rjieba_when_asked(tokenizers, tmp_path):
 # Shards and resumption
 
 
-def test_any_number_of_workers_writes_the_same_bytes(tokenizers, tmp_path, small_units):
+def test_any_number_of_workers_writes_the_same_bytes(tokenizers, tmp_path, small_tables):
     source = write_jsonl(tmp_path / "in.jsonl", TEXTS)
     for workers in (1, 3):
         flags = ("--train_file", source, "--preprocessing_num_workers", workers, "--validation_split", "0.2")
         prepare(tokenizers["bpe"], tmp_path / str(workers), *flags)
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
-
-
-@pytest.mark.parametrize("stop", [0, 1, 4])
-def test_a_run_stopped_while_rows_are_cut_goes_on(tokenizers, tmp_path, small_units, monkeypatch, stop):
-    flags = ("--train_file", write_jsonl(tmp_path / "in.jsonl", TEXTS), "--max_seq_length", 300)  # longer than a unit
-    prepare(tokenizers["wordpiece"], tmp_path / "whole", *flags)
-    real, calls = concat_shards.write_shard, []
-
-    def failing(path, *args):
-        calls.append(1)
-        if len(calls) > stop:
-            raise KeyboardInterrupt
-        real(path, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(concat_shards, "write_shard", failing)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(tokenizers["wordpiece"], tmp_path / "out", *flags)
-    with pytest.raises(CorpusError, match="must be a finished corpus"):
-        Corpus(tmp_path / "out")
-    prepare(tokenizers["wordpiece"], tmp_path / "out", *flags)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_a_shard_lost_after_rows_were_cut_is_told(tokenizers, tmp_path, small_units):
-    flags = ("--train_file", write_jsonl(tmp_path / "in.jsonl", TEXTS), "--max_seq_length", 300)
-    prepare(tokenizers["wordpiece"], tmp_path / "out", *flags)
-    (tmp_path / "out/data-00002.arrow").unlink()
-    with pytest.raises(CorpusError, match=r"--output_dir .* must hold all shards"):
-        prepare(tokenizers["wordpiece"], tmp_path / "out", *flags)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +237,7 @@ def write_inputs(folder):
     return [*flags, ["--dataset_name", folder, "--dataset_config_name", "files"]]
 
 
-def test_every_kind_of_input_gives_the_same_rows(tokenizers, tmp_path, small_units):
+def test_every_kind_of_input_gives_the_same_rows(tokenizers, tmp_path, small_tables):
     corpora = []
     for number, flags in enumerate(write_inputs(tmp_path / "inputs")):
         more = ("--cache_dir", tmp_path / "cache", "--max_seq_length", 32)
@@ -415,7 +354,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path, monkeypatch):
         prepare(tmp_path / "slow", tmp_path / "out", "--train_file", source)
 
 
-def test_units_of_a_table_hold_every_row_once(small_units):
+def test_units_of_a_table_hold_every_row_once(small_tables):
     column = pa.chunked_array([pa.array(TEXTS[:50]), pa.array(TEXTS[50:90]).slice(7), pa.array([], pa.string())])
     source = sources.TableSource(column, "table")
     inputs, units = source.scan()

@@ -5,20 +5,15 @@ import os
 import random
 import subprocess
 import sys
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from data import train_tokenizer
 from data.files import DataError
-from data.tokens.wordpiece_vocabulary import choose_alphabet, count_characters, count_words, learn_pieces
-from data.train_tokenizer import SPECIALS, build_backend
+from data.train_tokenizer import SPECIALS
 
 ROOT = Path(__file__).parents[2]
 TEXT = "研究生命的起源，low lower lowest newest Newest １９９８年café ok２\U00020000。"
@@ -97,60 +92,6 @@ def test_the_same_input_gives_the_same_folder(tmp_path):
         folders.append({path.name: path.read_bytes() for path in (tmp_path / seed).iterdir()})
     assert folders[0] == folders[1]
     assert set(folders[0]) == {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
-
-
-characters = st.sampled_from(
-    [*"天地玄aAé１Ⅷ，.#[] \n\t\u3000\u0301\u0338=<ガか゛\u200d\x00", "\U00020000", "\ufa0e", "㎏", "한"]
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(characters, max_size=12).map("".join), max_size=4), st.booleans(), st.booleans())
-def test_words_are_those_of_the_library(texts, lowercase, nfkc):
-    backend = build_backend(list(SPECIALS.values()), lowercase, nfkc)
-    expected = Counter()
-    for text in texts:
-        pieces = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
-        expected.update(piece for piece, _ in pieces)
-    assert count_words(texts, backend) == (expected, 0)
-
-
-def merges_by_definition(words, size, least):
-    split = {word: [word[0], *(f"##{c}" for c in word[1:])] for word in words}
-    pieces = []
-    while len(pieces) < size:
-        counts = Counter()
-        for word, parts in split.items():
-            for pair in pairwise(parts):
-                counts[pair] += words[word]
-        if not counts or max(counts.values()) < least:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        piece = best[0] + best[1][2:]
-        if piece not in pieces:
-            pieces.append(piece)
-        for parts in split.values():
-            at = 0
-            while at < len(parts) - 1:
-                if (parts[at], parts[at + 1]) == best:
-                    parts[at : at + 2] = [piece]
-                at += 1
-    return pieces
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.dictionaries(st.text("abc", min_size=1, max_size=7), st.integers(1, 5), min_size=1, max_size=12),
-    st.integers(1, 20),
-    st.integers(1, 3),
-)
-def test_merges_are_the_most_frequent_pairs(words, size, least):
-    letters, inner = count_characters(words)
-    alphabet = choose_alphabet(letters, inner, 100, 1, None)
-    pieces = learn_pieces(words, alphabet, inner, len(alphabet) + len(inner) + size, least)
-    assert pieces[: len(alphabet)] == alphabet
-    assert set(pieces[len(alphabet) :][: len(inner)]) == {f"##{c}" for c in inner}
-    assert pieces[len(alphabet) + len(inner) :] == merges_by_definition(words, size, least)
 
 
 def test_folder_is_replaced_only_if_it_is_a_tokenizer(corpus, tmp_path):

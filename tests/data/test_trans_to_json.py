@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -13,99 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data import trans_to_json
 from data.files import DataError
 from data.outputs import temporary_folder
 from data.text import raw_documents
+from tests.data.json_corpora import make_corpus, read, run
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(*flags, **options):
-    options = [f"--{name}={value}" for name, value in options.items()]
-    trans_to_json.main([*map(str, flags), *options, "--log_interval=60"])
-
-
-def read(path, key="text"):
-    return [json.loads(line)[key] for line in path.read_bytes().removesuffix(b"\n").split(b"\n")]
-
-
-def make_corpus(folder, count=300):
-    """Write documents of one to four lines to three files; return them in order, with repeats among them."""
-    draw = random.Random(0)
-    folder.mkdir()
-    texts = []
-    for name in ("b.txt", "a/x", "a/y.md"):
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        documents = [
-            f"第{draw.randrange(count // 2)}篇文章的第一行字\n" + "又一行。\n" * draw.randrange(4)
-            for _ in range(count)
-        ]
-        path.write_text("\n".join(documents), encoding="utf-8", newline="\n")
-        texts.append(documents)
-    return texts[1] + texts[2] + texts[0]  # sorted: a/x, a/y.md, b.txt
-
-
-@pytest.fixture
-def small_pieces(monkeypatch):
-    """Make units of work and buckets so small that every boundary case occurs."""
-    monkeypatch.setattr(raw_documents, "UNIT_BYTES", 1000)
-    monkeypatch.setattr(trans_to_json, "BUCKET_BYTES", 3000)
-
-
-def closing_line(capsys):
-    return [int(n.replace(",", "")) for n in re.findall(r"\b\d[\d,]*(?= )", capsys.readouterr().out.split("\n")[-2])]
-
-
-def original(raw, spliter=""):
-    """Spec of the program this one replaces: lines until one that strips to `spliter`, joined with their newlines."""
-    documents, lines = [], []
-    for line in re.findall(r"[^\n]*\n|[^\n]+", raw.decode().replace("\r\n", "\n")):
-        if line.strip() == spliter:
-            documents, lines = [*documents, "".join(lines)], []
-        else:
-            lines.append(line)
-    return [document for document in [*documents, "".join(lines)] if len(document) > 3]
-
-
-lines = st.lists(
-    st.sampled_from(
-        ["天地玄黄\n", "\n", "\n\n", " \u3000\n", "\x1c\n", "\r\n", "a", "。\u2028\n", "---\n", " ---\u3000\n", "é"]
-    ),
-    max_size=20,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(lines.map("".join), st.sampled_from(["", "---"]), st.sampled_from([1, 2, 3, 7, 1000]))
-def test_documents_are_those_of_the_original_however_a_file_is_cut(tmp_path_factory, text, spliter, unit):
-    path = tmp_path_factory.mktemp("c") / "x"
-    path.write_bytes(text.encode())
-    layout = raw_documents.Layout(spliter)
-    documents = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(raw_documents, "UNIT_BYTES", unit)
-        for piece in raw_documents.split_units([path]):
-            documents += [layout.text(raw, path, offset) for offset, raw in layout.raw_documents(piece)]
-    assert [document for document in documents if len(document) > 3] == original(text.encode(), spliter)
-
-
-@settings(max_examples=100, deadline=None)
-@given(lines.map("".join), st.sampled_from([1, 2, 3, 7, 1000]))
-def test_every_line_is_a_document_however_a_file_is_cut(tmp_path_factory, text, unit):
-    path = tmp_path_factory.mktemp("c") / "x"
-    path.write_bytes(text.encode())
-    layout = raw_documents.Layout("line")
-    documents = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(raw_documents, "UNIT_BYTES", unit)
-        for piece in raw_documents.split_units([path]):
-            documents += [layout.text(raw, path, offset) for offset, raw in layout.raw_documents(piece)]
-    assert documents == [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def test_documents_keep_their_newlines_and_must_exceed_the_least_length(tmp_path):
@@ -225,25 +139,6 @@ def test_encodings(tmp_path):
             run(input_path=tmp_path / "x", output_path=tmp_path / "o", encoding=encoding)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_unreadable_input_is_named_or_counted(tmp_path, small_pieces, capsys, workers):
-    good = "可以读的一篇文章，够长。\n\n" * 100
-    bad = good.encode() + "前一行\n坏".encode() + b"\xff\xe4\n\n" + good.encode()
-    (tmp_path / "x").write_bytes(bad)
-    options = {"input_path": tmp_path / "x", "output_path": tmp_path / "o", "workers": workers}
-    with pytest.raises(DataError, match=r"x:202: must be utf-8"):
-        run(**options)
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    run(**options, on_error="skip")
-    assert closing_line(capsys) == [200, 200 * 13, 0, 0, 0, 1]
-    (tmp_path / "x").write_text('{"text": "一二三四五六七八九十一"}\n' * 80 + '{"content": 1}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"x:81: .*'text'"):
-        run(**options, json_field="text")
-    assert len(read(tmp_path / "o.jsonl")) == 200  # the output of the earlier run stands
-    run(**options, json_field="text", on_error="skip")
-    assert closing_line(capsys) == [80, 80 * 11, 0, 0, 0, 1]
-
-
 def test_half_a_character_of_another_encoding_is_named(tmp_path):
     (tmp_path / "x").write_bytes(b"a text of some length\n\nhalf a character +2AA- of UTF-7\n")
     with pytest.raises(DataError, match=r"x:3: must be utf-7.*surrogates not allowed"):
@@ -263,16 +158,6 @@ def test_evaluation_texts_are_dropped_and_counted(tmp_path, capsys):
     assert "1 documents, 15 characters" in out
     assert "1 duplicates, 1 excluded, 1 too short, 0 skipped" in out
     assert read(tmp_path / "o.jsonl") == ["这家酒店的早餐很不错，下次再来"]
-
-
-def test_exclusion_does_not_depend_on_workers(tmp_path, small_pieces, capsys):
-    texts = make_corpus(tmp_path / "in")
-    (tmp_path / "dev.tsv").write_text(texts[7].replace("\n", ""), encoding="utf-8")
-    for workers in (1, 2):
-        options = {"input_path": tmp_path / "in", "output_path": tmp_path / "o", "workers": workers}
-        run("--no-shuffle", **options, exclude=f"{tmp_path / 'dev.tsv'},{tmp_path / 'dev.tsv'}")
-        assert read(tmp_path / "o.jsonl") == [text for text in texts if text != texts[7]]
-        assert closing_line(capsys)[3] == texts.count(texts[7])
 
 
 @pytest.mark.parametrize(

@@ -6,31 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.batches.causal_documents import CorpusDocuments, Documents, encode_documents, split
 from data.batches.causal_streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
 from data.batches.masking import IGNORED
 from data.batches.sampling import CorpusRows
-from data.corpus.store import Corpus, CorpusError
-from training.pretrained import load_tokenizer
+from tests.data.batches.documents import END, documents_of, random_documents
 
 ORIGINAL = json.loads((Path(__file__).parents[2] / "fixtures" / "xl_dataset.json").read_text(encoding="utf-8"))
-END = 99
-
-
-def documents_of(pairs, end=END):
-    lengths = [len(prompt) + len(text) for prompt, text in pairs]
-    ids = np.array([token for prompt, text in pairs for token in (*prompt, *text)], np.int32)
-    return Documents(ids, np.array(lengths), np.array([len(prompt) for prompt, _ in pairs]), end)
-
-
-def random_documents(count, seed=0, longest=30):
-    rng = np.random.default_rng(seed)
-    return documents_of(
-        [
-            (rng.integers(0, 90, rng.integers(0, 5)), rng.integers(0, 90, rng.integers(1, longest)))
-            for _ in range(count)
-        ]
-    )
 
 
 def in_order(pairs, seed, end):
@@ -147,40 +128,3 @@ def test_segments_of_documents_come_in_order_and_side_by_side(processes):
                 at[column] = row
                 seen.append(row)
     assert sorted(seen) == list(range(len(windows)))
-
-
-def test_prompt_and_text_are_tokenised_apart_and_a_text_without_tokens_is_named():
-    def encode(texts):
-        return [[ord(letter) - 97 for letter in text if letter != " "] for text in texts]
-
-    documents = encode_documents([("f:1", "ab", "cd"), ("f:2", "", "e")], encode, [50], END)
-    assert documents.tokens(0, 0, 9).tolist()[:5] == [50, 0, 1, 2, 3]
-    assert documents.prompts.tolist() == [3, 1] and documents.lengths.tolist() == [5, 2]
-    with pytest.raises(CorpusError, match=r"^f:3: the text must have at least one token"):
-        encode_documents([("f:3", "ab", "  ")], encode, [], END)
-
-
-def test_a_corpus_gives_its_documents_back(tmp_path, bert_folder, write_corpus):
-    folder = bert_folder()
-    corpus = Corpus(write_corpus(tmp_path / "corpus", folder))
-    backend = load_tokenizer(str(folder), "--tokenizer_name").backend_tokenizer
-    for begin in ([], [7]):
-        documents = CorpusDocuments(corpus, begin, END, backend)
-        for number in range(len(documents.lengths)):
-            rows = corpus.rows(np.flatnonzero(corpus.documents == number))
-            whole = np.concatenate([begin, *(row["input_ids"][1:-1] for row in rows)])
-            size = int(documents.lengths[number])
-            assert np.array_equal(documents.tokens(number, 0, size), whole)
-            for start, stop in ((0, 1), (1, 5), (size - 1, size), (5, size)):
-                assert np.array_equal(documents.tokens(number, start, stop), whole[start:stop])
-
-
-def test_held_out_documents_are_apart_and_always_the_same():
-    documents = random_documents(20)
-    train, held = split(documents, 0.25)
-    assert (len(train.lengths), len(held.lengths)) == (15, 5)
-    again = split(documents, 0.25)[1]
-    assert [held.tokens(i, 0, 99).tolist() for i in range(5)] == [again.tokens(i, 0, 99).tolist() for i in range(5)]
-    for share in (0, 1, 1.5):
-        with pytest.raises(CorpusError, match="--validation_split"):
-            split(documents, share)

@@ -1,7 +1,6 @@
 """Overlap finds exactly the documents that equal a text or share a run of 30 letters and digits with one."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,12 +113,10 @@ def test_invalid_utf8_is_named(tmp_path):
         Overlap.build([tmp_path / "x.tsv"])
 
 
-REAL = Path(__file__).parents[3] / "../shared/data/chnsenticorp"
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="needs the real files")
-def test_texts_of_a_real_evaluation_set_are_found(tmp_path):
-    index = Overlap.build([REAL / "dev.tsv"])
-    lines = (REAL / "dev.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+@pytest.mark.needs_shared
+def test_texts_of_a_real_evaluation_set_are_found(shared):
+    file = shared / "data/chnsenticorp/dev.tsv"
+    index = Overlap.build([file])
+    lines = file.read_text(encoding="utf-8").split("\n")[1:-1]
     texts = [line.split("\t")[1].replace("，", " ") for line in lines]
     assert np.unique(index.find(texts)[0]).tolist() == list(range(1200))

@@ -1,8 +1,4 @@
-"""Ids are the library's own on any text, tokenizers load without transformers, and the hash tells them apart."""
-
-import json
-import subprocess
-import sys
+"""Ids are the library's own on any text, however it is cut."""
 
 import numpy as np
 import pytest
@@ -13,13 +9,10 @@ from transformers import AutoTokenizer
 
 from data.corpus.blocks import mark_words
 from data.tokens.fast_tokenizer import FastTokenizer
-from data.tokens.tokenizer_files import load_backend, special_frame, tokenizer_hash
+from data.tokens.tokenizer_files import load_backend
 from data.tokens.word_segmenters import make_segmenter
+from tests.data.tokens.bert_variants import HARD, VARIANTS, library, no_fallback, with_nfkc
 
-HARD = ["café", "cafe\u0301", "研\u0301究", "ｆｕｌｌＷＩＤＴＨ１２", "a\x00b\x7fc", "\ufeff你\u200b好", "\u2028\x85"]
-HARD += ["👍🏽👨\u200d👩", "𠀀㐀豈", "한국어", "ℌ½ﬁ", "İıŉß", "...!?", "[MASK]", "[CLS]x[SEP]", "[mask]", "[UNK][PAD]"]
-HARD += ["a[MASK]b", "≠≮", "がギ", "नमस्ते", "\r\n\t", "\u0344\u0301", "x" * 101, "²³①", "\ue000", "\U0010ffff"]
-HARD += ["`\u1fef\u037e\u0387", "\u3000", "T恤", "3.14%", "\ufffd\ufffd", "\u1d16e"]
 texts = st.lists(
     st.one_of(
         st.sampled_from(HARD),
@@ -35,23 +28,6 @@ def encode(backend, documents):
     return FastTokenizer(backend).encode(documents, text, np.frombuffer(text.encode("utf-32-le"), np.uint32))
 
 
-def library(backend, document):
-    return backend.encode(document, add_special_tokens=False)
-
-
-def no_fallback(name):
-    raise AssertionError(f"{name} must be read without transformers")
-
-
-VARIANTS = {
-    "uncased": {},
-    "cased": {"do_lower_case": False},
-    "cased, accents stripped": {"do_lower_case": False, "strip_accents": True},
-    "uncased, accents kept": {"strip_accents": False},
-    "Chinese characters not set apart": {"tokenize_chinese_chars": False},
-}
-
-
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
 def backend(request, bert_folder):
     return load_backend(str(bert_folder(**request.param)), no_fallback)
@@ -60,11 +36,6 @@ def backend(request, bert_folder):
 @pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
 def nfkc_backend(request, bert_folder):
     return with_nfkc(load_backend(str(bert_folder(do_lower_case=request.param)), no_fallback))
-
-
-def with_nfkc(backend):
-    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), backend.normalizer])
-    return backend
 
 
 @settings(max_examples=100, deadline=None)
@@ -146,85 +117,6 @@ def test_added_tokens_with_rules_of_their_own_are_left_to_the_library(bert_folde
     document = "这位研究生 bigword 他"
     assert encode(backend, [document]).ids.tolist() == library(backend, document).ids
     assert len(tokenizer) - 1 in encode(backend, [document]).ids
-
-
-@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-@pytest.mark.parametrize("saved", [False, True])
-def test_a_folder_loads_as_transformers_loads_it(bert_folder, tmp_path, config, saved):
-    folder = bert_folder(tokenizer_class="BertTokenizer", **config)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if saved:  # tokenizer.json instead of vocab.txt
-        tokenizer.save_pretrained(tmp_path)
-        folder = tmp_path
-    backend = load_backend(str(folder), no_fallback)
-    assert tokenizer_hash(backend) == tokenizer_hash(tokenizer.backend_tokenizer)
-    assert special_frame(backend) == tokenizer("")["input_ids"]
-    for text in HARD:
-        assert library(backend, text).ids == tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def test_a_generic_tokenizer_json_is_read_as_transformers_reads_it(bert_folder, tmp_path):
-    with_nfkc(load_backend(str(bert_folder()), no_fallback)).save(str(tmp_path / "tokenizer.json"))
-    specials = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]", **specials}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    expected = tokenizer_hash(AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer)
-    assert tokenizer_hash(load_backend(str(tmp_path), no_fallback)) == expected
-
-
-def test_entries_that_end_in_white_space_are_read_as_transformers_reads_them(bert_folder):
-    folder = bert_folder(tokenizer_class="BertTokenizer", do_lower_case=True)
-    with (folder / "vocab.txt").open("a", encoding="utf-8") as file:
-        file.write("##\u2028\r\n新\r\n")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer_hash(load_backend(str(folder), no_fallback)) == tokenizer_hash(tokenizer.backend_tokenizer)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"tokenizer_class": "SomeTokenizer"},
-        {"additional_special_tokens": ["<x>"]},
-        {"cls_token": "[BOS]"},
-        {"mask_token": {"content": "[MASK]", "lstrip": True}},
-    ],
-)
-def test_what_is_not_a_plain_bert_folder_is_left_to_transformers(bert_folder, change):
-    other = load_backend(str(bert_folder()), no_fallback)
-    assert load_backend(str(bert_folder(**change)), lambda name: other) is other
-
-
-def test_a_tokenizer_json_that_contradicts_its_config_is_left_to_transformers(bert_folder, tmp_path):
-    AutoTokenizer.from_pretrained(bert_folder(tokenizer_class="BertTokenizer")).save_pretrained(tmp_path)
-    path = tmp_path / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": False}))
-    other = load_backend(str(bert_folder()), no_fallback)
-    assert load_backend(str(tmp_path), lambda name: other) is other
-
-
-def test_the_hash_changes_with_vocabulary_case_and_specials_and_not_with_padding(bert_folder):
-    folder = bert_folder()
-    backend = load_backend(str(folder), no_fallback)
-    before = tokenizer_hash(backend)
-    backend.enable_padding(length=32)
-    backend.enable_truncation(max_length=16)
-    assert tokenizer_hash(backend) == before
-    cased = load_backend(str(bert_folder(do_lower_case=False)), no_fallback)
-    text = (folder / "vocab.txt").read_text(encoding="utf-8")
-    swapped = bert_folder()
-    (swapped / "vocab.txt").write_text(text.replace("研\n", "砚\n"), encoding="utf-8")
-    other = load_backend(str(swapped), no_fallback)
-    backend.add_special_tokens(["[EXTRA]"])
-    assert len({before, tokenizer_hash(cased), tokenizer_hash(other), tokenizer_hash(backend)}) == 4
-
-
-def test_loading_imports_neither_torch_nor_transformers(bert_folder):
-    code = (
-        "import sys; from data.tokens.tokenizer_files import load_backend, tokenizer_hash; "
-        f"tokenizer_hash(load_backend({str(bert_folder())!r}, None)); "
-        "assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture(scope="module")
