@@ -38,6 +38,7 @@ from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.arguments import ModelArguments, ModelParallelArguments, parse_arguments, settle_steps
 from training.files import write_whole
+from training.loop.metric_sums import SumEvaluator
 from training.loop.trainer import Trainer
 from training.model_setup import check_vocabulary, make_model, own_memory
 from training.objectives.causal_lm import CausalLanguageModelling
@@ -118,11 +119,16 @@ def main(argv=None) -> dict[str, float]:
         rows = StreamRows(train, length, args.seed if args.data_seed is None else args.data_seed)
         settle_steps(args, rows.lengths)
         batches = make_train_batches(args, rows, mem_len)
-    windows = Windows(held_out, length, data_args.stride or length) if held_out else None
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     objective = CausalLanguageModelling(model, length, batches, mem_len, data_args.document_mask)
     overrides = None if model_args.model_name_or_path else model_args.config_overrides or ""
     objective.check(model, packed=args.do_train, overrides=overrides)
+    evaluator = None
+    if held_out:
+        windows = Windows(held_out, length, data_args.stride or length)
+        whole_segments = CausalCollator(pad, length if mem_len else None)
+        eval_batches = make_eval_batches(args, windows, mem_len)
+        evaluator = SumEvaluator(args, objective, CorpusRows(windows), eval_batches, whole_segments)
     trainer = Trainer(
         model=model,
         args=args,
@@ -131,9 +137,7 @@ def main(argv=None) -> dict[str, float]:
         train_dataset=CorpusRows(rows) if rows else None,
         train_batches=batches,
         data_collator=CausalCollator(pad, length),
-        eval_dataset=CorpusRows(windows) if windows else None,
-        eval_batches=make_eval_batches(args, windows, mem_len) if windows else None,
-        eval_collator=CausalCollator(pad, length if mem_len else None),
+        evaluator=evaluator,
     )
     if not args.do_train:
         return evaluate(trainer, objective, data_args.perplexity_file)

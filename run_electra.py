@@ -55,7 +55,9 @@ from training.electra_arguments import (
     fill_from_size,
     run_name,
 )
+from training.loop.extension import Extension
 from training.loop.layer_decay import factors_of_part
+from training.loop.metric_sums import SumEvaluator
 from training.loop.trainer import Trainer
 from training.model_setup import check_fits, finish_config, load_model, make_config, set_unigram_bias
 from training.objectives.electra import ReplacedTokenDetection
@@ -89,10 +91,6 @@ def main(argv=None) -> dict[str, float]:
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
 
-    def export(folder):
-        if args.should_save:
-            export_networks(model, tokenizer, Path(folder))
-
     collator = make_collator(
         tokenizer,
         entry_count(tokenizer),
@@ -104,6 +102,10 @@ def main(argv=None) -> dict[str, float]:
     )
     objective = ReplacedTokenDetection(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
+    evaluator = None
+    if held_out:
+        rows, fixed_masks = CorpusRows(held_out), collator.for_evaluation(HELD_OUT_SEED)
+        evaluator = SumEvaluator(args, objective, rows, make_eval_batches(args, held_out), fixed_masks)
     trainer = Trainer(
         model=model,
         args=args,
@@ -112,12 +114,8 @@ def main(argv=None) -> dict[str, float]:
         train_dataset=CorpusRows(train),
         train_batches=make_train_batches(args, train, plain, multiple) if args.do_train else None,
         data_collator=collator,
-        eval_dataset=CorpusRows(held_out) if held_out else None,
-        eval_batches=make_eval_batches(args, held_out) if held_out else None,
-        eval_collator=collator.for_evaluation(HELD_OUT_SEED),
-        kept_steps=args.kept_steps,
-        rate_factors=rate_factors(model, args),
-        export=export,
+        evaluator=evaluator,
+        extension=Networks(model, tokenizer, args),
     )
     if not args.do_train:
         metrics = trainer.evaluate()
@@ -127,7 +125,7 @@ def main(argv=None) -> dict[str, float]:
     if args.layer_decay is not None:
         sources |= {"layer_decay": [args.layer_decay, args.layer_decay_offset]}
     settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources)
-    return run_to_end(trainer, settings, save=export)
+    return run_to_end(trainer, settings, save=trainer.extension.export)
 
 
 def check_arguments(model_args, data_args, args) -> None:
@@ -222,10 +220,10 @@ def masking_options(data_args, tokenizer) -> dict:
     }
 
 
-def rate_factors(model, args) -> dict[str, float] | None:
-    """Of each parameter's learning rate, None without --layer_decay."""
+def rate_factors(model, args) -> dict[str, float]:
+    """Of each parameter's learning rate, {} without --layer_decay."""
     if args.layer_decay is None:
-        return None
+        return {}
     if model.discriminator is None:
         raise ArgumentError(
             "--layer_decay is for a discriminator, and --no_electra_objective trains none; leave it out"
@@ -233,12 +231,23 @@ def rate_factors(model, args) -> dict[str, float] | None:
     return factors_of_part(model, model.discriminator, args.layer_decay, args.layer_decay_offset)
 
 
-def export_networks(model, tokenizer, folder: Path) -> None:
-    """Write discriminator/ and generator/, each with the tokenizer."""
-    model.export(str(folder))
-    for name, _ in model.named_children():
-        tokenizer.save_pretrained(str(folder / name))
-        give_usual_rights((folder / name).glob("*.safetensors"))
+class Networks(Extension):
+    """Writes discriminator/ and generator/, each with the tokenizer, also into the checkpoints that are kept."""
+
+    def __init__(self, model: ElectraForJointPreTraining, tokenizer, args):
+        self.kept_steps, self.rate_factors = args.kept_steps, rate_factors(model, args)
+        self._model, self._tokenizer, self._args = model, tokenizer, args
+
+    def add_to_checkpoint(self, folder, step):
+        if step in self.kept_steps:
+            self.export(folder)
+
+    def export(self, folder: Path | str) -> None:
+        if self._args.should_save:
+            self._model.export(str(folder))
+            for name, _ in self._model.named_children():
+                self._tokenizer.save_pretrained(Path(folder, name))
+                give_usual_rights(Path(folder, name).glob("*.safetensors"))
 
 
 if __name__ == "__main__":

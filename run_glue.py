@@ -52,9 +52,9 @@ from models.stock import longest_row
 from models.task_heads import takes_token_types
 from training.arguments import RunArguments, parse_arguments, settle_steps
 from training.finetune import steps
-from training.finetune.adversary import FastGradient
 from training.finetune.arguments import JobArguments, SweepArguments, flag_names, grid_of_flags
-from training.finetune.job import BEST, TRAIN_LOG, Job, best_folder, log_to_console, move_jobs_aside, read_result
+from training.finetune.extension import FastGradient, FinetuneExtension
+from training.finetune.job import BEST, Job, best_folder, log_to_console, move_jobs_aside, read_result
 from training.finetune.replaced_flags import REPLACED
 from training.finetune.task_model import EvalRows, Evaluator, TaskModel, make_task_model, output_names
 from training.loop.layer_decay import layer_factors
@@ -233,7 +233,13 @@ def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features])
         weights = steps.class_weights(settings.class_weights, labels, len(task.labels))
     longest = max(int(split.lengths.max()) for split in features.values())
     decay, offset = settings.lwlrd, settings.lwlrd_offset or 1
-    trainer = Trainer(
+    extension = FinetuneExtension(
+        data.job.folder,
+        rate_factors=layer_factors(model.model, decay, offset) if decay else {},
+        patience=settings.patience,
+        adversary=FastGradient(settings.fgm_eps) if settings.fgm_eps else None,
+    )
+    return Trainer(
         model=model.model,
         args=args,
         processing_class=model.tokenizer,
@@ -241,15 +247,9 @@ def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features])
         train_dataset=rows and CorpusRows(rows),
         train_batches=batches,
         data_collator=collator(data, model),
-        eval_dataset=[],
         evaluator=make_evaluator(data, model, features, data.plan.scored),
-        log_file=TRAIN_LOG,
-        rate_factors=layer_factors(model.model, decay, offset) if decay else None,
-        adversary=FastGradient(settings.fgm_eps) if settings.fgm_eps else None,
-        keep_best=lambda: steps.keep_model(trainer, data.job.folder),
-        patience=settings.patience,
+        extension=extension,
     )
-    return trainer
 
 
 def collator(data: JobData, model: TaskModel) -> TaskCollator:

@@ -44,6 +44,7 @@ from training.arguments import (
     settle_steps,
 )
 from training.config_derivation import check_first_pass
+from training.loop.metric_sums import SumEvaluator
 from training.loop.trainer import Trainer
 from training.model_setup import make_model, set_unigram_bias
 from training.objectives.masked_lm import MaskedLanguageModelling
@@ -105,6 +106,10 @@ def main(argv=None) -> dict[str, float]:
     )
     objective = MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
+    evaluator = None
+    if held_out:
+        rows, fixed_masks = CorpusRows(held_out), collator.for_evaluation(HELD_OUT_SEED)
+        evaluator = SumEvaluator(args, objective, rows, make_eval_batches(args, held_out), fixed_masks)
     trainer = Trainer(
         model=model,
         args=args,
@@ -113,9 +118,7 @@ def main(argv=None) -> dict[str, float]:
         train_dataset=CorpusRows(train),
         train_batches=make_train_batches(args, train, plain, multiple) if args.do_train else None,
         data_collator=collator,
-        eval_dataset=CorpusRows(held_out) if held_out else None,
-        eval_batches=make_eval_batches(args, held_out) if held_out else None,
-        eval_collator=collator.for_evaluation(HELD_OUT_SEED),
+        evaluator=evaluator,
     )
     if not args.do_train:
         metrics = trainer.evaluate()

@@ -65,9 +65,9 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_in(call: int, method: str = "training_step"):
-    """The run inside dies in this call of a method of the Trainer, and it must get so far."""
-    real, calls = getattr(Trainer, method), []
+def killed_in(call: int, method: str = "training_step", owner: type = Trainer):
+    """The run inside dies in this call of a method of the owner, and it must get so far."""
+    real, calls = getattr(owner, method), []
 
     def fatal(self, *args, **kwargs):
         calls.append(1)
@@ -76,6 +76,6 @@ def killed_in(call: int, method: str = "training_step"):
         return real(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, method, fatal)
+        patch.setattr(owner, method, fatal)
         with pytest.raises(Killed):
             yield

@@ -22,6 +22,7 @@ from data.corpus.store import CorpusError
 from tests.processes import run_together
 from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, read_log, weights
 from training.arguments import ModelArguments
+from training.loop.extension import Extension
 from training.loop.trainer import Trainer
 from training.model_setup import make_config
 from training.pretrained import load_config, load_tokenizer
@@ -239,9 +240,12 @@ def undisturbed(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("method, call", [("_save_scaler", 2), ("_progress", 1), ("training_step", 8)])
-def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, undisturbed, method, call):
-    with killed_in(call, method):
+KILLED = [(Trainer, "_save_scaler", 2), (Extension, "add_to_checkpoint", 1), (Trainer, "training_step", 8)]
+
+
+@pytest.mark.parametrize("owner, method, call", KILLED)
+def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, undisturbed, owner, method, call):
+    with killed_in(call, method, owner):
         run_mlm_wwm.main(flags(**HELD_OUT))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "as before, though it raised"
     partial = list((tmp_path / "run").glob("incomplete-*"))

@@ -20,13 +20,14 @@ import pytest
 import torch
 
 import run_mlm_wwm
-import training.loop.trainer as trainer_module
 from common.errors import Stopped, UserError
 from common.script import INTERRUPTED, NOT_FINITE, one_line_errors
 from tests.processes import SERVER, run_together
 from tests.runs import Killed, assert_same_run, killed_in, read_log, weights
 from training.finetune import steps
+from training.loop import progress, saving
 from training.loop.finiteness import NotFinite, Watch
+from training.loop.metric_sums import SumEvaluator
 from training.loop.trainer import Trainer
 from training.objectives.masked_lm import MaskedLanguageModelling
 
@@ -441,9 +442,9 @@ def test_what_is_no_training_is_left_out_of_the_logged_speed(flags, tmp_path, mo
 
         monkeypatch.setattr(owner, name, slow)
 
-    slowed(trainer_module, "measured_peak")
-    slowed(trainer_module, "publish")
-    slowed(Trainer, "_evaluate_sums")
+    slowed(progress, "measured_peak")
+    slowed(saving, "publish")
+    slowed(SumEvaluator, "__call__")
     changes = {"validation_split": 0.2, "eval_strategy": "steps", "eval_steps": 3, "save_steps": 3, "max_steps": 6}
     run_mlm_wwm.main(flags(**changes))
     records = [record for record in read_log(tmp_path / "run") if "loss" in record]

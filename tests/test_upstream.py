@@ -31,16 +31,9 @@ UPSTREAM = ("accelerate", "datasets", "deepspeed", "tokenizers", "torch", "trans
 TABLE = """
 training/loop/trainer.py: transformers.trainer.Trainer:
     _issue_warnings_after_load(load_result)
-    _get_num_items_in_batch(batch_samples, device)
-    _determine_best_metric(metrics, trial)
-    _init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial)
-    _prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
     _get_grad_norm(model, grad_norm)
     _load_rng_state(checkpoint)
     _save_checkpoint(model, trial)
-    _save_optimizer_and_scheduler(output_dir)
-    _save_rng_state(output_dir)
-    _save_scaler(output_dir)
     save_model(output_dir, _internal_call)
     get_batch_samples(epoch_iterator, num_batches, device)
     compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -54,22 +47,21 @@ training/loop/trainer.py: transformers.trainer.Trainer:
     train(resume_from_checkpoint, trial, ignore_keys_for_eval)
     compute_loss_context_manager()
     loss_is_scaled_for_ga
-    ._created_lr_scheduler
-    .optimizer_cls_and_kwargs
     "self._issue_warnings_after_load("
-    "self._get_num_items_in_batch("
-    "self._determine_best_metric("
-    "self._init_training_state("
-    "self._prepare_for_training("
     "self._get_grad_norm("
+    "self.get_batch_samples("
     "self._load_rng_state("
     "self._save_checkpoint("
     "self.get_decay_parameter_names("
     "self.loss_is_scaled_for_ga"
     "ignore_data_skip"
-training/loop/trainer.py: transformers.TrainerState:
+training/loop/saving.py: transformers.trainer.Trainer:
+    _save_optimizer_and_scheduler(output_dir)
+    _save_rng_state(output_dir)
+    _save_scaler(output_dir)
+training/loop/saving.py: transformers.TrainerState:
     compute_steps(args, max_steps)
-training/loop/trainer.py: deepspeed.runtime.engine.DeepSpeedEngine:
+training/loop/saving.py: deepspeed.runtime.engine.DeepSpeedEngine:
     .first_dataloader_check
 training/loop/model_parallel.py: deepspeed.module_inject.autotp_config:
     "layer_specs"
@@ -153,8 +145,10 @@ data/corpus/store.py: datasets.Dataset:
     "_format_type"
     "_output_all_columns"
     "_split"
-generate_text.py: argparse.ArgumentParser:
+common/flags.py: argparse.ArgumentParser:
     ._actions
+common/flags.py: argparse.HelpFormatter:
+    _format_args(action, default_metavar)
 common/script.py: threading:
     _shutdown()
 common/script.py: atexit:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from common.errors import ArgumentError
@@ -39,14 +39,14 @@ def all_checkpoints(output_dir: Path) -> list[Path]:
 def fault(folder: Path, args) -> str | None:
     """What keeps a run with these arguments from going on exactly from a checkpoint, None if nothing does."""
     if (folder / CHECKSUMS).is_file():
-        found = broken_seal(folder)
+        reason = broken_seal(folder)
     else:  # of before there were checksums, unless what else it says is newer
-        found = f"lacks {CHECKSUMS}" if b'"processes"' in _bytes(folder / PROGRESS) else None
+        reason = f"lacks {CHECKSUMS}" if b'"processes"' in _bytes(folder / PROGRESS) else None
     missing = _missing_files(folder, args)
-    found = found or (f"lacks {', '.join(missing)}" if missing else None)
-    found = found or next((f"has a damaged {path.name}" for path in _contents(folder) if not _readable(path)), None)
-    if found:
-        return found
+    reason = reason or (f"lacks {', '.join(missing)}" if missing else None)
+    reason = reason or next((f"has a damaged {path.name}" for path in _contents(folder) if not _readable(path)), None)
+    if reason:
+        return reason
     progress = read_json(folder / PROGRESS)
     if progress["step"] != read_json(folder / STATE)["global_step"]:
         return f"has {STATE} and {PROGRESS} of different steps"
@@ -79,19 +79,6 @@ def process_of(path: Path) -> int:
     """The number of the process that a file like rng_state_3.pth is of; 0 without one."""
     number = path.stem.rpartition("_")[2]
     return int(number) if number.isdecimal() else 0
-
-
-def copy_random_state(file: Path, copy: Path, alone: bool) -> None:
-    """Write a random state as transformers reads it where a process is alone, or one of several.
-
-    Of the devices it holds the state of the one that a single process uses, else those of all.
-    """
-    with safe_globals():
-        state = torch.load(file, weights_only=True)
-    for name in state.keys() - {"python", "numpy", "cpu"}:
-        states = state[name] if isinstance(state[name], list) else [state[name]]
-        state[name] = states[0] if alone else states
-    torch.save(state, copy)
 
 
 def _contents(folder: Path) -> list[Path]:
@@ -127,11 +114,11 @@ def newest_checkpoint(output_dir: Path, args, way_out: str) -> Path | None:
     """
     faults = []
     for folder in reversed(all_checkpoints(output_dir)):
-        found = fault(folder, args)
-        if found is None:
+        reason = fault(folder, args)
+        if reason is None:
             return folder
-        faults.append(f"{folder.name}, which {found}")
-        logger.warning("passing over %s, which %s", folder, found)
+        faults.append(f"{folder.name}, which {reason}")
+        logger.warning("passing over %s, which %s", folder, reason)
     if faults:
         raise ArgumentError(
             f"--output_dir {output_dir} must hold a checkpoint to go on from, got {'; '.join(faults[:3])}"
@@ -147,9 +134,9 @@ def named_checkpoint(path: str, args) -> Path:
         raise ArgumentError(
             f"--resume_from_checkpoint {path} must be auto, none or a checkpoint folder, got no such folder"
         )
-    if (found := fault(folder, args)) is not None:
+    if (reason := fault(folder, args)) is not None:
         raise ArgumentError(
-            f"--resume_from_checkpoint {path} must be a whole checkpoint, got one that {found}; "
+            f"--resume_from_checkpoint {path} must be a whole checkpoint, got one that {reason}; "
             f"name another one, or continue from weights with --model_name_or_path"
         )
     return folder
@@ -179,16 +166,6 @@ def discard(folder: Path) -> None:
     doomed = folder.with_name(f"{PARTIAL}old-{folder.name}")
     folder.rename(doomed)
     shutil.rmtree(doomed)
-
-
-class SaveAfter(TrainerCallback):
-    """Asks for a checkpoint after each of some steps."""
-
-    def __init__(self, steps: Collection[int]):
-        self.steps = steps
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save |= state.global_step in self.steps
 
 
 def rotate(

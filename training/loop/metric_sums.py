@@ -1,14 +1,22 @@
-"""Sums since the last log, kept so that neither micro-batches nor processes nor a restart change what is logged.
+"""Sums of many batches, kept so that neither micro-batches nor processes nor a restart change what is logged.
 
 Most are two scalars, whose quotient is logged; a metric that is no such quotient is computed from a summed histogram.
 """
 
+import math
 from collections import Counter
 
 import torch
+from accelerate.utils import send_to_device
+
+from common.errors import ArgumentError
+from training.loop.loader import make_loader
+from training.objectives.base import Objective
+
+_MOST_NATS = 700.0  # of a perplexity's logarithm: math.exp overflows above 709
 
 
-class Window:
+class MetricSums:
     """Named sums of this process, of numbers known on the host and of tensors on a device that is not waited for."""
 
     def __init__(self):
@@ -57,5 +65,51 @@ class Window:
 def summary(totals: dict[str, float | list[float]], histograms: dict[str, tuple]) -> dict[str, float]:
     """Quotients of the pairs among the totals, and what the histograms' functions make of theirs."""
     names = [name.removesuffix("/numerator") for name in totals if name.endswith("/numerator")]
-    found = {name: totals[f"{name}/numerator"] / max(totals[f"{name}/denominator"], 1) for name in names}
-    return found | {name: function(totals[name]) for name, (_, function) in histograms.items()}
+    means = {name: totals[f"{name}/numerator"] / max(totals[f"{name}/denominator"], 1) for name in names}
+    return means | {name: function(totals[name]) for name, (_, function) in histograms.items()}
+
+
+class SumEvaluator:
+    """Evaluates by the objective's sums over held-out rows and all processes, without gathering logits.
+
+    dataset, batches, collator: the rows, the sampler of this process's share of them, and what makes inputs of them.
+    ArgumentError where --metric_for_best_model is none of its numbers.
+    """
+
+    def __init__(self, args, objective: Objective, dataset, batches, collator):
+        self._objective, self._rows = objective, (dataset, batches, collator)
+        terms = list(objective.weights)
+        names = ["loss", *objective.metrics, *objective.histograms]
+        names += [f"{term}_loss" for term in terms] if len(terms) > 1 else []
+        names += ["perplexity"] if objective.perplexity_of is not None else []
+        wanted = args.metric_for_best_model
+        if wanted not in (None, *names):
+            raise ArgumentError(f"--metric_for_best_model must be one of {', '.join(names)}, got {wanted}; choose one")
+
+    def __call__(self, trainer) -> dict[str, float]:
+        """Loss, metrics and perplexity of the trainer's model."""
+        objective = self._objective
+        totals = self._sum_up(trainer)
+        means = summary(totals, objective.histograms)
+        terms = {term: means.pop(term) for term in objective.weights}
+        numbers = {"loss": sum(weight * terms[term] for term, weight in objective.weights.items()), **means}
+        if len(terms) > 1:
+            numbers |= {f"{term}_loss": value for term, value in terms.items()}
+        if objective.perplexity_of is not None:
+            numbers["perplexity"] = math.exp(min(terms[objective.perplexity_of], _MOST_NATS))
+        return numbers
+
+    def _sum_up(self, trainer) -> dict[str, float | list[float]]:
+        objective, args = self._objective, trainer.args
+        sums, zero = MetricSums(), torch.zeros((), device=args.device)
+        # All processes add up the same names, also those without a batch.
+        sums.add_metrics(dict.fromkeys((*objective.weights, *objective.metrics), (zero, zero)))
+        sums.add_metrics({name: zero.expand(bins) for name, (bins, _) in objective.histograms.items()})
+        trainer.model.eval()
+        with torch.no_grad(), trainer.accelerator.autocast():
+            for batch in make_loader(*self._rows, args):
+                batch = send_to_device(batch, args.device, non_blocking=True)
+                counts = objective.counts(batch)
+                terms, metrics = objective(trainer.model, batch)
+                sums.add_metrics({term: (terms[term], counts[term]) for term in terms} | metrics)
+        return sums.totals(trainer.accelerator, args.model_parallel_size)

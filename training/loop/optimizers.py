@@ -28,6 +28,14 @@ class AdamWithoutBiasCorrection(torch.optim.AdamW):
         return loss
 
 
+def own_adam(args) -> tuple[type, dict] | None:
+    """Class and options of the Adam that --adam_bias_correction false asks for; None leaves the choice to --optim."""
+    if args.adam_bias_correction:
+        return None
+    betas = (args.adam_beta1, args.adam_beta2)
+    return AdamWithoutBiasCorrection, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
+
+
 class MuonWithAdamW(torch.optim.Optimizer):
     """One optimiser over two kinds of parameter groups, AdamW's first.
 

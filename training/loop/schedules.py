@@ -43,6 +43,17 @@ class RateAndMomentum(LambdaLR):
         return {name: value for name, value in super().state_dict().items() if name != "momentum"}
 
 
+def follow_time(scheduler: LambdaLR, steps_by_time: Callable[[], float]) -> None:
+    """Let the schedule be as far along as its steps are or as the clock says, whichever is further; in place."""
+
+    def by_time(rule: Rule) -> Rule:
+        return lambda step: rule(max(step, steps_by_time()))
+
+    scheduler.lr_lambdas = [by_time(rule) for rule in scheduler.lr_lambdas]
+    if isinstance(scheduler, RateAndMomentum):
+        scheduler.momentum = by_time(scheduler.momentum)
+
+
 class FollowGlobalStep(TrainerCallback):
     """Takes the schedule's step also where transformers leaves it out: after an update skipped for an overflow."""
 

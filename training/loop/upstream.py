@@ -9,13 +9,9 @@ from common.errors import UserError
 
 SUPPORTED = "transformers>=5.23,<5.25"  # as in requirements.txt
 OVERRIDDEN = (
-    "_determine_best_metric",
     "_get_grad_norm",
-    "_get_num_items_in_batch",
-    "_init_training_state",
     "_issue_warnings_after_load",
     "_load_rng_state",
-    "_prepare_for_training",
     "_save_checkpoint",
     "compute_loss",
     "create_optimizer",

@@ -16,7 +16,7 @@ from data.batches.causal_streams import Windows, make_eval_batches, make_train_b
 from models import TransformerXLConfig, TransformerXLForCausalLM
 from models.relative import make_band
 from training.arguments import ModelParallelArguments, RunArguments, course_settings
-from training.loop.metric_sums import Window
+from training.loop.metric_sums import MetricSums
 from training.loop.model_parallel import ask_for, take_share
 
 
@@ -79,7 +79,7 @@ def test_adjacent_processes_read_the_same_rows_and_groups_share_them(process):
 
 
 def test_what_a_group_counts_it_counts_once():
-    window = Window()
+    window = MetricSums()
     window.count("tokens", 7)
     window.add("loss", torch.tensor(1.5))
     three_groups_of_two = SimpleNamespace(device="cpu", reduce=lambda tensor, kind: 6 * tensor)

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from models import GAUAlphaConfig, GAUAlphaForMaskedLM
 from training.arguments import RunArguments, parse_arguments
+from training.loop.metric_sums import SumEvaluator
 from training.loop.trainer import Trainer
 from training.objectives.base import Objective
 
@@ -90,17 +91,16 @@ def run(folder, micro):
     torch.manual_seed(0)
     shape = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     config = GAUAlphaConfig(**shape, attention_key_size=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    batches = Batches(micro)
+    objective, batches = TwoTerms(), Batches(micro)
+    shares = [list(range(first, first + micro)) for first in range(0, SIZE, micro)]
     trainer = Trainer(
         model=GAUAlphaForMaskedLM(config),
         args=args,
-        objective=TwoTerms(),
+        objective=objective,
         train_dataset=Rows(),
         train_batches=batches,
         data_collator=collate,
-        eval_dataset=Rows(),
-        eval_batches=[list(range(first, first + micro)) for first in range(0, SIZE, micro)],
-        eval_collator=collate,
+        evaluator=SumEvaluator(args, objective, Rows(), shares, collate),
     )
     trainer.train()
     trainer.save_model()

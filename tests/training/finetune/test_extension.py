@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from training.finetune.adversary import FastGradient
+from training.finetune.extension import FastGradient
 
 
 @pytest.fixture
