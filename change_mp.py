@@ -1,5 +1,9 @@
 """Reshards a Transformer-XL checkpoint of THUDM's layout for another number of model-parallel processes.
 
+    python change_mp.py outputs/mine/txl_thudm 2              # writes outputs/mine/txl_thudm_MP2
+
+A folder that the example of convert_checkpoint.py writes. Of the published model:
+
     python change_mp.py ./txl-2.9B 2                          # writes ./txl-2.9B_MP2
     python change_mp.py --vocab_size 50176 ./txl-2.9B 2       # as THUDM's finetuning wants its vocabulary padded
     python change_mp.py ./txl-2.9B_MP2 1

@@ -1,5 +1,9 @@
 """Rewrites a published checkpoint as a folder with safetensors that from_pretrained reads, and back.
 
+    python convert_checkpoint.py --reverse outputs/mine/txl outputs/mine/txl_thudm
+
+A folder that the example of run_clm.py trains, in THUDM's layout. Of published checkpoints:
+
     python convert_checkpoint.py junnyu/flash_small_wwm_cluecorpussmall flash_small
     python convert_checkpoint.py --source lucidrains_flash --config '{"causal": true}' flash.pt flash_causal
     python convert_checkpoint.py --reverse --source lucidrains_flash flash_causal flash.pt

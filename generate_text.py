@@ -1,5 +1,9 @@
 """Continue prompts with a causal language model, or answer them with an encoder-decoder: sampled, greedy or by beams.
 
+    python generate_text.py outputs/mine/txl --prompt "A corpus" --max_new_tokens 20
+
+A folder that the example of run_clm.py trains; or a published model:
+
     python generate_text.py ./txl-2.9B                                     asks for prompts; `stop` or Ctrl-C ends it
     python generate_text.py ./txl-2.9B --template zhidao --prompt 怎么做红烧肉？
     python generate_text.py t5-small --source_prefix "summarize: " --input_file articles.txt --output_file out.jsonl

@@ -1,7 +1,11 @@
 """Draw curves of runs from their logs into one PNG: loss and accuracy, or what else the model has.
 
-python plot_run.py outputs/quickstart/run --output curves.png --reference "unigram guess=6.46,5.1"
-python plot_run.py "GAU-alpha=out/afqmc/0a1b2c3d4e" "random=out/afqmc/1b2c3d4e5f" --output finetuning.png
+    python plot_run.py outputs/mine/model --output outputs/mine/curves.png
+
+A folder that the example of run_mlm_wwm.py trains. More of what it draws:
+
+    python plot_run.py outputs/quickstart/run --output curves.png --reference "unigram guess=6.46,5.1"
+    python plot_run.py "GAU-alpha=out/afqmc/0a1b2c3d4e" "random=out/afqmc/1b2c3d4e5f" --output finetuning.png
 
 Jobs of run_glue.py are drawn over epochs; of a configuration's folder, the mean over its seeds and each seed thin.
 """

@@ -1,5 +1,9 @@
 """Fills the [MASK]s of a sentence with a masked language model and prints the best tokens of each.
 
+    python probe_mlm.py outputs/mine/model "A model is [MASK] on a corpus."
+
+MODEL is what the example of run_mlm_wwm.py trains, or a published one:
+
     python probe_mlm.py junnyu/flashquad_small_wwm_cluecorpussmall "天气预报说今天的天[MASK]很好。" --top_k 5
 
 prints 天气预报说今天的天[气+0.9948||空+0.0011||...]很好。

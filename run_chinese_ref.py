@@ -1,4 +1,9 @@
-"""Turn JSON lines into a corpus for whole-word-mask pretraining: --model_name folder --input_path corpus.jsonl
+"""Turn JSON lines into a corpus for whole-word-mask pretraining.
+
+    python run_chinese_ref.py --input_path outputs/mine/all.jsonl --tokenizer_name outputs/mine/tokenizer \\
+        --max_seq_length 128 --output_dir outputs/mine/corpus
+
+The inputs are what the examples of data/trans_to_json.py and data/train_tokenizer.py write.
 
 Every document becomes blocks of at most --max_seq_length tokens that end with a sentence where one does, with a mark
 on each token that continues a word of the segmenter. Any number of workers writes the same bytes, and a run that was
@@ -14,7 +19,7 @@ from pathlib import Path
 
 from common.errors import ArgumentError
 from common.flags import FlagParser
-from common.script import run_script
+from common.script import run_script, tell_next
 from data.corpus.chinese_ref_files import ReferenceWriter
 from data.corpus.output_folder import begin, finish, locked_output
 from data.corpus.preparation import Preparer, describe_unknown, prepare_units
@@ -128,6 +133,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{counts['dropped_tokens']:,} tokens dropped, {counts['cut_words']:,} words longer than a block, "
         f"{counts['skipped_lines']:,} lines skipped for errors, {unknown}"
     )
+    words = ("--train_dir", folder, "--tokenizer_name", args.model_name, "--output_dir", folder.with_name("model"))
+    tell_next("run_mlm_wwm.py", "--do_train", *words)
 
 
 if __name__ == "__main__":

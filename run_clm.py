@@ -1,5 +1,11 @@
 """Pretrain or finetune a causal language model, or measure its perplexity: Transformer-XL, or any of transformers.
 
+    python run_clm.py --do_train --train_file outputs/mine/all.jsonl --tokenizer_name outputs/mine/tokenizer \\
+        --config_overrides num_hidden_layers=2,hidden_size=128,num_attention_heads=2 --max_seq_length 64 \\
+        --per_device_train_batch_size 4 --max_steps 10 --output_dir outputs/mine/txl
+
+The inputs are what the examples of data/trans_to_json.py and data/train_tokenizer.py write.
+
 Text is JSON lines or a table of prompt and text, with the loss on text and end token only, text files, or a corpus
 folder. Transformer-XL reads streams whose memory is carried from step to step; other models, and --mem_len 0, read
 shuffled rows of the same stream. Without --do_train it prints the perplexity. Running the same command again resumes.
@@ -8,7 +14,7 @@ shuffled rows of the same stream. Without --do_train it prints the perplexity. R
 import sys
 
 from common.errors import ArgumentError
-from common.script import one_line_errors, run_script
+from common.script import next_command, one_line_errors, run_script
 from training.pretrained import load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
@@ -39,6 +45,7 @@ from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.arguments import ModelArguments, ModelParallelArguments, parse_arguments, settle_steps
 from training.files import write_whole
 from training.loop.metric_sums import SumEvaluator
+from training.loop.run_report import RunReport, tell_end
 from training.loop.trainer import Trainer
 from training.model_setup import check_vocabulary, make_model, own_memory
 from training.objectives.causal_lm import CausalLanguageModelling
@@ -138,12 +145,15 @@ def main(argv=None) -> dict[str, float]:
         train_batches=batches,
         data_collator=CausalCollator(pad, length),
         evaluator=evaluator,
+        callbacks=[RunReport(args, batches, rows.lengths)] if rows else None,
     )
     if not args.do_train:
         return evaluate(trainer, objective, data_args.perplexity_file)
     sources = {"model_name_or_path": model_args.model_name_or_path}
     settings = run_settings(args, data_args, {"documents": train.digest}, model.config, sources)
-    return run_to_end(trainer, settings, save=trainer.save_model)
+    metrics = run_to_end(trainer, settings, save=trainer.save_model)
+    tell_end(args, [args.output_dir], [next_command("generate_text.py", args.output_dir, "--prompt", "a beginning")])
+    return metrics
 
 
 def check_arguments(model_args, data_args, args) -> None:

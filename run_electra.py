@@ -1,5 +1,11 @@
 """Pretrain ELECTRA, a generator and a discriminator, on a corpus folder made by run_chinese_ref.py or create_data.py.
 
+    python run_electra.py --do_train --train_dir outputs/mine/corpus --tokenizer_name outputs/mine/tokenizer \\
+        --config_overrides num_hidden_layers=2,hidden_size=128,intermediate_size=256 --dataloader_num_workers 0 \\
+        --per_device_train_batch_size 16 --max_steps 10 --warmup_steps 2 --output_dir outputs/mine/electra
+
+The corpus is what the example of run_chinese_ref.py writes.
+
 Without further flags it is ELECTRA-small of google-research/electra in the form of richarddwang/electra_pytorch;
 --size base and large take their settings, --model_type gau_alpha another pair of networks. Running the same command
 again resumes. The run's folder receives discriminator/ and generator/, which transformers loads as they are.
@@ -8,7 +14,7 @@ again resumes. The run's folder receives discriminator/ and generator/, which tr
 import sys
 
 from common.errors import ArgumentError
-from common.script import one_line_errors, run_script
+from common.script import next_command, one_line_errors, run_script
 from training.pretrained import check_special_tokens, entry_count, load_config, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
@@ -32,8 +38,7 @@ from data.batches.sampling import (
     CorpusRows,
     PlainRows,
     Rows,
-    check_maskable,
-    load_rows,
+    load_maskable_rows,
     make_eval_batches,
     make_train_batches,
     settle_length,
@@ -58,6 +63,7 @@ from training.electra_arguments import (
 from training.loop.extension import Extension
 from training.loop.layer_decay import factors_of_part
 from training.loop.metric_sums import SumEvaluator
+from training.loop.run_report import RunReport, finetuning_command, padding_flags, tell_end
 from training.loop.trainer import Trainer
 from training.model_setup import check_fits, finish_config, load_model, make_config, set_unigram_bias
 from training.objectives.electra import ReplacedTokenDetection
@@ -77,10 +83,7 @@ def main(argv=None) -> dict[str, float]:
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
     check_special_tokens(tokenizer, model_args.tokenizer_name, "--tokenizer_name")
     backend = tokenizer.backend_tokenizer
-    plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
-    check_maskable(plain, tokenizer.all_special_ids, "--train_dir")
-    if held_out:
-        check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
+    plain, held_out = load_maskable_rows(data_args, tokenizer)
     train = make_rows(data_args, plain, backend, args.seed)
     held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED)
     set_seed(args.seed)
@@ -91,41 +94,53 @@ def main(argv=None) -> dict[str, float]:
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
 
-    collator = make_collator(
-        tokenizer,
-        entry_count(tokenizer),
-        data_args.mask_unit,
-        multiple,
-        noise=True,
-        seed=args.seed,
-        **masking_options(data_args, tokenizer),
-    )
+    options = masking_options(data_args, tokenizer) | {"noise": True, "seed": args.seed}
+    collator = make_collator(tokenizer, entry_count(tokenizer), data_args.mask_unit, multiple, **options)
     objective = ReplacedTokenDetection(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     evaluator = None
     if held_out:
         rows, fixed_masks = CorpusRows(held_out), collator.for_evaluation(HELD_OUT_SEED)
         evaluator = SumEvaluator(args, objective, rows, make_eval_batches(args, held_out), fixed_masks)
+    batches = make_train_batches(args, train, plain, multiple) if args.do_train else None
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
         objective=objective,
         train_dataset=CorpusRows(train),
-        train_batches=make_train_batches(args, train, plain, multiple) if args.do_train else None,
+        train_batches=batches,
         data_collator=collator,
         evaluator=evaluator,
         extension=Networks(model, tokenizer, args),
+        callbacks=[RunReport(args, batches, train.lengths, padding_flags(args, data_args))] if batches else None,
     )
     if not args.do_train:
         metrics = trainer.evaluate()
         print(json.dumps(metrics))
         return metrics
+    settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources_of(model_args, args))
+    metrics = run_to_end(trainer, settings, save=trainer.extension.export)
+    tell_networks(args, model, tokenizer.mask_token)
+    return metrics
+
+
+def sources_of(model_args, args) -> dict:
+    """What decides the run's weights besides its arguments, data and config."""
     sources = {name: getattr(model_args, name) for name in ("model_name_or_path", "generator_name_or_path")}
     if args.layer_decay is not None:
-        sources |= {"layer_decay": [args.layer_decay, args.layer_decay_offset]}
-    settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources)
-    return run_to_end(trainer, settings, save=trainer.extension.export)
+        sources["layer_decay"] = [args.layer_decay, args.layer_decay_offset]
+    return sources
+
+
+def tell_networks(args, model, mask: str) -> None:
+    """At the end: where the networks are, and what to do with them."""
+    networks = {name: str(Path(args.output_dir, name)) for name, _ in model.named_children()}
+    commands = {
+        "generator": lambda folder: next_command("probe_mlm.py", folder, f"a text with {mask} in it"),
+        "discriminator": lambda folder: f"{finetuning_command(folder, args.output_dir)} --recipe electra",
+    }
+    tell_end(args, list(networks.values()), [commands[name](folder) for name, folder in networks.items()])
 
 
 def check_arguments(model_args, data_args, args) -> None:

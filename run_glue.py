@@ -1,5 +1,11 @@
 """Finetune and evaluate an encoder on tasks of GLUE and CLUE, or on your own files.
 
+    printf 'label\\ttext\\ngood\\tfast and exact\\nbad\\tslow and wrong\\n' > outputs/mine/notes.tsv
+    python run_glue.py --model_name_or_path outputs/mine/model --kind classification --num_train_epochs 2 \\
+        --train_file outputs/mine/notes.tsv --validation_file outputs/mine/notes.tsv --output_dir outputs/mine/notes
+
+The model is what the example of run_mlm_wwm.py trains; tasks by name: --tasks afqmc --data_dir FOLDER.
+
 One task and one seed run here; several tasks, --grid or --seeds are jobs of a queue over GPUs or CPUs. The same
 command goes on where it was stopped. Each job leaves result.json, predictions and its best weights in
 OUTPUT_DIR/<task>/<configuration>/seed<k>. Flags are those of --help; a JSON or YAML file of them works as well.
@@ -28,7 +34,7 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from data.batches.sampling import CorpusRows
+from data.batches.sampling import CorpusRows, padding_share
 from data.features.build import (
     Features,
     TaskCollator,
@@ -58,6 +64,7 @@ from training.finetune.job import BEST, Job, best_folder, log_to_console, move_j
 from training.finetune.replaced_flags import REPLACED
 from training.finetune.task_model import EvalRows, Evaluator, TaskModel, make_task_model, output_names
 from training.loop.layer_decay import layer_factors
+from training.loop.run_report import RunReport, tell_results, tell_sweep
 from training.loop.trainer import Trainer
 from training.objectives.tasks import make_objective
 from training.process import set_up_process
@@ -89,6 +96,7 @@ def main(argv=None, script: str = __file__) -> list[dict]:
         run_job(jobs[0].folder, use_cpu)
     else:
         command, devices = [sys.executable, os.path.abspath(script)], find_devices(args.gpus, use_cpu)
+        tell_sweep(jobs, devices, args.jobs_per_gpu, args.output_dir)
         failures = run_jobs(jobs, command, devices, args.jobs_per_gpu, args.max_retries)
     finished = [(job, result) for job in jobs if (result := read_result(job.folder)) is not None]
     results = [result for _, result in finished]
@@ -108,8 +116,9 @@ def conclude(args: SweepArguments, known: bool) -> None:
     out = Path(args.output_dir)
     summary = summarise(out, args.baseline, averages, items if known else None)
     print((out / "summary.md").read_text(encoding="utf-8"))
+    folders = {row["task"]: best_folder(row) for row in summary["configurations"] if row["chosen"]}
+    tell_results(out, folders)
     if args.submission_dir:
-        folders = {row["task"]: best_folder(row) for row in summary["configurations"] if row["chosen"]}
         versions = {"clue_version": args.clue_version, "wnli_majority": args.wnli_majority}
         make_submissions(args.submission_dir, folders, team=args.team, date=time.strftime("%Y%m%d"), **versions)
 
@@ -229,6 +238,7 @@ def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features])
         settle_steps(args, row_tokens(rows))
         share = (args.train_batch_size, args.gradient_accumulation_steps, args.data_processes, args.data_process)
         batches = make_train_batches(rows, *share, steps=args.max_steps, seed=args.seed)
+        batches.padding = padding_share(batches, rows, collator(data, model).multiple)
         labels = label_array(task, data.splits[task.train_split], model.label_ids)
         weights = steps.class_weights(settings.class_weights, labels, len(task.labels))
     longest = max(int(split.lengths.max()) for split in features.values())
@@ -249,6 +259,7 @@ def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features])
         data_collator=collator(data, model),
         evaluator=make_evaluator(data, model, features, data.plan.scored),
         extension=extension,
+        callbacks=[RunReport(args, batches, row_tokens(rows))] if batches else None,
     )
 
 

@@ -1,5 +1,11 @@
 """Pretrain a masked language model on a corpus folder made by run_chinese_ref.py or data/create_data.py.
 
+    python run_mlm_wwm.py --do_train --train_dir outputs/mine/corpus --tokenizer_name outputs/mine/tokenizer \\
+        --config_overrides num_hidden_layers=4,hidden_size=128,intermediate_size=256 --learning_rate 2e-3 \\
+        --validation_split 0.05 --max_steps 50 --output_dir outputs/mine/model
+
+The corpus is what the example of run_chinese_ref.py writes; half a minute on two cores.
+
 Without --model_type, --config_name and --model_name_or_path it trains GAU-alpha L-24 H-768; --model_type roberta, bert
 and every other masked LM of transformers work as well. Running the same command again resumes. Flags are those of
 JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
@@ -8,7 +14,7 @@ JunnYu/FLASHQuad_pytorch's script of this name and those that --help lists.
 import sys
 
 from common.errors import ArgumentError
-from common.script import one_line_errors, run_script
+from common.script import next_command, one_line_errors, run_script
 from training.pretrained import check_special_tokens, entry_count, load_tokenizer, refuse_unknown_names
 
 if __name__ == "__main__":  # a mistyped name is told before the seconds that the imports below take
@@ -27,8 +33,7 @@ from data.batches.packing import pack
 from data.batches.sampling import (
     HELD_OUT_SEED,
     CorpusRows,
-    check_maskable,
-    load_rows,
+    load_maskable_rows,
     make_eval_batches,
     make_train_batches,
     settle_length,
@@ -45,6 +50,7 @@ from training.arguments import (
 )
 from training.config_derivation import check_first_pass
 from training.loop.metric_sums import SumEvaluator
+from training.loop.run_report import RunReport, finetuning_command, padding_flags, tell_end
 from training.loop.trainer import Trainer
 from training.model_setup import make_model, set_unigram_bias
 from training.objectives.masked_lm import MaskedLanguageModelling
@@ -80,10 +86,7 @@ def main(argv=None) -> dict[str, float]:
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
     check_special_tokens(tokenizer, model_args.tokenizer_name, "--tokenizer_name")
     backend = tokenizer.backend_tokenizer
-    plain, held_out = load_rows(data_args.train_dir, data_args.validation_dir, data_args.validation_split, backend)
-    check_maskable(plain, tokenizer.all_special_ids, "--train_dir")
-    if held_out:
-        check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
+    plain, held_out = load_maskable_rows(data_args, tokenizer)
     length = settle_length(plain, data_args.max_seq_length)
     train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
     set_seed(args.seed)
@@ -93,40 +96,45 @@ def main(argv=None) -> dict[str, float]:
         set_unigram_bias(model, train.corpus.token_counts())
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
-    collator = make_collator(
-        tokenizer,
-        entry_count(tokenizer),
-        data_args.mask_unit,
-        multiple,
-        probability=data_args.mlm_probability,
-        mask_share=data_args.mask_share,
-        random_share=data_args.random_share,
-        by_word=data_args.replace_by_word,
-        seed=args.seed,
-    )
+    options = masking_options(data_args) | {"seed": args.seed}
+    collator = make_collator(tokenizer, entry_count(tokenizer), data_args.mask_unit, multiple, **options)
     objective = MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     evaluator = None
     if held_out:
         rows, fixed_masks = CorpusRows(held_out), collator.for_evaluation(HELD_OUT_SEED)
         evaluator = SumEvaluator(args, objective, rows, make_eval_batches(args, held_out), fixed_masks)
+    batches = make_train_batches(args, train, plain, multiple) if args.do_train else None
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
         objective=objective,
         train_dataset=CorpusRows(train),
-        train_batches=make_train_batches(args, train, plain, multiple) if args.do_train else None,
+        train_batches=batches,
         data_collator=collator,
         evaluator=evaluator,
+        callbacks=[RunReport(args, batches, train.lengths, padding_flags(args, data_args))] if batches else None,
     )
     if not args.do_train:
-        metrics = trainer.evaluate()
-        print(json.dumps(metrics))
+        print(json.dumps(metrics := trainer.evaluate()))
         return metrics
-    sources = {"model_name_or_path": model_args.model_name_or_path}
-    settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources)
-    return run_to_end(trainer, settings, save=trainer.save_model)
+    source = {"model_name_or_path": model_args.model_name_or_path}
+    settings = run_settings(args, data_args, train.corpus.manifest, model.config, source)
+    metrics = run_to_end(trainer, settings, save=trainer.save_model)
+    probe = next_command("probe_mlm.py", args.output_dir, f"a text with {tokenizer.mask_token} in it")
+    tell_end(args, [args.output_dir], [probe, finetuning_command(args.output_dir, args.output_dir)])
+    return metrics
+
+
+def masking_options(data_args) -> dict:
+    """What decides which tokens are masked and how."""
+    return {
+        "probability": data_args.mlm_probability,
+        "mask_share": data_args.mask_share,
+        "random_share": data_args.random_share,
+        "by_word": data_args.replace_by_word,
+    }
 
 
 def check_arguments(model_args, data_args, args) -> None:

@@ -9,6 +9,7 @@ import atexit
 import codecs
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -72,6 +73,16 @@ def one_line_errors() -> Iterator[None]:
         if what is None:
             raise
         _end(f"{what}; mend that and run the same command again", UserError.exit_code)
+
+
+def next_command(script: str, *words: object) -> str:
+    """A line to paste that runs a script of this repository."""
+    return f"python {script} {' '.join(shlex.quote(str(word)) for word in words)}"
+
+
+def tell_next(script: str, *words: object) -> None:
+    """At the end of a script: what is usually done next; not among what it prints as its result."""
+    print(f"next, for example: {next_command(script, *words)}", file=sys.stderr)
 
 
 @contextmanager

@@ -1,4 +1,9 @@
-"""Turn texts of any language into a corpus: --output_dir wiki --dataset_name NAME --tokenizer_name roberta-base
+"""Turn texts of any language into a corpus for pretraining.
+
+    python data/create_data.py --train_file outputs/mine/all.jsonl --tokenizer_name outputs/mine/tokenizer \\
+        --max_seq_length 128 --output_dir outputs/mine/stream
+
+The inputs are what the examples of data/trans_to_json.py and data/train_tokenizer.py write.
 
 The texts come from a data set (a local folder or a hub name; its train split) or from --train_file. By default all
 documents, each between the tokenizer's special tokens, are laid end to end and cut into rows of --max_seq_length; with
@@ -19,7 +24,7 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 
 from common.errors import ArgumentError
 from common.flags import FlagParser
-from common.script import run_script
+from common.script import run_script, tell_next
 from data.corpus.concat_shards import group_rows
 from data.corpus.output_folder import begin, finish, locked_output
 from data.corpus.preparation import Preparer, describe_unknown, prepare_units
@@ -164,12 +169,15 @@ def main(argv: list[str] | None = None) -> None:
         source = CleanedLines(source, args.min_line_chars or 0, brackets=not args.drop_brackets)
     backend, tokenizer = load(args)
     folder, scanned = Path(args.output_dir), source.scan()
+    words = ["--train_dir", folder, "--tokenizer_name", args.tokenizer_name, "--output_dir", folder.with_name("model")]
     if args.validation_split is None:
         prepare(folder, source, scanned, args, backend, tokenizer)
-        return
-    is_held_out = partial(held_out, share=args.validation_split)
-    prepare(folder, Part(source, lambda number: not is_held_out(number)), scanned, args, backend, tokenizer)
-    prepare(folder / VALIDATION, Part(source, is_held_out), scanned, args, backend, tokenizer)
+    else:
+        is_held_out = partial(held_out, share=args.validation_split)
+        prepare(folder, Part(source, lambda number: not is_held_out(number)), scanned, args, backend, tokenizer)
+        prepare(folder / VALIDATION, Part(source, is_held_out), scanned, args, backend, tokenizer)
+        words += ["--validation_dir", folder / VALIDATION]
+    tell_next("run_mlm_wwm.py", "--do_train", *words)
 
 
 if __name__ == "__main__":

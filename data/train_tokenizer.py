@@ -1,8 +1,11 @@
-"""Train a BERT WordPiece tokenizer: --input_path corpus.jsonl --output_dir tokenizer --vocab_size 12000
+"""Train a BERT WordPiece tokenizer on JSON lines.
 
-Every Chinese character is a token of its own; [PAD] [UNK] [CLS] [SEP] [MASK] are the ids 0 to 4. The folder written
-is one that transformers' AutoTokenizer reads offline; it depends on the input and the flags alone. All of the input
-is counted: some hundred megabytes of a shuffled corpus are enough.
+    python data/train_tokenizer.py --input_path outputs/mine/all.jsonl --output_dir outputs/mine/tokenizer
+
+The input is what the example of data/trans_to_json.py writes. Every Chinese character is a token of its own; [PAD]
+[UNK] [CLS] [SEP] [MASK] are the ids 0 to 4. The folder written is one that transformers' AutoTokenizer reads offline;
+it depends on the input and the flags alone. All of the input is counted: some hundred megabytes of a shuffled corpus
+are enough.
 """
 
 import argparse
@@ -18,7 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from common.errors import UserError
 from common.flags import FlagParser
-from common.script import run_script
+from common.script import run_script, tell_next
 from data.files import input_files
 from data.outputs import atomic_folder, telling
 from data.tokens.wordpiece_vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
@@ -137,6 +140,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     if too_long:
         print(f"left out: {too_long:,} words of more than {backend.model.max_input_chars_per_word} characters")
+    corpus = Path(args.output_dir).with_name("corpus")
+    words = ("--input_path", args.input_path, "--tokenizer_name", args.output_dir, "--output_dir", corpus)
+    tell_next("run_chinese_ref.py", *words)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Turn a folder or file of text into one shuffled JSONL file: --input_path corpus/ --output_path corpus.jsonl
+"""Turn a folder or file of text into one shuffled JSONL file.
+
+    python data/trans_to_json.py --input_path docs --output_path outputs/mine/all.jsonl --min_doc_length 4
 
 Every file below the folder is read, in sorted order. Documents are separated by blank lines (--doc_spliter) or stand
 in JSON lines (--json_field), and are written as {"text": ...}, one a line. The order depends on the documents' places
@@ -22,7 +24,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.flags import FlagParser
-from common.script import run_script
+from common.script import run_script, tell_next
 from data.files import input_files, refuse_foreign, refuse_json
 from data.outputs import is_temporary, put_in_place, resolve_output, telling, temporary_folder
 from data.text.external_sort import BUCKET_BYTES, Buckets, position_keys
@@ -229,6 +231,7 @@ def main(argv: list[str] | None = None) -> None:
         f"left out: {duplicates:,} duplicates, {counts.excluded:,} excluded, {counts.short:,} too short, "
         f"{counts.skipped:,} skipped for errors"
     )
+    tell_next("data/train_tokenizer.py", "--input_path", output, "--output_dir", output.with_name("tokenizer"))
     if args.json_field is None and args.doc_spliter != "line":
         warn_of_whole_files(counts)
 

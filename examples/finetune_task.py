@@ -1,9 +1,11 @@
 """Finetune a classification task with plain PyTorch and accelerate: no Trainer, one file to read and to change.
 
-    python examples/finetune_task.py --model MODEL --train_file train.tsv --validation_file dev.tsv --output_dir OUT
+    python examples/finetune_task.py --model_name_or_path outputs/mine/model --output_dir outputs/mine/finetuned \\
+        --train_file outputs/mine/notes.tsv --validation_file outputs/mine/notes.tsv
     torchrun --nproc_per_node 2 examples/finetune_task.py ...      # on two devices; or accelerate launch
 
-MODEL is a folder or hub name. Files are TSV, CSV or JSONL with one or two columns of text and a column `label`.
+Model and files are those of the examples of run_mlm_wwm.py and run_glue.py. A model is a folder or hub name; files are
+TSV, CSV or JSONL with one or two columns of text and a column `label`.
 --batch_size counts the rows of all processes. Long texts are cut for training; evaluation averages over windows.
 """
 

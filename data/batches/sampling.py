@@ -9,7 +9,6 @@ Letters: S step_size, the rows of one optimiser step over all processes; R rows 
 that are used, t tokens of a row.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from itertools import count
 
@@ -18,8 +17,6 @@ from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
 from data.corpus.store import Corpus, CorpusError
-
-logger = logging.getLogger(__name__)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
 _EPOCH_ORDER, _STEP_ORDER = 11, 12  # streams of draws, apart from those of masking
@@ -128,6 +125,16 @@ def check_maskable(rows: PlainRows, special_ids: list[int], flag: str) -> None:
     )
 
 
+def load_maskable_rows(data_args, tokenizer) -> tuple[PlainRows, PlainRows | None]:
+    """load_rows of the flags of a corpus, all checked to have tokens that can be masked."""
+    folders = data_args.train_dir, data_args.validation_dir, data_args.validation_split
+    train, held_out = load_rows(*folders, tokenizer.backend_tokenizer)
+    check_maskable(train, tokenizer.all_special_ids, "--train_dir")
+    if held_out:
+        check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
+    return train, held_out
+
+
 def settle_length(rows: PlainRows, length: int | None) -> int:
     """Most tokens of a training row: `length`, by default those that the corpus was prepared for.
 
@@ -178,7 +185,14 @@ class TrainBatches:
         lengths: int64 [R], tokens of each row, with which rows of like length share a micro-batch.
         pool_steps: steps whose rows are sorted by length together; 1 leaves every step the rows that chance gave it.
         start: places of the stream that are already done; set it before iterating.
+
+    Attributes:
+        padding, padding_unpacked: share of the positions without a token, and what it were with the corpus's own
+            rows; None where nobody has measured it.
     """
+
+    padding: float | None = None
+    padding_unpacked: float | None = None
 
     def __init__(
         self,
@@ -284,7 +298,7 @@ def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batche
 
 
 def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBatches:
-    """This process's micro-batches of a whole run; logs how much of them is padding.
+    """This process's micro-batches of a whole run, which know how much of them is padding.
 
     args: RunArguments, max_steps set; plain: rows of the corpus that `rows` were made of; multiple:
     what micro-batches are padded to.
@@ -303,9 +317,10 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
             pool_steps=BUCKET_STEPS if args.train_sampling_strategy == "group_by_length" else 1,
         )
 
-    shares = [100 * padding_share(batches_of(source), source, multiple) for source in (rows, plain)]
-    logger.info("%d rows; padding %.1f %% of the positions (%.1f %% in rows of the corpus)", len(rows), *shares)
-    return batches_of(rows)
+    batches = batches_of(rows)
+    batches.padding = padding_share(batches, rows, multiple)
+    batches.padding_unpacked = batches.padding if rows is plain else padding_share(batches_of(plain), plain, multiple)
+    return batches
 
 
 def make_eval_batches(args, rows: Rows) -> EvalBatches:

@@ -1,13 +1,20 @@
 """One vocabulary of flags in all scripts, and what --help shows."""
 
 import importlib.util
+import os
+import re
+import shlex
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from common.errors import ArgumentError
 from common.flags import ALIASES, NAMES, FlagParser, Foreign, flag_name, own_words, spellings, split_flags, switch
+from training.arguments import TRAINERS
+from training.flag_checks import REFUSED
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(
@@ -51,6 +58,63 @@ def test_a_flag_has_all_its_words_and_transformers_first(parsers, script):
         if names and not any((script, word.removeprefix("--")) in OTHERWISE for word in words):
             (name,) = names
             assert {f"--{word}" for word in spellings(name)} <= {*words} and words[0] == f"--{name}"
+
+
+# In an order in which each finds its inputs.
+EXAMPLES = """data/trans_to_json data/train_tokenizer run_chinese_ref data/create_data run_mlm_wwm run_electra run_clm
+    run_glue generate_text probe_mlm plot_run convert_checkpoint change_mp examples/finetune_task"""
+
+
+def example(help_text: str) -> str:
+    """The first block of a help's indented lines."""
+    blocks = help_text.split("\n\n")
+    return textwrap.dedent(next(block for block in blocks if block.startswith("    ")))
+
+
+@pytest.mark.parametrize("script", [*map(str, SCRIPTS)])
+def test_help_begins_with_what_a_script_does_and_an_example(parsers, script):
+    parser = parsers[script]
+    first, second, *_ = parser.format_help().split("\n\n")
+    assert re.fullmatch(r"[A-Z][^\n]*\.", first) and second.startswith("    ")
+    words = shlex.split(example(parser.format_help()).replace("\\\n", " "))
+    assert script in words, "the example runs this script"
+    flags = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--nproc_per_node"}
+    names = {words[0] for words in parser.flags()}
+    assert flags <= names | {f"--no_{name[2:]}" for name in names}, "it has the names of flags, not their aliases"
+
+
+@pytest.mark.parametrize("script", ["run_mlm_wwm.py", "run_electra.py", "run_clm.py", "run_glue.py"])
+def test_help_has_our_own_flags_first_and_none_that_is_refused(parsers, script):
+    shown = parsers[script].format_help()
+    headings = re.findall(r"(?m)^(\w.*):$", shown)
+    if script == "run_glue.py":
+        assert TRAINERS not in headings
+        return
+    assert headings[0] == "options" and headings[-1] == TRAINERS and headings.count(TRAINERS) == 1
+    own, theirs = shown.split(f"{TRAINERS}:\n")
+    assert all(f"--{name} " in own for name in ("output_dir", "resume_from_checkpoint", "schedule", "on_nan"))
+    assert all(f"--{name}" in theirs for name in ("adam_beta1", "gradient_accumulation_steps", "bf16", "use_cpu"))
+    listed = {name for line in re.findall(r"(?m)^  (--.*?)(?:  |$)", shown) for name in re.findall(r"--(\w+)", line)}
+    assert not listed & REFUSED.keys() and {"optim", "mask_unit" if script != "run_clm.py" else "mem_len"} <= listed
+    if script == "run_clm.py":
+        assert not listed & {"group_by_length", "train_sampling_strategy"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_examples_of_help_run_as_pasted(parsers, tmp_path):
+    """In this order, in a folder that holds nothing but this repository."""
+    for path in ROOT.iterdir():
+        if path.name != "outputs":
+            (tmp_path / path.name).symlink_to(path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    assert {f"{name}.py" for name in EXAMPLES.split()} == {*map(str, SCRIPTS)}
+    for name in EXAMPLES.split():
+        command = example(parsers[f"{name}.py"].format_help()).split("\ntorchrun")[0]
+        run = subprocess.run(
+            ["bash", "-ec", command], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
+        assert run.returncode == 0, f"{command}\n{run.stderr[-2000:]}"
 
 
 def test_no_word_is_of_two_flags():

@@ -1,6 +1,9 @@
-import pytest
+"""Flags of a run: those that transformers dropped do what they did, a CPU gets micro-batches that suit it."""
 
-from training.arguments import CPU_TOKENS, RunArguments, split_for_cpu
+import pytest
+import torch
+
+from training.arguments import CPU_TOKENS, RunArguments, parse_arguments, split_for_cpu
 
 
 @pytest.mark.parametrize(
@@ -14,3 +17,26 @@ def test_a_cpu_gets_smaller_micro_batches_and_the_same_rows_per_update(tmp_path,
     split_for_cpu(args, longest)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
     assert expected[0] * expected[1] == rows * 4
+
+
+def parse(tmp_path, *flags):
+    return parse_arguments([RunArguments], ["--output_dir", str(tmp_path), *flags])[0]
+
+
+def test_flags_that_transformers_dropped_do_what_they_did(tmp_path):
+    flags = "--overwrite_output_dir --logging_dir logs --evaluation_strategy steps --no_cuda --group_by_length"
+    flags += " --warmup_ratio 0.1 --adafactor --per_gpu_train_batch_size 3 --per_gpu_eval_batch_size 5"
+    flags += " --max_steps 50 --gradient_checkpointing"
+    args = parse(tmp_path, *flags.split())
+    assert args.overwrite_output_dir and args.logging_dir == "logs" and args.use_cpu
+    assert args.eval_strategy == "steps" and args.train_sampling_strategy == "group_by_length"
+    assert args.get_warmup_steps(50) == 5 and args.optim == "adafactor" and args.activation_checkpointing
+    assert (args.train_batch_size, args.eval_batch_size) == (3, 5)
+    assert parse(tmp_path, "--warmup_ratio", "0.1", "--warmup_steps", "7").get_warmup_steps(50) == 7
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="speaks of machines without one")
+def test_fp16_on_a_cpu_becomes_bf16_with_one_line(tmp_path, caplog):
+    args = parse(tmp_path, "--fp16")
+    assert (args.fp16, args.bf16, args.mixed_precision) == (False, True, "bf16")
+    assert [record.message.count("\n") for record in caplog.records] == [0]

@@ -1,6 +1,5 @@
-"""The parts of a run by themselves: logs that rewind, FLOP counts, optimisers, checkpoint folders, old flags."""
+"""The parts of a run by themselves: optimisers, checkpoint folders, old flags."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from transformers import BertConfig, BertForMaskedLM
 
 from training.arguments import RunArguments, parse_arguments
 from training.loop.checkpoints import all_checkpoints, publish, rotate
-from training.loop.logs import measured_peak, rewind, training_flops
 from training.loop.optimizers import make_muon
 from training.objectives.masked_lm import MaskedLanguageModelling
 from training.process import keep_freed_memory, tune_cpu
@@ -20,56 +18,6 @@ from training.process import keep_freed_memory, tune_cpu
 
 def parse(tmp_path, *flags):
     return parse_arguments([RunArguments], ["--output_dir", str(tmp_path), *flags])[0]
-
-
-def test_flags_that_transformers_dropped_do_what_they_did(tmp_path):
-    args = parse(
-        tmp_path,
-        *("--overwrite_output_dir", "--logging_dir", "logs", "--evaluation_strategy", "steps", "--no_cuda"),
-        *("--group_by_length", "--warmup_ratio", "0.1", "--adafactor", "--per_gpu_train_batch_size", "3"),
-        *("--per_gpu_eval_batch_size", "5", "--max_steps", "50", "--gradient_checkpointing"),
-    )
-    assert args.overwrite_output_dir and args.logging_dir == "logs" and args.use_cpu
-    assert args.eval_strategy == "steps" and args.train_sampling_strategy == "group_by_length"
-    assert args.get_warmup_steps(50) == 5 and args.optim == "adafactor" and args.activation_checkpointing
-    assert (args.train_batch_size, args.eval_batch_size) == (3, 5)
-    assert parse(tmp_path, "--warmup_ratio", "0.1", "--warmup_steps", "7").get_warmup_steps(50) == 7
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="speaks of machines without one")
-def test_fp16_on_a_cpu_becomes_bf16_with_one_line(tmp_path, caplog):
-    args = parse(tmp_path, "--fp16")
-    assert (args.fp16, args.bf16, args.mixed_precision) == (False, True, "bf16")
-    assert [record.message.count("\n") for record in caplog.records] == [0]
-
-
-def test_a_log_rewinds_to_a_step_and_drops_a_cut_line(tmp_path):
-    log = tmp_path / "log.jsonl"
-    lines = [json.dumps({"step": step, "loss": step / 3}) for step in (2, 4, 6)]
-    log.write_text("\n".join(lines) + '\n{"step": 7, "lo')
-    rewind(log, 4)
-    assert log.read_text().splitlines() == lines[:2]
-    rewind(tmp_path / "none.jsonl", 4)
-
-
-def test_flops_of_a_row_are_those_of_its_matrix_products():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(16, 32)
-
-        def forward(self, x):
-            h = self.layer(x)
-            return (h @ h.transpose(1, 2) @ h).sum()
-
-    model = Attention()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    linear, square = training_flops(model, lambda model, length: model(torch.ones(1, length, 16)), (8, 16))
-    # Two per weight and token, and two products of T x T x 32; each three times, once forward and twice backward.
-    assert (linear, square) == (6 * 16 * 32, 3 * 2 * 2 * 32)
-    assert model.training and all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert measured_peak(torch.device("cpu"), torch.float32) > 1e8
 
 
 def test_freed_memory_is_kept_where_glibc_is():

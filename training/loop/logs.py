@@ -22,6 +22,7 @@ from training.files import write_whole
 
 logger = logging.getLogger(__name__)
 
+# Shares of all objectives are told in percent, as the scores of tasks are.
 _FORMATS = {
     "loss": "loss {:.4f}",
     "mlm_accuracy": "accuracy {:.2%}",
@@ -30,9 +31,21 @@ _FORMATS = {
     "tokens_per_second": "{:,.0f} tokens/s",
     "mfu": "MFU {:.1%}",
     "tokens_seen": "{:.4g} tokens seen",
+    "discriminator_accuracy": "discriminator accuracy {:.2%}",
+    "discriminator_precision": "precision {:.2%}",
+    "discriminator_recall": "recall {:.2%}",
+    "generator_accuracy": "generator accuracy {:.2%}",
+    "sampled_accuracy": "sampled {:.2%}",
+    "share_replaced": "replaced {:.2%}",
     "eval_loss": "evaluation: loss {:.4f}",
     "eval_mlm_accuracy": "accuracy {:.2%}",
     "eval_perplexity": "perplexity {:.3f}",
+    "eval_discriminator_accuracy": "discriminator accuracy {:.2%}",
+    "eval_discriminator_precision": "precision {:.2%}",
+    "eval_discriminator_recall": "recall {:.2%}",
+    "eval_generator_accuracy": "generator accuracy {:.2%}",
+    "eval_sampled_accuracy": "sampled {:.2%}",
+    "eval_share_replaced": "replaced {:.2%}",
 }
 
 
@@ -41,8 +54,10 @@ class ConsoleAndFile(TrainerCallback):
 
     def __init__(self, path: Path):
         self.path = path
+        self._started, self._first_step = time.monotonic(), 0
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._started, self._first_step = time.monotonic(), state.global_step
         if state.is_world_process_zero:
             rewind(self.path, state.global_step)
 
@@ -54,7 +69,32 @@ class ConsoleAndFile(TrainerCallback):
             file.write(json.dumps(record) + "\n")
         parts = [pattern.format(logs[name]) for name, pattern in _FORMATS.items() if name in logs]
         parts += [f"{name} {value:.4g}" for name, value in logs.items() if name not in (*_FORMATS, "epoch", "primary")]
+        parts[:0] = progress(state, self._first_step, time.monotonic() - self._started, args.max_train_minutes)
         logger.info("step %s/%s  %s", f"{state.global_step:,}", f"{state.max_steps:,}", "  ".join(parts))
+
+
+def progress(state, first_step: int, seconds: float, most_minutes: float | None) -> list[str]:
+    """Share done and time left of a run, in words; none of an evaluation alone.
+
+    first_step: where this call began; seconds: what it has taken since, evaluation and checkpoints included;
+    most_minutes: when it ends at the latest.
+    """
+    steps = state.global_step - first_step
+    if not 0 < state.global_step <= state.max_steps:
+        return []
+    words = [f"{state.global_step / state.max_steps:.1%}"]
+    if steps > 0 and state.global_step < state.max_steps:
+        left = seconds / steps * (state.max_steps - state.global_step)
+        words.append(f"{clock(left if most_minutes is None else max(min(left, 60 * most_minutes - seconds), 0))} left")
+    return words
+
+
+def clock(seconds: float | None) -> str:
+    """3725 -> 1:02:05; nothing for None."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 def read_log(path: Path) -> list[dict]:

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.loop.logs import clock
+
 HEAD = ("task", "config", "seed", "state", "done", "best", "device", "elapsed")
 _ORDER = ("running", "elsewhere", "failed", "blocked", "waiting", "finished")  # what is cut off first stands last
 _SECONDS = 1.0  # between two drawings
@@ -33,14 +35,6 @@ class Row:
         share = "" if self.share is None else f"{self.share:.0%}"
         best = "" if self.best is None else f"{self.best:.2f}"
         return (self.task, self.config, str(self.seed), self.state, share, best, self.device, clock(self.seconds))
-
-
-def clock(seconds: float | None) -> str:
-    """3725 -> 1:02:05; nothing for None."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 class TrainLog:
