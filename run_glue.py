@@ -204,8 +204,8 @@ def finish_job(data: JobData, started: float) -> dict:
     set_seed(job.seed)
     model = make_task_model(data.task, settings, start_of(job, settings), data.plan, task_heads)
     features = read_features(data, model)
-    checkpoint = steps.find_checkpoint(folder, data.args)
-    trainer = make_trainer(data, model, features)
+    checkpoint, args = steps.find_checkpoint(folder, data.args)
+    trainer = make_trainer(data, model, features, args)
     if data.plan.training:
         if not steps.train(trainer, checkpoint):
             raise SystemExit("stopped; the same command goes on from here")
@@ -230,8 +230,9 @@ def read_features(data: JobData, model: TaskModel) -> dict[str, Features]:
     return make_all_features(task, splits, settings, model.tokenizer, **options)
 
 
-def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features]) -> Trainer:
-    settings, args, task = data.settings, data.args, data.task
+def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features], args: RunArguments) -> Trainer:
+    """args: the Trainer's own, which get the number of its steps."""
+    settings, task = data.settings, data.task
     batches = weights = None
     rows = features[task.train_split] if data.plan.training else None
     if rows is not None:

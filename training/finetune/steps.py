@@ -4,6 +4,7 @@ Its folder gets train_log.jsonl, checkpoints while it trains, best/ and at last 
 finished. A killed job goes on from its newest checkpoint and ends with the same numbers.
 """
 
+import copy
 import json
 import logging
 import platform
@@ -139,10 +140,11 @@ def held(folder: Path, args) -> Iterator[dict | None]:
         yield first_decides(args, take)
 
 
-def find_checkpoint(folder: Path, args) -> Path | None:
-    """The newest usable checkpoint, to the rows a step of which the arguments are fitted; None of a fresh job.
+def find_checkpoint(folder: Path, args: RunArguments) -> tuple[Path | None, RunArguments]:
+    """The newest usable checkpoint, None of a fresh job, and a copy of the arguments with as many rows a step as it.
 
-    ArgumentError where none of several is usable, or processes cannot share so many rows.
+    The copy is the Trainer's, which changes it. ArgumentError where none of several is usable, or processes cannot
+    share so many rows.
     """
     way_out = f"move {folder} away, and the same command starts this job over"
 
@@ -152,8 +154,9 @@ def find_checkpoint(folder: Path, args) -> Path | None:
         return checkpoint, progress and progress["places"] // max(progress["step"], 1)
 
     checkpoint, rows = first_decides(args, decide)
+    args = copy.copy(args)
     if checkpoint is None:
-        return None
+        return None, args
     logger.info("going on from %s", checkpoint)
     share, left = divmod(rows, args.data_processes)
     if left:
@@ -165,7 +168,7 @@ def find_checkpoint(folder: Path, args) -> Path | None:
         fitting = max(part for part in range(1, args.per_device_train_batch_size + 1) if share % part == 0)
         args.per_device_train_batch_size, args.gradient_accumulation_steps = fitting, share // fitting
         logger.info("%d rows a step as before: %d x %d a process", rows, fitting, share // fitting)
-    return checkpoint
+    return checkpoint, args
 
 
 def train(trainer, checkpoint: Path | None) -> bool:
