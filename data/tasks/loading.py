@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from data.tasks.records import Reading, make_records
 from data.tasks.rows import Row, read_rows, read_text, table_rows
-from data.tasks.task import Task, TaskError
+from data.tasks.task import Task, TaskError, plain_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -108,7 +108,7 @@ def _subfolder(folder: Path, name: str) -> Path | None:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[-_]", "", name.lower()).removesuffix("public")
+    return plain_name(name).removesuffix("public")
 
 
 def load_task(

@@ -5,7 +5,7 @@ follow ELECTRA's and RoBERTa's for GLUE and the CLUE baselines' and PaddleNLP's 
 data sets nyu-mll/glue and clue/clue; a label is known by its name everywhere else.
 """
 
-from data.tasks.task import Task, TaskError
+from data.tasks.task import Task, TaskError, plain_name
 
 _PAIR = {"text_a": ("sentence1", "premise"), "text_b": ("sentence2", "hypothesis")}
 _QUESTIONS = {
@@ -409,20 +409,16 @@ GROUPS = tuple(dict.fromkeys(group for task in _TABLE for group in task.groups))
 
 def add_task(task: Task) -> None:
     """Let find_task and expand_tasks know one more task. TaskError when one of its names is taken."""
-    taken = {_plain(name) for known in TASKS.values() for name in (known.name, *known.aliases)}
+    taken = {plain_name(name) for known in TASKS.values() for name in (known.name, *known.aliases)}
     for name in (task.name, *task.aliases):
-        if _plain(name) in taken:
+        if plain_name(name) in taken:
             raise TaskError(f"task {name} must have a name of its own, got that of another one; choose another")
     TASKS[task.name] = task
 
 
 def find_task(name: str) -> Task:
     """Return the task of this name or alias; case, `-` and `_` make no difference. TaskError lists the names."""
-    plain = {_plain(known): task for task in TASKS.values() for known in (task.name, *task.aliases)}
-    if _plain(name) not in plain:
+    plain = {plain_name(known): task for task in TASKS.values() for known in (task.name, *task.aliases)}
+    if plain_name(name) not in plain:
         raise TaskError(f"--tasks must name tasks of {', '.join(TASKS)}, got {name!r}; correct the name")
-    return plain[_plain(name)]
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
+    return plain[plain_name(name)]

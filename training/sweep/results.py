@@ -14,7 +14,7 @@ import numpy as np
 from common.errors import ArgumentError
 from common.shortening import SHORTENING
 from training.files import write_whole
-from training.finetune.job import JOB_FILE, RESULT_FILE
+from training.finetune.job import JOB_FILE, RESULT_FILE, Job
 from training.sweep.grid import varying
 from training.sweep.significance import compare_items, mcnemar, welch
 from training.sweep.summary_tables import as_csv, as_markdown, as_tex
@@ -97,7 +97,7 @@ def _rank(row: dict) -> tuple:
 def _row(task: str, folders: list[Path], seeds: set[int]) -> dict:
     folders = sorted(folders, key=_seed)
     results = [json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")) for folder in folders]
-    job = json.loads((folders[0] / JOB_FILE).read_text(encoding="utf-8"))
+    job = Job.read(folders[0])
     metric = results[0]["primary"]  # None without a labelled dev set
     values = [result["metrics"][metric] for result in results] if metric else []
     return {
@@ -112,13 +112,13 @@ def _row(task: str, folders: list[Path], seeds: set[int]) -> dict:
         "missing_seeds": sorted(seeds - {_seed(folder) for folder in folders}),
         "degenerate": sum(result["degenerate"] for result in results),
         "untrained": not any(result["steps"] for result in results),
-        "shortened": any(job["settings"].get(name) for name in SHORTENING),
+        "shortened": any(job.settings.get(name) for name in SHORTENING),
         "metrics": _spreads([result["metrics"] for result in results]),
         "test": _spreads([result["test"] for result in results]),
         "parameters": results[0]["parameters"],
         "seconds": statistics.fmean(result["seconds"] for result in results),
-        "settings": job["settings"],
-        "init_from": Path(job["init_from"]).parts[-3] if job.get("init_from") else None,
+        "settings": job.settings,
+        "init_from": job.init_from.parts[-3] if job.init_from else None,
         "folders": [str(folder) for folder in folders],
     }
 
