@@ -47,8 +47,8 @@ def factors_of_part(model: nn.Module, part: nn.Module, decay: float, offset: int
 
     What it shares with another network (ELECTRA's embeddings) has its factor; all else of the others has none.
     """
-    found = layer_factors(part, decay, offset)
-    factors = {id(parameter): found[name] for name, parameter in part.named_parameters()}
+    own = layer_factors(part, decay, offset)
+    factors = {id(parameter): own[name] for name, parameter in part.named_parameters()}
     return {name: factors[id(tensor)] for name, tensor in model.named_parameters() if id(tensor) in factors}
 
 

@@ -152,25 +152,25 @@ class CausalLanguageModelling(Objective):
 
     def _arguments(self, inputs: dict, mems) -> dict:
         """What the model's forward takes."""
-        found = {"input_ids": inputs["input_ids"]}
+        arguments = {"input_ids": inputs["input_ids"]}
         if "use_cache" in self._parameters:
-            found["use_cache"] = False  # keys and values for generation
+            arguments["use_cache"] = False  # keys and values for generation
         if self._mem_len:
-            found |= {"mems": mems, "output_mems": True}
+            arguments |= {"mems": mems, "output_mems": True}
         positions = inputs["position_ids"]  # in the document
         if "documents" in inputs:  # rows of one document each
             if not self._mem_len:
-                found["attention_mask"] = inputs["attention_mask"]
+                arguments["attention_mask"] = inputs["attention_mask"]
         elif self._document_mask:
             if self._masking == "pairs":
-                found["attention_mask"] = self._pairs(positions)
+                arguments["attention_mask"] = self._pairs(positions)
             elif self._masking == "layer_types":
-                found["attention_mask"] = {kind: self._pairs(positions, kind) for kind in self._config.layer_types}
+                arguments["attention_mask"] = {kind: self._pairs(positions, kind) for kind in self._config.layer_types}
             if "position_ids" in self._parameters:
                 # In the row: a model that counts positions sees nothing of what was before.
                 row = torch.arange(positions.shape[1], device=positions.device)
-                found["position_ids"] = torch.minimum(positions, row)
-        return found
+                arguments["position_ids"] = torch.minimum(positions, row)
+        return arguments
 
     def _pairs(self, positions: torch.Tensor, layer_type: str = "full_attention") -> torch.Tensor:
         """The keys that tokens at these places [B, T] of their documents may see: [B, T, K], or with a head dimension.
@@ -201,8 +201,8 @@ class CausalLanguageModelling(Objective):
         """Take up what `state` gave on all processes, however its streams are dealt out now. ArgumentError without."""
         if not self._mem_len:
             return
-        found = [stream for part in parts if part for stream in part["streams"].tolist()]
-        rows = {stream: row for row, stream in enumerate(found)}
+        streams = [stream for part in parts if part for stream in part["streams"].tolist()]
+        rows = {stream: row for row, stream in enumerate(streams)}
         mine = self._streams().tolist()
         if not rows.keys() >= set(mine):
             raise ArgumentError(
@@ -233,7 +233,7 @@ def _telling_length(config, longest: int) -> int:
     return min(longest, max([64, *(window + 16 for window in windows)]))
 
 
-def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _apart(logits: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference of logits as a share of the largest, 0 for what is rounding."""
-    share = ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
+    share = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
     return 0.0 if share < ROUNDING else share
