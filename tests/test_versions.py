@@ -107,6 +107,7 @@ def test_requirements_name_every_import_and_its_users():
         module: {name.lower().replace("_", "-") for name in names}
         for module, names in importlib.metadata.packages_distributions().items()
     }
+    runtime = requirements("requirements.txt").keys()
     wanted = requirements("requirements.txt") | requirements("requirements-dev.txt")
     wanted = {name.replace("_", "-"): match for name, match in wanted.items()}
     for root in roots - ours - OPTIONAL - sys.stdlib_module_names:
@@ -118,6 +119,15 @@ def test_requirements_name_every_import_and_its_users():
             assert users, f"{name}: there is no {pattern}"
             used = {part for path in users for module in imported[path] for part in module.split(".")}
             assert used & modules or name == "ruff", f"{name}: {pattern} does not import it"
+        places = re.findall(r"[\w/*]+(?:\.py|/)", match[4] or "")
+        for path in imported if name in runtime else ():
+            user = path.relative_to(ROOT)
+            if user.parts[0] in ("tests", "benchmarks") or not modules & {
+                part.split(".")[0] for part in imported[path]
+            }:
+                continue
+            is_named = any(user.match(place) or str(user).startswith(place) for place in places)
+            assert is_named, f"{name}: {user} imports it and is not named"
 
 
 def run(python: str, code: str, *words, where: Path) -> str:
