@@ -53,7 +53,7 @@ def build_parser() -> FlagParser:
 
 def build_backend(vocabulary: list[str], lowercase: bool, nfkc: bool) -> Tokenizer:
     """Return BERT's tokenizer with these tokens, which begin with the special ones."""
-    ids = {token: number for number, token in enumerate(vocabulary)}
+    ids = {token: index for index, token in enumerate(vocabulary)}
     backend = Tokenizer(models.WordPiece(ids, unk_token=SPECIALS["unk_token"]))
     bert = normalizers.BertNormalizer(lowercase=lowercase)
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), bert]) if nfkc else bert

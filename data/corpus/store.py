@@ -273,9 +273,9 @@ def _manifest_fault(manifest: dict) -> str | None:
     for key in _FORM.keys() & manifest.keys():
         if fault := _misfit(manifest[key], _FORM[key], key):
             return fault
-    for number, shard in enumerate(manifest.get("shards", [])):
-        if shard["file"] != shard_name(number):
-            return f"shards[{number}].file is not {shard_name(number)}"
+    for index, shard in enumerate(manifest.get("shards", [])):
+        if shard["file"] != shard_name(index):
+            return f"shards[{index}].file is not {shard_name(index)}"
     for where, value in (
         ("tokenizer.size", manifest["tokenizer"]["size"]),
         ("settings.max_seq_length", manifest.get("settings", {}).get("max_seq_length", 1)),
@@ -293,7 +293,7 @@ def _misfit(value, form, where: str) -> str | None:
     if type(value) is not type(form):
         return f"{where} is {value!r:.60}"
     if isinstance(form, list):
-        faults = (_misfit(item, form[0], f"{where}[{number}]") for number, item in enumerate(value))
+        faults = (_misfit(item, form[0], f"{where}[{index}]") for index, item in enumerate(value))
     else:
         faults = (
             _misfit(value[key], form[key], f"{where}.{key}") if key in value else f"{where} without {key}"
@@ -432,14 +432,14 @@ class Corpus:
                 f"--validation_split must have rows of one document each, got {self.folder}, whose rows were joined; "
                 "give it to create_data.py instead, and here --validation_dir with the folder validation of its output"
             )
-        numbers = np.unique(self.documents)
-        if len(numbers) < 2 or not 0 < share < 1:
+        documents = np.unique(self.documents)
+        if len(documents) < 2 or not 0 < share < 1:
             raise CorpusError(
                 f"--validation_split must lie between 0 and 1 and the corpus hold two documents or more, got {share} "
-                f"and {len(numbers)} documents in {self.folder}; change the share or give --validation_dir"
+                f"and {len(documents)} documents in {self.folder}; change the share or give --validation_dir"
             )
-        count = min(max(round(share * len(numbers)), 1), len(numbers) - 1)
-        held = np.random.default_rng(seed).permutation(numbers)[:count]
+        count = min(max(round(share * len(documents)), 1), len(documents) - 1)
+        held = np.random.default_rng(seed).permutation(documents)[:count]
         is_held = np.isin(self.documents, held)
         return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 

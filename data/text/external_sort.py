@@ -64,12 +64,12 @@ class Buckets:
     def add(self, records: np.ndarray, payloads: list[bytes]) -> None:
         """Append documents: RECORD [N] with their keys set, and their bytes."""
         records["length"] = [len(payload) for payload in payloads]
-        numbers = (records["high"] >> np.uint64(32)) * np.uint64(self.count) >> np.uint64(32)
-        order = np.argsort(numbers, kind="stable")
-        edges = np.flatnonzero(np.diff(numbers[order])) + 1
+        bucket_of = (records["high"] >> np.uint64(32)) * np.uint64(self.count) >> np.uint64(32)
+        order = np.argsort(bucket_of, kind="stable")
+        edges = np.flatnonzero(np.diff(bucket_of[order])) + 1
         for members in np.split(order, edges) if len(order) else []:
             # A file per process: nothing to lock. A block is its number of records, the records and the payloads.
-            name = f"{numbers[members[0]]:06d}.{os.getpid()}"
+            name = f"{bucket_of[members[0]]:06d}.{os.getpid()}"
             with (self.folder / name).open("ab") as file:
                 file.write(np.int64(len(members)).tobytes() + records[members].tobytes())
                 file.writelines(payloads[i] for i in members.tolist())

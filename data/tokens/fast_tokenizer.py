@@ -49,10 +49,10 @@ def names_mask_token(name: str) -> bool:
 def check_backend(backend: Tokenizer, name: str, flag: str, has_mask: bool) -> None:
     """Print what is odd about the vocabulary of the tokenizer `name`. UserError naming `flag` when it cannot work."""
     tokens = {}
-    for token, number in backend.get_vocab().items():
-        if tokens.setdefault(number, token) != token:
+    for token, token_id in backend.get_vocab().items():
+        if tokens.setdefault(token_id, token) != token:
             raise UserError(
-                f"{flag} {name} must give each token an id of its own, got {number} for {tokens[number]!r} and "
+                f"{flag} {name} must give each token an id of its own, got {token_id} for {tokens[token_id]!r} and "
                 f"{token!r}; mend its vocabulary, in which an entry may stand twice"
             )
     try:
@@ -70,7 +70,7 @@ def check_backend(backend: Tokenizer, name: str, flag: str, has_mask: bool) -> N
         remarks.append(f"{unused:,} of its {max(tokens) + 1:,} ids have no token, as where an entry stands twice")
     if (Path(name) / "vocab.txt").is_file():
         entries = len((Path(name) / "vocab.txt").read_bytes().splitlines())
-        added = [f"{tokens[number]} as {number}" for number in sorted(tokens) if number >= entries]
+        added = [f"{tokens[token_id]} as {token_id}" for token_id in sorted(tokens) if token_id >= entries]
         if added:
             remarks.append(f"not in its vocab.txt and added behind it: {', '.join(added[:8])}")
     for remark in remarks:
