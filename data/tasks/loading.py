@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from data.tasks.records import Reading, make_records
 from data.tasks.rows import Row, read_rows, read_text, table_rows
-from data.tasks.task import Task, TaskError, plain_name
+from data.tasks.table import plain_name
+from data.tasks.task import Task, TaskError
 
 if TYPE_CHECKING:
     from datasets import Dataset

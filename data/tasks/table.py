@@ -5,7 +5,7 @@ follow ELECTRA's and RoBERTa's for GLUE and the CLUE baselines' and PaddleNLP's 
 data sets nyu-mll/glue and clue/clue; a label is known by its name everywhere else.
 """
 
-from data.tasks.task import Task, TaskError, plain_name
+from data.tasks.task import Task, TaskError
 
 _PAIR = {"text_a": ("sentence1", "premise"), "text_b": ("sentence2", "hypothesis")}
 _QUESTIONS = {
@@ -422,3 +422,8 @@ def find_task(name: str) -> Task:
     if plain_name(name) not in plain:
         raise TaskError(f"--tasks must name tasks of {', '.join(TASKS)}, got {name!r}; correct the name")
     return plain[plain_name(name)]
+
+
+def plain_name(name: str) -> str:
+    """What names of tasks and of their folders have in common, however they are written."""
+    return name.lower().replace("-", "").replace("_", "")

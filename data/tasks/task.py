@@ -8,11 +8,6 @@ from common.errors import UserError
 KINDS = ("classification", "regression", "multiple_choice", "question_answering", "tagging")
 
 
-def plain_name(name: str) -> str:
-    """What names of tasks and of their folders have in common, however they are written."""
-    return name.lower().replace("-", "").replace("_", "")
-
-
 class TaskError(UserError):
     """A task or its data cannot be used as asked; one line that names the flag or begins with file:line."""
 
