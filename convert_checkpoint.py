@@ -78,9 +78,9 @@ def read_fields(argument: str) -> dict:
 def weight_file(path: Path) -> Path:
     """The file with the tensors: path itself, or the one in the folder."""
     names = [path.name] if path.is_file() else sorted(file.name for file in path.iterdir())
-    found = [name for name in WEIGHTS if name in names]
-    if path.is_dir() and found:
-        return path / found[0]
+    files = [name for name in WEIGHTS if name in names]
+    if path.is_dir() and files:
+        return path / files[0]
     if any(name.endswith((".index", ".meta", ".ckpt")) or ".data-0" in name for name in names):
         raise ArgumentError(
             f"input {path} must hold PyTorch or safetensors weights, got a TensorFlow checkpoint, which is out of "

@@ -45,8 +45,8 @@ class Probe:
     def __init__(self, model: str, device: str | torch.device = "cpu", trust_remote_code: bool = False):
         self.tokenizer = load_tokenizer(model, "MODEL", trust_remote_code)
         config = load_config(model, "MODEL", trust_remote_code)
-        found = load_model(AutoModelForMaskedLM, config, model, "MODEL", self.tokenizer, trust_remote_code)
-        self.model = found.to(device).eval()
+        loaded = load_model(AutoModelForMaskedLM, config, model, "MODEL", self.tokenizer, trust_remote_code)
+        self.model = loaded.to(device).eval()
 
     @torch.no_grad()
     def candidates(self, text: str, top_k: int = 5) -> list[list[Candidate]]:

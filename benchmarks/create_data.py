@@ -30,7 +30,7 @@ _SENTENCE = re.compile(r"[^。！？!?.]+[。！？!?.]*")
 def mix(sources: list[str], target: Path, megabytes: float) -> None:
     """Write JSON lines of at least `megabytes`, documents of 1 to 40 sentences of `sources`."""
     texts = "\n".join(Path(source).read_text(encoding="utf-8") for source in sources)
-    sentences = [found for line in texts.split("\n") for found in _SENTENCE.findall(line)]
+    sentences = [sentence for line in texts.split("\n") for sentence in _SENTENCE.findall(line)]
     rng, written = random.Random(1234), 0
     with target.open("wb") as file:
         while written < megabytes * 1e6:

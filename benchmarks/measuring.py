@@ -24,10 +24,10 @@ def in_child(function, *arguments):
     args = arguments[-1]
     start = "fork" if args.device == "cpu" else "spawn"
     with multiprocessing.get_context(start).Pool(1, initializer=_set_up, initargs=(args.threads,)) as pool:
-        found = pool.apply(function, arguments)
+        result = pool.apply(function, arguments)
         pool.close()
         pool.join()
-    return found
+    return result
 
 
 def _set_up(threads: int) -> None:

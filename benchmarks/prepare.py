@@ -29,10 +29,10 @@ def mix(sources: list[str], target: Path, megabytes: float) -> float:
     sentences, sizes = [], []
     for source in sources:
         for line in Path(source).read_text(encoding="utf-8").split("\n"):
-            found = _SENTENCE.findall(line.strip())
-            if found:
-                sentences += found
-                sizes.append(len(found))
+            sentences_of_line = _SENTENCE.findall(line.strip())
+            if sentences_of_line:
+                sentences += sentences_of_line
+                sizes.append(len(sentences_of_line))
     rng, written = random.Random(1234), 0
     with target.open("wb") as file:
         while written < megabytes * 1e6:
@@ -67,7 +67,7 @@ def tree(pid: int) -> list[int]:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:  # it has just ended
         return []
-    return [pid, *(found for child in children for found in tree(int(child)))]
+    return [pid, *(descendant for child in children for descendant in tree(int(child)))]
 
 
 def pss(pid: int) -> int:
@@ -75,8 +75,8 @@ def pss(pid: int) -> int:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    share = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    return int(share[1]) * 1024 if share else 0
 
 
 def ours(tokenizer: Path, source: Path, output: Path, workers: int) -> list[str]:

@@ -47,8 +47,8 @@ def describe_fault(error: BaseException) -> str | None:
         return "too little memory" + (f" ({text})" if text else "")
     if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") and "out of memory" in text:
         return f"too little memory on the device ({text})"
-    if found := _OS_ERROR.search(text):
-        return _of_system(int(found[1]), None)
+    if code := _OS_ERROR.search(text):
+        return _of_system(int(code[1]), None)
     if not isinstance(error, RuntimeError):
         return None
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):

@@ -25,12 +25,12 @@ def weights(folder):
     """Tensors of the saved model by name; of several models with the folder's name in front."""
     files = [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
     files += sorted(folder.glob("[!c]*/model.safetensors"))  # not of checkpoints
-    found = {}
+    tensors = {}
     for file in files:
         part = "" if file.parent == folder else f"{file.parent.name}/"
-        found |= {part + name: tensor for name, tensor in load_file(file).items()}
-    assert found
-    return found
+        tensors |= {part + name: tensor for name, tensor in load_file(file).items()}
+    assert tensors
+    return tensors
 
 
 def assert_same_run(one, other):

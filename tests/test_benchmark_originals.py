@@ -25,14 +25,14 @@ def test_agrees_with_the_original_programs(parity, name):
         inputs = [case[field] for field in ("input_ids", "attention_mask", "token_type_ids", "labels")]
         with torch.no_grad():
             outputs = model(*inputs, output_hidden_states=True, output_attentions=True)
-        found = {
+        fields = {
             "logits": outputs["logits"],
             "embedding_output": outputs["hidden_states"][0],
             "hidden_after_layer0": outputs["hidden_states"][1],
             "last_hidden_state": outputs["hidden_states"][-1],
             "attn_layer0": outputs["attentions"][0],
         }
-        for field, actual in found.items():
+        for field, actual in fields.items():
             if case[field] is not None:
                 torch.testing.assert_close(actual, case[field], atol=1e-4, rtol=0, msg=lambda m, c=case: c["name"] + m)
         if case["loss"] is not None:

@@ -59,17 +59,17 @@ SEEN_WITHOUT = [way for way in WAYS if way[0] is not flip and way[1] != "complet
 @pytest.fixture(scope="module")
 def whole(small_runs, tmp_path_factory):
     """(script) -> the folder of a finished run, or of a finetuning job that was killed after its checkpoint."""
-    made = {}
+    folders = {}
 
     def get(script):
-        if script not in made:
-            made[script] = tmp_path_factory.mktemp("whole") / "run"
+        if script not in folders:
+            folders[script] = tmp_path_factory.mktemp("whole") / "run"
             if script == "glue":
                 with killed_in(5):
-                    small_runs.run(script, made[script])
+                    small_runs.run(script, folders[script])
             else:
-                small_runs.run(script, made[script])
-        return made[script]
+                small_runs.run(script, folders[script])
+        return folders[script]
 
     return get
 

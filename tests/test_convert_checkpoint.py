@@ -44,11 +44,11 @@ def lucidrains(parity):
     return make
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
+def assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor), name
 
 
 @PUBLISHED
@@ -162,9 +162,9 @@ def test_tensorflow_checkpoints_are_out_of_scope_and_the_error_says_so(tmp_path,
     folder.mkdir()
     for name in files:
         (folder / name).write_bytes(b"\0")
-    for given in (folder, folder / files[0]):
+    for source in (folder, folder / files[0]):
         with pytest.raises(UserError, match="TensorFlow checkpoint, which is out of scope"):
-            main([str(given), str(tmp_path / "ours")])
+            main([str(source), str(tmp_path / "ours")])
 
 
 def test_wrong_arguments_are_named(published, tmp_path):

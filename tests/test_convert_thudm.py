@@ -19,11 +19,11 @@ def read(folder, rank=0):
     return torch.load(folder / thudm.SHARD.format(rank), weights_only=True)["module"]
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
+def assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor), name
 
 
 def there_and_back(folder, tmp_path, *options):
@@ -124,8 +124,8 @@ def test_the_tokenizer_comes_along_and_undecodable_ids_are_never_drawn(
     assert (defaults.temperature, defaults.top_k, defaults.top_p, defaults.max_length) == (0.9, 0, 1.0, 1024)
     ids = torch.tensor([tokenizer("问题").input_ids])
     for do_sample in (False, True):
-        found = model.generate(ids, do_sample=do_sample, max_new_tokens=40, num_return_sequences=1)
-        assert found.max() < len(tokenizer)
+        ids_after = model.generate(ids, do_sample=do_sample, max_new_tokens=40, num_return_sequences=1)
+        assert ids_after.max() < len(tokenizer)
     assert model(ids).logits.argmax(-1).max() >= len(tokenizer)  # without suppression they would be
 
 

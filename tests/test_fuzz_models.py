@@ -60,15 +60,15 @@ def tokenizer(bert_folder):
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory, tokenizer):
     """(model_type) -> a folder of a small model with its tokenizer; made once, so copy it before damaging it."""
-    made = {}
+    folders = {}
 
     def make(kind):
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(kind) / "model"
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp(kind) / "model"
             torch.manual_seed(0)
-            MAKERS[kind]().save_pretrained(made[kind])
-            tokenizer.save_pretrained(made[kind])
-        return made[kind]
+            MAKERS[kind]().save_pretrained(folders[kind])
+            tokenizer.save_pretrained(folders[kind])
+        return folders[kind]
 
     return make
 

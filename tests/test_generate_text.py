@@ -74,10 +74,10 @@ def test_a_prompt_is_continued_as_generate_does(folder, tokenizer, capsys):
     ids = torch.tensor([[tokenizer.cls_token_id, *tokenizer(PROMPT, add_special_tokens=False)["input_ids"]]])
     model = TransformerXLForCausalLM.from_pretrained(folder).eval()
     suppressed = list(range(len(tokenizer), model.config.vocab_size))
-    found = model.generate(ids, max_length=24, do_sample=False, suppress_tokens=suppressed)[0, ids.shape[1] :]
+    continuation = model.generate(ids, max_length=24, do_sample=False, suppress_tokens=suppressed)[0, ids.shape[1] :]
     printed = run(capsys, folder, "--prompt", PROMPT, "--temperature", 0, "--max_length", 24)
     assert printed.startswith(PROMPT)
-    wanted = tokenizer.decode(found, skip_special_tokens=True)
+    wanted = tokenizer.decode(continuation, skip_special_tokens=True)
     assert len(wanted) > 10 and "".join(printed.removeprefix(PROMPT).split()) == "".join(wanted.split())
 
 
@@ -138,10 +138,9 @@ def test_stock_causal_and_two_part_models_work_too(tokenizer, tmp_path):
     shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32}
     ends = {"eos_token_id": tokenizer.sep_token_id, "bos_token_id": tokenizer.cls_token_id}
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), initializer_range=0.5, **shape, **ends)).eval()
-    t5 = T5ForConditionalGeneration(
-        T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-                 decoder_start_token_id=0, pad_token_id=0, eos_token_id=tokenizer.sep_token_id)
-    ).eval()  # fmt: skip
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    ends = {"eos_token_id": tokenizer.sep_token_id, "pad_token_id": 0, "decoder_start_token_id": 0}
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **shape, **ends)).eval()
     for name, model in (("gpt2", gpt2), ("t5", t5)):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
@@ -153,7 +152,7 @@ def test_stock_causal_and_two_part_models_work_too(tokenizer, tmp_path):
             assert alone == texts(tmp_path, *ask, "--num_beams", beams, "--batch_size", 2)
     source = tokenizer("北京大学" + PROMPT, return_tensors="pt")
     wanted = t5.generate(source["input_ids"], max_new_tokens=16, do_sample=False)[0]
-    found = texts(
+    answers = texts(
         tmp_path,
         tmp_path / "t5",
         "--source_prefix",
@@ -165,7 +164,7 @@ def test_stock_causal_and_two_part_models_work_too(tokenizer, tmp_path):
         "--max_length",
         16,
     )
-    assert found[0].replace(" ", "") == tokenizer.decode(wanted, skip_special_tokens=True).replace(" ", "")
+    assert answers[0].replace(" ", "") == tokenizer.decode(wanted, skip_special_tokens=True).replace(" ", "")
     with pytest.raises(ValueError, match="fewer tokens than MODEL's 32 positions"):
         texts(tmp_path, tmp_path / "gpt2", "--prompt", "长" * 40)
 
@@ -194,9 +193,9 @@ def test_texts_end_with_the_positions_of_the_model(tokenizer, tmp_path, caplog, 
     kinds[not config.is_encoder_decoder].from_config(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     caplog.set_level("INFO")
-    (found,) = texts(tmp_path, tmp_path / "model", "--prompt", PROMPT, "--temperature", 0, "--max_new_tokens", 60)
+    (text,) = texts(tmp_path, tmp_path / "model", "--prompt", PROMPT, "--temperature", 0, "--max_new_tokens", 60)
     assert "MODEL's positions end after" in caplog.text
-    assert texts(tmp_path, tmp_path / "model", "--prompt", PROMPT, "--temperature", 0) == [found]
+    assert texts(tmp_path, tmp_path / "model", "--prompt", PROMPT, "--temperature", 0) == [text]
     with pytest.raises(ValueError, match=r"the prompt must have .* MODEL's 1. positions, got"):
         generate_text.main([str(tmp_path / "model"), "--prompt", PROMPT * 5, "--use_cpu"])
 

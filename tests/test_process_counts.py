@@ -36,13 +36,13 @@ def run(small_runs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(run, tmp_path_factory):
     """(script, processes) -> the folder of an undisturbed run on so many."""
-    made = {}
+    folders = {}
 
     def get(script, processes):
-        if (script, processes) not in made:
-            made[script, processes] = tmp_path_factory.mktemp("whole") / "run"
-            run(script, made[script, processes], processes)
-        return made[script, processes]
+        if (script, processes) not in folders:
+            folders[script, processes] = tmp_path_factory.mktemp("whole") / "run"
+            run(script, folders[script, processes], processes)
+        return folders[script, processes]
 
     return get
 
@@ -132,15 +132,15 @@ def test_rows_that_processes_cannot_share_are_refused(whole, run, tmp_path):
 
 
 def test_lacking_random_numbers_are_a_function_of_seed_step_and_process(tmp_path, monkeypatch):
-    found = {}
+    drawn = {}
     for step, number in ((3, 1), (3, 2), (4, 1), (3, 1)):
         trainer = object.__new__(Trainer)
         trainer.args = SimpleNamespace(process_index=number, world_size=3, seed=7)
         trainer.state, trainer.peers = SimpleNamespace(global_step=step), SimpleNamespace(clear=lambda: None)
         trainer._load_rng_state(str(tmp_path))
         numbers = (torch.rand(4).tolist(), np.random.rand(4).tolist(), random.random())
-        assert found.setdefault((step, number), numbers) == numbers
-    assert len({repr(numbers) for numbers in found.values()}) == 3
+        assert drawn.setdefault((step, number), numbers) == numbers
+    assert len({repr(numbers) for numbers in drawn.values()}) == 3
 
 
 # Machines without a shared disk

@@ -176,19 +176,19 @@ def test_perplexity_is_that_of_one_token_at_a_time_whatever_the_batch(flags, tmp
     ask = {"do_train": None, "do_eval": True, "train_file": None, "config_overrides": None, "output_dir": None}
     ask |= {"model_name_or_path": tmp_path / "run", "validation_file": some, "mem_len": 11}
     capsys.readouterr()
-    found = [
+    metrics = [
         run_clm.main(flags(**ask, per_device_eval_batch_size=size, perplexity_file=tmp_path / f"{size}.json"))
         for size in (1, 4)
     ]
-    assert json.loads(capsys.readouterr().out.splitlines()[0]) == found[0]
-    assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"], rel=1e-6)
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == metrics[0]
+    assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], rel=1e-6)
     wanted = []
     for line in lines:
         prompt, text = (tokenizer(line[key], add_special_tokens=False)["input_ids"] for key in ("prompt", "text"))
         tokens = [tokenizer.cls_token_id, *prompt, *text]
         wanted.append(likelihood(model, tokens, 1 + len(prompt), tokenizer.sep_token_id))
     total, count = np.array(wanted).sum(0)
-    assert found[0]["eval_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert metrics[0]["eval_loss"] == pytest.approx(total / count, rel=1e-5)
     written = [json.loads(line) for line in (tmp_path / "4.json").read_text().splitlines()]
     assert [line["targets"] for line in written] == [count for _, count in wanted]
     assert [line["perplexity"] for line in written] == pytest.approx([math.exp(t / c) for t, c in wanted], rel=1e-5)
@@ -208,8 +208,8 @@ def test_perplexity_of_any_causal_model_on_a_text_file(flags, tmp_path, prepared
     tokens = [tokenizer.cls_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
     targets = torch.tensor([*tokens[1:], tokenizer.sep_token_id])
     for stride in (16, 4):
-        found = [run_clm.main(flags(**ask, stride=stride, per_device_eval_batch_size=size)) for size in (1, 8)]
-        assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"], rel=1e-6)
+        metrics = [run_clm.main(flags(**ask, stride=stride, per_device_eval_batch_size=size)) for size in (1, 8)]
+        assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], rel=1e-6)
         losses, done = [], 0
         for start in range(0, len(tokens), stride):
             window = torch.tensor([tokens[start : start + 16]])
@@ -220,7 +220,7 @@ def test_perplexity_of_any_causal_model_on_a_text_file(flags, tmp_path, prepared
             done = stop
             if stop == len(tokens):
                 break
-        assert found[0]["eval_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+        assert metrics[0]["eval_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 # Errors

@@ -37,9 +37,9 @@ def words(tmp_path):
         environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **variables}
         command = ["bash", str(ROOT / "scripts" / recipe), *map(str, arguments)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found = done.stdout.splitlines()
-        place = next(number for number, word in enumerate(found) if word.endswith(".py"))
-        return found[:place], Path(found[place]).name, found[place + 1 :]
+        words = done.stdout.splitlines()
+        place = next(number for number, word in enumerate(words) if word.endswith(".py"))
+        return words[:place], Path(words[place]).name, words[place + 1 :]
 
     return ask
 
@@ -96,10 +96,8 @@ def test_generating_finetuning_and_resharding_then_both_again_from_two_parts(wor
 
 
 def test_several_machines_are_launched_by_deepspeed_with_the_hosts(words, checkpoint, tmp_path):
-    launcher, _, flags = words(
-        "ds_finetune_gpt_2.9B.sh", checkpoint, "data.json", NUM_WORKERS="2", NUM_GPUS_PER_WORKER="4",
-        HOST_FILE_PATH="hosts", OFFLOAD="1",
-    )  # fmt: skip
+    machines = {"NUM_WORKERS": "2", "NUM_GPUS_PER_WORKER": "4", "HOST_FILE_PATH": "hosts", "OFFLOAD": "1"}
+    launcher, _, flags = words("ds_finetune_gpt_2.9B.sh", checkpoint, "data.json", **machines)
     assert launcher == ["--no_local_rank", "--hostfile", "hosts", "--num_nodes", "2", "--num_gpus", "4"]
     settings = json.loads(Path(flags[flags.index("--deepspeed") + 1]).read_text())
     assert settings["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}

@@ -52,12 +52,12 @@ def test_model_files_can_travel_with_a_checkpoint(path):
 
 def commands(text: str) -> list[list[str]]:
     """Every `python X.py ...` or `torchrun ... X.py ...` of a shell text, backslash continuations joined, as words."""
-    found = []
+    lines_of_words = []
     for line in text.replace("\\\n", " ").splitlines():
         line = line.strip()
         if re.match(r'^(\w+=\S* )*(exec )?("?\$\{?python\}?"?|python3?|torchrun|bash)\s', line):
-            found.append(shlex.split(line.split(" | ")[0], comments=True))
-    return found
+            lines_of_words.append(shlex.split(line.split(" | ")[0], comments=True))
+    return lines_of_words
 
 
 def script_and_flags(words: list[str]) -> tuple[str, list[str]] | None:

@@ -159,13 +159,13 @@ ENTRY = re.compile(r'"(?P<held>.+)"|\.(?P<instance>\w+)|(?P<name>\w+)(?:\((?P<pa
 
 def entries() -> list[tuple[str, str, re.Match]]:
     """(file, owner, entry) of each line."""
-    found, file, owner = [], "", ""
+    entries, file, owner = [], "", ""
     for line in TABLE.strip().splitlines():
         if line.startswith(" "):
-            found.append((file, owner, ENTRY.fullmatch(line.strip())))
+            entries.append((file, owner, ENTRY.fullmatch(line.strip())))
         else:
             file, owner = line.rstrip(":").split(": ")
-    return found
+    return entries
 
 
 ENTRIES = entries()
@@ -174,12 +174,12 @@ ENTRIES = entries()
 def resolve(path: str):
     """The module or what is in it; skips the test where the package is not installed."""
     first, *names = path.split(".")
-    found = pytest.importorskip(first)
+    thing = pytest.importorskip(first)
     for depth, name in enumerate(names, start=1):
-        if not hasattr(found, name):
+        if not hasattr(thing, name):
             importlib.import_module(".".join((first, *names[:depth])))
-        found = getattr(found, name)
-    return found
+        thing = getattr(thing, name)
+    return thing
 
 
 @functools.cache
@@ -224,17 +224,15 @@ def test_layers_of_bert_have_the_names_that_their_quick_form_reads(family):
     model = transformers.AutoModel.from_config(config)
     (layer,) = model.encoder.layer
     assert type(layer).__name__ in LAYERS
-    for path in (
-        "attention.self.query", "attention.self.key", "attention.self.value", "attention.self.config",
-        "attention.self.num_attention_heads", "attention.output.dense", "attention.output.LayerNorm", "is_decoder",
-        "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense", "output.LayerNorm",
-    ):  # fmt: skip
+    paths = [f"attention.self.{part}" for part in ("query", "key", "value", "config", "num_attention_heads")]
+    paths += [f"{part}.{kind}" for part in ("attention.output", "output") for kind in ("dense", "LayerNorm")]
+    for path in (*paths, "intermediate.dense", "intermediate.intermediate_act_fn", "is_decoder"):
         functools.reduce(getattr, path.split("."), layer)
 
 
 SOURCES = [*ROOT.glob("*.py")]
-SOURCES += [path for room in ("benchmarks", "common", "data", "examples", "models", "training")
-            for path in (ROOT / room).rglob("*.py")]  # fmt: skip
+for room in ("benchmarks", "common", "data", "examples", "models", "training"):
+    SOURCES += (ROOT / room).rglob("*.py")
 PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit", "_MP"}  # of namedtuple and os
 
 
@@ -295,13 +293,13 @@ def sets(cls: type, name: str) -> bool:
 
 
 def our_classes() -> list[type]:
-    found = {}
+    classes = {}
     for package in (common, data, models, training):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for cls in vars(importlib.import_module(module.name)).values():
                 if inspect.isclass(cls) and cls.__module__ == module.name:
-                    found[cls] = None
-    return list(found)
+                    classes[cls] = None
+    return list(classes)
 
 
 def test_what_our_classes_override_or_set_of_private_names_stands_in_the_table():
@@ -361,8 +359,8 @@ def test_hooks_that_record_attentions_are_known_by_their_module():
 def test_softmax_backward_is_what_autograd_computes():
     """The one call by a private name whose meaning could change under the same name and parameters."""
     scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    given = torch.randn(3, 5, dtype=torch.float64)
+    gradient = torch.randn(3, 5, dtype=torch.float64)
     probabilities = scores.softmax(-1)
-    (expected,) = torch.autograd.grad(probabilities, scores, given)
-    found = torch.ops.aten._softmax_backward_data(given, probabilities.detach(), -1, scores.dtype)
-    assert torch.allclose(found, expected)
+    (expected,) = torch.autograd.grad(probabilities, scores, gradient)
+    actual = torch.ops.aten._softmax_backward_data(gradient, probabilities.detach(), -1, scores.dtype)
+    assert torch.allclose(actual, expected)

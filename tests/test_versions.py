@@ -63,9 +63,9 @@ OPTIONAL = {"bert4torch", "deepspeed", "flash_pytorch", "peft"}  # looked for fi
 
 def requirements(file: str) -> dict[str, re.Match]:
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-    found = [REQUIREMENT.fullmatch(line) for line in lines if not line.startswith(("#", "-r "))]
-    assert all(found), f"{file}: each line is NAME>=LOWEST,<HIGHEST  # what needs it"
-    return {match[1]: match for match in found}
+    matches = [REQUIREMENT.fullmatch(line) for line in lines if not line.startswith(("#", "-r "))]
+    assert all(matches), f"{file}: each line is NAME>=LOWEST,<HIGHEST  # what needs it"
+    return {match[1]: match for match in matches}
 
 
 def ordered(version: str) -> tuple[int, ...]:

@@ -26,11 +26,11 @@ def with_changes(config, changes: dict):
     kind = type(config)
     names = {kind.attribute_map.get(name, name): value for name, value in changes.items()}
     stated = {name: value for name, value in _stated(config).items() if name not in names}
-    made = kind.from_dict(stated | names)
-    heads, groups = (whole_number(made, name) for name in ("num_attention_heads", "num_key_value_heads"))
+    derived = kind.from_dict(stated | names)
+    heads, groups = (whole_number(derived, name) for name in ("num_attention_heads", "num_key_value_heads"))
     before = whole_number(config, "num_attention_heads")
     if not before or not groups or heads % groups == 0 or heads * groups % before or "num_key_value_heads" in names:
-        return made
+        return derived
     logger.info("num_key_value_heads: %d for %d heads, as %d for %d", heads * groups // before, heads, groups, before)
     return kind.from_dict(stated | names | {"num_key_value_heads": heads * groups // before})
 
@@ -44,17 +44,17 @@ def whole_number(config, name: str) -> int:
 
 def _stated(config) -> dict:
     """The fields of a config without which its class would make another one."""
-    kind, found, level = type(config), config.to_dict(), transformers_logging.get_verbosity()
+    kind, fields, level = type(config), config.to_dict(), transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)  # what it says of each try
     try:
         default = {}
         with suppress(Exception):  # a class that has no defaults
             default = kind().to_dict()
-        stated = {name: value for name, value in found.items() if name not in default or default[name] != value}
+        stated = {name: value for name, value in fields.items() if name not in default or default[name] != value}
         for name in list(stated):
             without = {other: value for other, value in stated.items() if other != name}
             with suppress(Exception):  # it cannot be left out
-                stated = without if kind.from_dict(without).to_dict() == found else stated
+                stated = without if kind.from_dict(without).to_dict() == fields else stated
     finally:
         transformers_logging.set_verbosity(level)
     return stated
@@ -67,7 +67,7 @@ def _split(overrides: str) -> list[str]:
 
 def parse_overrides(config, overrides: str) -> dict:
     """{name: value} of key=value,key=value, in the type of the field; JSON for lists. ValueError naming the key."""
-    found = {}
+    changes = {}
     for part in _split(overrides):
         name, equals, text = part.partition("=")
         if not equals or not hasattr(config, name):
@@ -77,18 +77,18 @@ def parse_overrides(config, overrides: str) -> dict:
         old = getattr(config, name)
         try:
             if isinstance(old, str):
-                found[name] = text
+                changes[name] = text
             elif isinstance(old, bool):
-                found[name] = {"true": True, "1": True, "y": True, "yes": True}.get(text.lower(), False)
-                if not found[name] and text.lower() not in ("false", "0", "n", "no"):
+                changes[name] = {"true": True, "1": True, "y": True, "yes": True}.get(text.lower(), False)
+                if not changes[name] and text.lower() not in ("false", "0", "n", "no"):
                     raise ValueError("neither true nor false")
             elif isinstance(old, (int, float)):
-                found[name] = type(old)(text)
+                changes[name] = type(old)(text)
             else:
-                found[name] = json.loads(text)
+                changes[name] = json.loads(text)
         except ValueError:
             raise ValueError(f"key {name} must be like {old!r}, got {text!r}") from None
-    return found
+    return changes
 
 
 @contextmanager
@@ -115,11 +115,11 @@ def told(config, overrides: str | None):
 
 def _kept_sizes(config, overrides: str) -> list[str]:
     """field=value of sizes that are not among the overrides; first those without one, and unfit key-value heads."""
-    given = {pair.partition("=")[0] for pair in _split(overrides)}
+    named = {pair.partition("=")[0] for pair in _split(overrides)}
     sizes = {
         name: value
         for name, value in config.to_dict().items()
-        if name not in given and _SIZE.search(name) and "token" not in name
+        if name not in named and _SIZE.search(name) and "token" not in name
         if value is None or (type(value) is int and value > 1)
     }
     heads = whole_number(config, "num_attention_heads")

@@ -41,12 +41,12 @@ def why_not_written(folder: Path) -> str | None:
 def read_json(path: Path, *keys: str) -> dict:
     """A JSON object that has these keys; ValueError for anything else, OSError where there is no such file."""
     try:
-        found = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes())
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    if not isinstance(found, dict) or not found.keys() >= {*keys}:
+    if not isinstance(values, dict) or not values.keys() >= {*keys}:
         raise ValueError("no JSON object with " + ", ".join(keys))
-    return found
+    return values
 
 
 def to_disk(path: Path) -> None:
@@ -62,24 +62,24 @@ def seal(folder: Path) -> None:
     """Write CHECKSUMS and wait until the disk has all files of a folder; checksums are computed while it writes."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CHECKSUMS]
     with ThreadPoolExecutor(1) as pool:
-        sums = pool.map(_checksum, files)
+        checksums = pool.map(_checksum, files)
         for path in files:
             to_disk(path)
-        found = {
+        sums = {
             str(path.relative_to(folder)): [path.stat().st_size, checksum]
-            for path, checksum in zip(files, sums, strict=True)
+            for path, checksum in zip(files, checksums, strict=True)
         }
     path = folder / CHECKSUMS
-    path.write_text(json.dumps({"xxh3_64": found, "of_these": _of_sums(found)}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"xxh3_64": sums, "of_these": _of_sums(sums)}, indent=1) + "\n", encoding="utf-8")
     to_disk(path)
 
 
 def broken_seal(folder: Path) -> str | None:
     """How the files of a folder that has CHECKSUMS differ from what was written, None if they do not."""
     try:
-        found = read_json(folder / CHECKSUMS, "xxh3_64", "of_these")
-        sums = {name: (int(size), str(checksum)) for name, (size, checksum) in found["xxh3_64"].items()}
-        whole = found["of_these"] == _of_sums(found["xxh3_64"])
+        record = read_json(folder / CHECKSUMS, "xxh3_64", "of_these")
+        sums = {name: (int(size), str(checksum)) for name, (size, checksum) in record["xxh3_64"].items()}
+        whole = record["of_these"] == _of_sums(record["xxh3_64"])
     except (OSError, ValueError, TypeError, AttributeError):
         whole = False
     if not whole:
@@ -100,14 +100,14 @@ def _differences(folder: Path, sums: dict[str, tuple[int, str]]) -> Iterator[str
     if missing:
         yield f"lacks {', '.join(missing)}"
     for name, (size, _) in sums.items():
-        if (found := (folder / name).stat().st_size) != size:
-            yield f"has a damaged {name} ({found:,} bytes of {size:,})"
+        if (actual := (folder / name).stat().st_size) != size:
+            yield f"has a damaged {name} ({actual:,} bytes of {size:,})"
     # Several files at once: a run waits for this before it goes on.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for (name, (_, checksum)), found in zip(
+        for (name, (_, checksum)), actual in zip(
             sums.items(), pool.map(_checksum, map(folder.joinpath, sums)), strict=True
         ):
-            if found != checksum:
+            if actual != checksum:
                 yield f"has a damaged {name} (its bytes are not those that were written)"
 
 

@@ -126,28 +126,31 @@ def _lock(handle: int, path: Path, flag: str) -> None:
         if error.errno not in (errno.EWOULDBLOCK, *_WITHOUT_LOCKS):
             raise
         locks = error.errno not in _WITHOUT_LOCKS
-    found = _read(handle)
-    here = found.get("machine") == machine()
-    if locks or (here and process_start(found.get("pid")) == found.get("process_start") is not None):
+    holder = _read(handle)
+    here = holder.get("machine") == machine()
+    if locks or (here and process_start(holder.get("pid")) == holder.get("process_start") is not None):
         raise ArgumentError(
-            f"{flag} must be free, got {path.parent}, in which process {found.get('pid', 'unknown')} on "
-            f"{found.get('host', 'an unknown machine')} has trained since {found.get('since', 'just now')}; "
+            f"{flag} must be free, got {path.parent}, in which process {holder.get('pid', 'unknown')} on "
+            f"{holder.get('host', 'an unknown machine')} has trained since {holder.get('since', 'just now')}; "
             f"wait for it to end or name another folder"
         )
-    if found and not here:
+    if holder and not here:
         logger.warning(
             "%s is on a file system without locks: see to it that process %s on %s, there since %s, has ended",
-            *(path.parent, found.get("pid"), found.get("host"), found.get("since")),
+            path.parent,
+            holder.get("pid"),
+            holder.get("host"),
+            holder.get("since"),
         )
 
 
 def _read(handle: int) -> dict:
     """What the holder has written; {} where it is writing it just now."""
     try:
-        found = json.loads(os.pread(handle, 1 << 16, 0))
+        holder = json.loads(os.pread(handle, 1 << 16, 0))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _is_file_of(handle: int, path: Path) -> bool:

@@ -169,14 +169,14 @@ class Generator:
         ids = torch.tensor([[self._pad] * (longest - len(row)) + row for row in rows])  # [B, T]
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         device, started = self.model.device, time.perf_counter()
-        found = self.model.generate(
+        ids_after = self.model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             streamer=streamer,
             max_new_tokens=max(rooms),
             **self._settings,
         )
-        new = found if self._two_parts else found[:, longest:]
+        new = ids_after if self._two_parts else ids_after[:, longest:]
         seconds = time.perf_counter() - started
         logger.info("%d tokens, %.1f tokens/s", new.numel(), new.numel() / seconds)
         texts = zip(new.tolist(), rooms, strict=True)

@@ -144,9 +144,11 @@ def check_weights(auto_class, config, name: str, flag: str, trust_remote_code: b
     quantised, tensors = hasattr(config, "quantization_config"), 0
     for file in files:
         with library_errors(ArgumentError, f"{flag} {name} must hold weights in {file.name}", "copy it again"):
-            found = has_fractions(file)
-        tensors += len(found)
-        whole = [tensor for tensor in found if not found[tensor] and str(tensor).endswith((".weight", ".bias"))]
+            fractions = has_fractions(file)
+        tensors += len(fractions)
+        whole = [
+            tensor for tensor in fractions if not fractions[tensor] and str(tensor).endswith((".weight", ".bias"))
+        ]
         if whole and not quantised:
             raise ArgumentError(f"{flag} {name} must hold weights in {file.name}, got integers in {whole[0]}")
     shapes = check_fits(auto_class, config, f"{flag} {name}", trust_remote_code, 1)
@@ -231,11 +233,11 @@ def finish_config(config, overrides: str | None, flag: str, tokenizer):
     with library_errors(ArgumentError, f"{owner} must give a config", f"see {type(config).__name__}"):
         changes |= parse_overrides(config, overrides or "")
         check_numbers(changes, owner)
-        made = with_changes(config, changes)
-    heads, width = whole_number(made, "num_attention_heads"), whole_number(made, "hidden_size")
-    if heads and width % heads and not whole_number(made, "head_dim"):
+        changed = with_changes(config, changes)
+    heads, width = whole_number(changed, "num_attention_heads"), whole_number(changed, "hidden_size")
+    if heads and width % heads and not whole_number(changed, "head_dim"):
         raise ArgumentError(f"{owner}: hidden_size must be a multiple of num_attention_heads, got {width}, {heads}")
-    return made
+    return changed
 
 
 def set_unigram_bias(model, counts) -> None:

@@ -83,24 +83,24 @@ class Peers:
         inside, name, files, seal = self._told((inside, folder.name, _files(folder), _seal(folder)))
         copy = self._output_dir / f"{PARTIAL}{name}"
         places = (self._output_dir / name if inside else folder, copy)
-        found = folder
+        readable = folder
         for other in range(1, self.count):  # one after the other: the first one of a machine receives for all there
             if self.number == other:
-                found = next((place for place in places if (_files(place), _seal(place)) == (files, seal)), None)
-                distributed.send_object_list([found is None], 0, self._group)
-                if found is None:
+                readable = next((place for place in places if (_files(place), _seal(place)) == (files, seal)), None)
+                distributed.send_object_list([readable is None], 0, self._group)
+                if readable is None:
                     shutil.rmtree(copy, ignore_errors=True)
                     self._receive(copy, 0)
-                    found = copy
+                    readable = copy
             elif self.number == 0:
                 wanted = [None]
                 distributed.recv_object_list(wanted, other, self._group)
                 if wanted[0]:
                     self._send(folder, files, other)
         distributed.barrier(self._group)
-        if found == copy:
+        if readable == copy:
             self._received.append(copy)
-        return found
+        return readable
 
     def clear(self) -> None:
         """Remove the copies, when all have read them."""

@@ -123,9 +123,9 @@ def to_ours(source: Source, state: State, config: PreTrainedConfig) -> State:
             result[renamed] = tensor
     _fail(source, problems)
     _check(source, result, config)  # so that the sizes of tables, too, are those of tensors
-    for name, (found, compute) in tables.items():
+    for name, (stored, compute) in tables.items():
         table = compute(config).double()
-        if found.shape != table.shape or not torch.allclose(found.double(), table, atol=1e-4):
+        if stored.shape != table.shape or not torch.allclose(stored.double(), table, atol=1e-4):
             problems.append(f"{name} differs from the table that the model computes")
     _fail(source, problems)
     return result | unused

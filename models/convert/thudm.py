@@ -25,13 +25,9 @@ SHARD = "mp_rank_{:02d}_model_states.pt"
 _SHARD_NAME = re.compile(r"mp_rank_(\d\d)_model_states\.pt")
 _VECTOR = re.compile(r"(\.bias|layernorm\.weight|inv_freq)$")  # the other tensors are matrices
 # numpy's random state, which trainers store beside the weights, under its old and new module names.
-_ALLOWED = [
-    *((function, f"numpy.{core}.multiarray.{function.__name__}")
-      for function in (np.zeros(0).__reduce__()[0], np.uint32(0).__reduce__()[0]) for core in ("core", "_core")),
-    np.ndarray,
-    np.dtype,
-    type(np.dtype(np.uint32)),
-]  # fmt: skip
+_ALLOWED = [np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+for _function in (np.zeros(0).__reduce__()[0], np.uint32(0).__reduce__()[0]):
+    _ALLOWED += [(_function, f"numpy.{core}.multiarray.{_function.__name__}") for core in ("core", "_core")]
 State = dict[str, torch.Tensor]
 
 
@@ -122,10 +118,10 @@ def read_file(file: Path, mmap: bool) -> dict:
             with torch.serialization.safe_globals(_ALLOWED):
                 content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
         except UnpicklingError as error:
-            if found := re.search(r"GLOBAL:? (\S+)", str(error)):
+            if global_name := re.search(r"GLOBAL:? (\S+)", str(error)):
                 raise CheckpointError(
-                    f"{file} must hold tensors and plain values only, got the Python object {found[1]}, which could "
-                    "run code when it is read; use a file from someone you trust"
+                    f"{file} must hold tensors and plain values only, got the Python object {global_name[1]}, which "
+                    "could run code when it is read; use a file from someone you trust"
                 ) from error
             raise
     if not isinstance(content, dict):
@@ -136,9 +132,9 @@ def read_file(file: Path, mmap: bool) -> dict:
         module = {name.removeprefix("module."): value for name, value in module.items()}
     strangers = [name for name, value in module.items() if not _is_plain(name, value)]
     if strangers or not module:
-        found = ", ".join(repr(name)[:80] for name in strangers[:3])
+        names = ", ".join(repr(name)[:80] for name in strangers[:3])
         raise CheckpointError(
-            f"{file} must hold a dict of tensors of floating point numbers, got {found or 'none'}; save a state dict"
+            f"{file} must hold a dict of tensors of floating point numbers, got {names or 'none'}; save a state dict"
         )
     return content | {"module": module}
 
@@ -242,8 +238,8 @@ class Shards:
         """Each name with its parts; what was read is let go from one layer to the next, so copy what you keep."""
         layer = None
         for name in self.names:
-            if (found := re.search(r"layers\.(\d+)\.", name)) and found[1] != layer:
-                layer = found[1]
+            if (numbered := re.search(r"layers\.(\d+)\.", name)) and numbered[1] != layer:
+                layer = numbered[1]
                 self.release()
             yield name, self.parts(name)
 

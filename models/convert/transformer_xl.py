@@ -109,9 +109,9 @@ def _renamed(shards: thudm.Shards, config: TransformerXLConfig):
         raise CheckpointError(f"{shards.files[0]} must hold {', '.join(list(missing)[:3])}, got none; it is not whole")
 
 
-def _check_table(name: str, found: torch.Tensor, config: TransformerXLConfig, file: Path) -> None:
-    computed = inverse_frequencies(config.hidden_size).to(found.dtype)
-    if found.shape != computed.shape or not torch.allclose(found.float(), computed.float(), rtol=1e-5, atol=0):
+def _check_table(name: str, stored: torch.Tensor, config: TransformerXLConfig, file: Path) -> None:
+    computed = inverse_frequencies(config.hidden_size).to(stored.dtype)
+    if stored.shape != computed.shape or not torch.allclose(stored.float(), computed.float(), rtol=1e-5, atol=0):
         raise CheckpointError(
             f"{name} must be the powers of 1/10000 that the model computes, got others in {file}; it is foreign"
         )

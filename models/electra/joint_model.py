@@ -244,8 +244,8 @@ def make_joint_model(
         ("discriminator", discriminator, options.electra_objective),
     ):
         if (model is not None) != wanted:
-            given = "one" if model is not None else "none"
-            raise ValueError(f"{name} must be {'given' if wanted else 'absent'} with these options, got {given}")
+            got = "one" if model is not None else "none"
+            raise ValueError(f"{name} must be {'given' if wanted else 'absent'} with these options, got {got}")
     if generator is not None and discriminator is not None:
         sizes = generator.config.vocab_size, discriminator.config.vocab_size
         if sizes[0] != sizes[1]:

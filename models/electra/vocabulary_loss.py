@@ -34,7 +34,9 @@ class VocabularyLoss(torch.autograd.Function):
         rows = max(1, CHUNK_LOGITS.get(hidden.device.type, 2**26) // size)
         loss, correct = widened(hidden.new_zeros(())), labels.new_zeros(())
         sampled = None if sampler is None else torch.empty_like(labels)
-        ctx.found = [None if t is None or not differentiate else torch.zeros_like(t) for t in (hidden, weight, bias)]
+        ctx.gradients = [
+            None if t is None or not differentiate else torch.zeros_like(t) for t in (hidden, weight, bias)
+        ]
         with torch.autocast(hidden.device.type, enabled=False):
             matrix, offset = (None if tensor is None else tensor.to(dtype) for tensor in (weight, bias))
             for start in range(0, len(hidden), rows):
@@ -46,14 +48,16 @@ class VocabularyLoss(torch.autograd.Function):
                 if sampler is not None:
                     sampled[part] = numbers[2]
                 if differentiate:
-                    add_gradients(ctx.found, part, logits.to(dtype), inputs, matrix)
+                    add_gradients(ctx.gradients, part, logits.to(dtype), inputs, matrix)
         ctx.mark_non_differentiable(correct, *([] if sampled is None else [sampled]))
         return loss, correct, sampled
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, *_):
-        return *(None if tensor is None else (tensor * gradient).to(tensor.dtype) for tensor in ctx.found), *[None] * 5
+        return *(None if tensor is None else (tensor * gradient).to(tensor.dtype) for tensor in ctx.gradients), *[
+            None
+        ] * 5
 
 
 def consume(
@@ -81,14 +85,14 @@ def consume(
 
 
 def add_gradients(
-    found: list[torch.Tensor | None],
+    gradients: list[torch.Tensor | None],
     part: slice,
     gradient: torch.Tensor,
     inputs: torch.Tensor,
     matrix: torch.Tensor | None,
 ) -> None:
     """Adds to the gradients of hidden, matrix and bias what gradient [n, V], of the part's logits, makes of them."""
-    hidden, weight, bias = found
+    hidden, weight, bias = gradients
     hidden[part] = gradient if matrix is None else gradient @ matrix
     if weight is not None and weight.dtype == gradient.dtype:
         weight.addmm_(gradient.T, inputs)

@@ -63,8 +63,8 @@ def test_fields_follow_in_a_config_of_a_file_too_and_others_stay(tokenizer, tmp_
     MistralConfig(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, sliding_window=7).save_pretrained(
         tmp_path
     )
-    found = make_config(arguments(None, "num_attention_heads=3", config_name=str(tmp_path)), tokenizer)
-    assert (found.head_dim, found.num_key_value_heads, found.sliding_window) == (32, 1, 7)
+    config = make_config(arguments(None, "num_attention_heads=3", config_name=str(tmp_path)), tokenizer)
+    assert (config.head_dim, config.num_key_value_heads, config.sliding_window) == (32, 1, 7)
     assert make_config(arguments(None, None, config_name=str(tmp_path)), tokenizer).head_dim == 16
 
 

@@ -50,15 +50,18 @@ PADDLE = """
     weight_decay adam_epsilon max_grad_norm num_train_epochs max_steps warmup_steps logging_steps save_steps
     seed device use_amp scale_loss to_static use_recompute
 """
+ELECTRA = """
+    train_batch_size base_run_name size schedule electra_mask_style gen_smooth_label datas disc_smooth_label
+    num_workers logger lr steps max_length mask_prob adam_bias_correction sampling gen_weight
+"""
 SCRIPTS = [
     ("run_clm", LOADING + " block_size keep_linebreaks" + WITHOUT_TRAINER),
     ("run_clm", MEGATRON),
     ("run_mlm_wwm", LOADING + " train_ref_file validation_ref_file max_seq_length mlm_probability pad_to_max_length"),
     ("run_mlm_wwm", LOADING + " line_by_line" + WITHOUT_TRAINER),
     ("run_mlm_wwm", PADDLE),
-    ("run_electra", PADDLE + " train_batch_size base_run_name size schedule electra_mask_style gen_smooth_label datas "
-     "disc_smooth_label num_workers logger lr steps max_length mask_prob adam_bias_correction sampling gen_weight"),
-]  # fmt: skip
+    ("run_electra", PADDLE + ELECTRA),
+]
 
 
 @pytest.mark.parametrize(("script", "flags"), SCRIPTS)

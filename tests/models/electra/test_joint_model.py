@@ -95,13 +95,13 @@ def assert_norms(model):
     table = model.generator.electra.embeddings.word_embeddings.weight
     shared = {id(parameter) for parameter in model.generator.parameters()}
     own = [parameter for parameter in model.discriminator.parameters() if id(parameter) not in shared]
-    found = (
+    norms = (
         norm(list(model.parameters())),
         norm([table]),
         norm(model.generator.electra.encoder.parameters()),
         norm(own),
     )
-    assert found == pytest.approx((43.949798, 2.204949, 3.922076, 43.388943), abs=1e-5)
+    assert norms == pytest.approx((43.949798, 2.204949, 3.922076, 43.388943), abs=1e-5)
 
 
 def test_the_published_joint_case(batch, monkeypatch):
@@ -109,14 +109,14 @@ def test_the_published_joint_case(batch, monkeypatch):
     monkeypatch.setattr(vocabulary_loss, "sample_tokens", take_likeliest)
     model = make().double().eval()
     fill(model)
-    found = model(**batch)
-    assert found.masked == 6 and found.scored.sum() == 41 and found.replaced.sum() == 6
+    output = model(**batch)
+    assert output.masked == 6 and output.scored.sum() == 41 and output.replaced.sum() == 6
     original = batch["labels"][batch["labels"] != -100].tolist()
     assert original == [132, 187, 180, 166, 115, 185]
-    assert (found.generator_loss / 6).item() == pytest.approx(5.985103769, abs=1e-8)
-    assert (found.discriminator_loss / 41).item() == pytest.approx(0.652644125, abs=1e-8)
-    assert found.loss.item() == pytest.approx(38.617310028, abs=1e-7)
-    found.loss.backward()
+    assert (output.generator_loss / 6).item() == pytest.approx(5.985103769, abs=1e-8)
+    assert (output.discriminator_loss / 41).item() == pytest.approx(0.652644125, abs=1e-8)
+    assert output.loss.item() == pytest.approx(38.617310028, abs=1e-7)
+    output.loss.backward()
     assert_norms(model)
 
 
@@ -152,8 +152,8 @@ def test_the_published_losses(smoothing, expected):
     replaced[0, 1] = replaced[1, 2] = True
     scored[1, 4:] = False
     discriminator = discriminator_loss(scores, replaced, scored, smoothing[1]) / 10
-    found = (generator.item(), discriminator.item(), (generator + 50 * discriminator).item())
-    assert found == pytest.approx(expected, abs=2e-5)
+    losses = (generator.item(), discriminator.item(), (generator + 50 * discriminator).item())
+    assert losses == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -410,10 +410,10 @@ def test_exports_are_plain_folders_that_load_bit_equal(kind, batch, tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert type(discriminator) in (ElectraForPreTraining, models.GAUAlphaForPreTraining)
     generator = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "generator")
-    for found, part in ((discriminator.eval(), model.discriminator), (generator.eval(), model.generator)):
-        assert all(torch.equal(tensor, part.state_dict()[name]) for name, tensor in found.state_dict().items())
+    for network, part in ((discriminator.eval(), model.discriminator), (generator.eval(), model.generator)):
+        assert all(torch.equal(tensor, part.state_dict()[name]) for name, tensor in network.state_dict().items())
         with torch.no_grad():
-            assert torch.equal(found(**inputs).logits, part(**inputs).logits)
+            assert torch.equal(network(**inputs).logits, part(**inputs).logits)
     assert generator.get_output_embeddings().weight is generator.get_input_embeddings().weight
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "discriminator")
     assert classifier(**inputs).logits.shape == (4, 2)
@@ -543,6 +543,6 @@ def test_networks_that_do_not_fit_are_refused():
 
 def test_every_size_shrinks_its_generator():
     widths = {size: electra_configs(size, 100)[0] for size in SIZES}
-    found = {n: (c.hidden_size, c.num_attention_heads, c.intermediate_size) for n, c in widths.items()}
-    assert found == {"small": (64, 1, 256), "base": (256, 4, 1024), "large": (256, 4, 1024)}
+    sizes = {n: (c.hidden_size, c.num_attention_heads, c.intermediate_size) for n, c in widths.items()}
+    assert sizes == {"small": (64, 1, 256), "base": (256, 4, 1024), "large": (256, 4, 1024)}
     assert generator_config(models.GAUAlphaConfig(), 4).num_hidden_layers == 6

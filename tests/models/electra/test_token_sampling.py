@@ -83,8 +83,8 @@ def test_numbers_are_uniform_independent_and_never_zero_or_one():
 
 def test_keys_differ_between_seeds_and_places():
     seeds = torch.tensor([0, 1, -1, 2**62])
-    found = place_keys(seeds, torch.arange(1000).expand(4, -1))
-    assert found.unique().numel() == 4000
+    keys = place_keys(seeds, torch.arange(1000).expand(4, -1))
+    assert keys.unique().numel() == 4000
 
 
 def test_one_masked_token_is_one_sampled_token():

@@ -42,20 +42,20 @@ def test_loss_and_gradients_are_those_of_cross_entropy(inputs, smoothing, rows, 
     assert correct == (logits.argmax(-1) == labels).sum() and sampled is None
     leaves = [tensor for tensor in tensors if tensor is not None]
     wanted = torch.autograd.grad(3 * expected, leaves)
-    for found, gradient in zip(torch.autograd.grad(3 * loss, leaves), wanted, strict=True):
-        torch.testing.assert_close(found, gradient)
+    for actual, gradient in zip(torch.autograd.grad(3 * loss, leaves), wanted, strict=True):
+        torch.testing.assert_close(actual, gradient)
 
 
 def test_sampled_tokens_do_not_depend_on_chunks(inputs, monkeypatch):
     for sampler in (Sampler("fp32_gumbel"), Sampler("multinomial"), Sampler("fp16_gumbel", 2.0, True)):
-        found = []
+        samples = []
         for rows in (1, 3, 100):
             monkeypatch.setitem(vocabulary_loss.CHUNK_LOGITS, "cpu", rows * V)
-            found.append(run(*inputs, sampler)[2])
-        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+            samples.append(run(*inputs, sampler)[2])
+        assert torch.equal(samples[0], samples[1]) and torch.equal(samples[0], samples[2])
         logits = F.linear(*inputs[0]).detach()
         keys = place_keys(torch.tensor([3]), torch.arange(N).unsqueeze(0)).squeeze(0)
-        assert torch.equal(found[0], sampler(logits, inputs[1], keys))
+        assert torch.equal(samples[0], sampler(logits, inputs[1], keys))
 
 
 def test_no_token_at_all_gives_loss_zero_and_zero_gradients(inputs):
@@ -84,5 +84,5 @@ def test_half_precision_is_near_and_finite(dtype):
         loss = run(tensors, labels)[0]
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, exact, rtol=0.01, atol=0)
-    for found, gradient in zip(torch.autograd.grad(loss, tensors), wanted, strict=True):
-        assert found.dtype == torch.float32 and (found - gradient).norm() < 0.02 * gradient.norm()
+    for actual, gradient in zip(torch.autograd.grad(loss, tensors), wanted, strict=True):
+        assert actual.dtype == torch.float32 and (actual - gradient).norm() < 0.02 * gradient.norm()
