@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import random
-import sys
-import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -12,29 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from models.tokenization_cog import cog_tokenizer
+from tests.models.sentencepiece_pairs import LETTERS, ORIGINAL, PLACEHOLDERS, assert_same, load_pair
 
-ORIGINAL = "data/vocab/cog-pretrain.model"  # of the folder of real files
-
-WORDS = (
-    "<n>",
-    "<unk>",
-    "<s>",
-    "</s>",
-    "<|endoftext|>",
-    "  ",
-    "\n\n",
-    "\r\n",
-    "か\u3099",
-    "ｶﾞ",
-    "é",
-    "①\u0301",
-    "▁\u0301",
-)
-PLACEHOLDERS = {0xE000 + number: word for number, word in enumerate(WORDS)}
-LETTERS = (
-    "问题描述回答用户知乎的一是在不了有和人这中大为上个国我以要他时来abcXYZ019 .,:!?()<>|/-'\"：，？（）！。、“”…—①㎡"
-)
-LETTERS += "ＡＢＣ１２３～~　\t\n\u200b\u00a0\ufeffé́ß龘😀日本テストПр▁" + "".join(map(chr, PLACEHOLDERS)) * 2
 ALPHABET = st.one_of(
     st.sampled_from(LETTERS), st.sampled_from(LETTERS), st.characters(exclude_categories=["Cs", "Co"])
 )
@@ -43,52 +19,11 @@ TEXTS = st.lists(
 )
 
 
-CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) != "Cs"]
-MARKS = [character for character in CHARACTERS if unicodedata.category(character)[0] == "M"]
-# What the normalisation composes, maps, deletes or makes a space of, and what shares a grapheme cluster with others.
-COMPOSED = [c for c in CHARACTERS[:0x30000] if unicodedata.normalize("NFKD", c) != c and not "가" <= c <= "힣"]
-DECOMPOSED = sorted({part for c in COMPOSED for part in unicodedata.normalize("NFKD", c)})
-RARE = "\u0344\U0001f23b\ufdd0\0\1\2\3\x7f\u200b\u200c\u200d\xa0\xad▁～가각간ㄱㅏㄳ각ﾡￂｶﾞﾟêếệ≮©™ำກຳ"
-RARE += "😀🏽👍👨\ufe0f🇨🇳\u0897\U00016d63\U00016d67\U000105d2"
-RARE += "".join(map(chr, PLACEHOLDERS))
-
-
-@pytest.fixture(scope="module")
-def pair(small_cog_file):
-    """The tokenizer and sentencepiece itself on one small model."""
-    return load_pair(small_cog_file)
-
-
-def load_pair(file):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    return cog_tokenizer(file), sentencepiece.SentencePieceProcessor(model_file=str(file))
-
-
-def assert_same(tokenizer, processor, text):
-    ids = processor.EncodeAsIds(text)
-    assert tokenizer(text)["input_ids"] == ids
-    assert tokenizer.decode(ids) == processor.DecodeIds(ids)
-
-
 def test_it_agrees_with_sentencepiece_on_10000_texts(pair):
     tokenizer, processor = pair
 
     @settings(max_examples=1000, deadline=None, derandomize=True, database=None)
     @given(TEXTS)
-    def compare(texts):
-        for text in texts:
-            assert_same(tokenizer, processor, text)
-
-    compare()
-
-
-def test_it_agrees_on_marks_in_any_order_and_rare_characters(pair):
-    tokenizer, processor = pair
-    kinds = map(st.sampled_from, (MARKS, MARKS, DECOMPOSED, DECOMPOSED, COMPOSED, RARE, LETTERS))
-    words = st.text(st.one_of(*kinds, st.characters()), max_size=12).map(lambda text: text.translate(PLACEHOLDERS))
-
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
-    @given(st.lists(words, min_size=10, max_size=10))
     def compare(texts):
         for text in texts:
             assert_same(tokenizer, processor, text)
@@ -185,30 +120,6 @@ def test_newlines_need_their_piece_and_symbols_their_longest_match(train_sentenc
     tokenizer, processor = load_pair(train_sentencepiece(user_defined_symbols="<n>,<n>x,>>,a<"))
     for text in ("a<n>xy<n>>>\u0338>\u0338", "<n>x<n> x>>>", "a<\u0338n>", "<n>\u0338<n>x\u0301"):
         assert_same(tokenizer, processor, text)
-
-
-def assert_all_the_same(tokenizer, processor, texts):
-    encoded = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
-    wrong = [
-        text for text, ours, theirs in zip(texts, encoded, processor.EncodeAsIds(texts), strict=True) if ours != theirs
-    ]
-    assert not wrong, (len(wrong), ascii(wrong[:10]))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("source", ["small", pytest.param("original", marks=pytest.mark.needs_shared)])
-def test_every_character_and_many_clusters_agree(source, small_cog_file, shared):
-    """All code points, alone and behind a no-break space, which the table maps; what may compose, by twos to sixes."""
-    tokenizer, processor = load_pair(small_cog_file if source == "small" else shared / ORIGINAL)
-    rng = random.Random(0)
-    for before in ("", "\xa0"):
-        for first in range(0, len(CHARACTERS), 50000):
-            assert_all_the_same(tokenizer, processor, [before + c for c in CHARACTERS[first : first + 50000]])
-    clusters = (MARKS, DECOMPOSED, MARKS + DECOMPOSED + COMPOSED + list(RARE), CHARACTERS)
-    for alphabet in clusters:
-        texts = ["".join(rng.choices(alphabet, k=rng.randint(2, 6))).translate(PLACEHOLDERS) for _ in range(100_000)]
-        assert_all_the_same(tokenizer, processor, texts)
 
 
 @pytest.mark.needs_shared

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, pipeline
@@ -11,13 +9,10 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 import models
 from models.convert import thudm
-from models.relative import ROWS, Shift, named_cache, relative_table
+from models.relative import named_cache, relative_table
+from tests.models.small_models import close, make_xl
 
 LOGITS, GRADIENTS = 1e-5, 1e-6
-
-
-def close(actual, expected, atol=LOGITS):
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 @torch.no_grad()
@@ -99,11 +94,6 @@ def test_half_precision_follows_the_originals_positions(xl_tensors, xl_model):
         assert outputs.logits.dtype == torch.float16
 
 
-def test_positions_in_float32_differ_from_those_in_float16():
-    exact, rounded = (relative_table(768, 64, dtype, torch.device("cpu")) for dtype in ("float32", "float16"))
-    assert 0.05 < (exact - rounded).abs().max() < 0.5
-
-
 @pytest.mark.parametrize(
     ("name", "top_k", "top_p"), [("temp0.9_topk5", 5, None), ("topp0.7", None, 0.7), ("topk10_topp0.5", 10, 0.5)]
 )
@@ -112,18 +102,6 @@ def test_transformers_filters_are_the_originals(xl_tensors, name, top_k, top_p):
     scores = scores if top_k is None else TopKLogitsWarper(top_k)(None, scores)
     scores = scores if top_p is None else TopPLogitsWarper(top_p)(None, scores)
     assert torch.equal(scores, xl_tensors[f"sampling/{name}"])
-
-
-def make(seed=0, **fields):
-    """A small model whose every parameter shows in the output."""
-    torch.manual_seed(seed)
-    plain = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-    plain |= {"eos_token_id": 49, "pad_token_id": 49, "attention_window": 12}
-    model = models.TransformerXLForCausalLM(models.TransformerXLConfig(**plain | fields)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
 
 
 def stepwise_scores(model, ids):
@@ -152,38 +130,14 @@ def stepwise_scores(model, ids):
 @torch.no_grad()
 def test_the_definition_pair_by_pair_gives_the_same():
     ids = torch.randint(0, 49, (40,), generator=torch.Generator().manual_seed(1))
-    logits = make()(ids.unsqueeze(0)).logits[0]
-    close(logits.double(), stepwise_scores(make(), ids))
-
-
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.lists(st.integers(1, 2 * ROWS), min_size=1, max_size=6), st.sampled_from([1, 2, 12, 300]), st.booleans())
-@torch.no_grad()
-def test_a_text_gives_the_same_however_it_is_cut(pieces, window, with_memory):
-    model = make(attention_window=window, mem_len=max(window - 1, 1))
-    ids = torch.randint(0, 49, (1, sum(pieces)), generator=torch.Generator().manual_seed(len(pieces)))
-    whole = model(ids, use_cache=False).logits
-    parts, memory = [], None
-    for piece in ids.split(pieces, dim=1):
-        given_memory = {"mems": memory, "output_mems": True} if with_memory else {"cache": memory}
-        outputs = model(piece, **given_memory)
-        memory = outputs.mems if with_memory else outputs.past_key_values
-        parts.append(outputs.logits)
-    close(torch.cat(parts, dim=1), whole, 5e-5)
-
-
-@torch.no_grad()
-def test_memory_of_no_length_is_none():
-    model = make(mem_len=0)
-    outputs = model(torch.arange(9).unsqueeze(0), output_mems=True)
-    assert outputs.mems == ()
-    close(model(torch.arange(9).unsqueeze(0), mems=outputs.mems).logits, outputs.logits)
+    logits = make_xl()(ids.unsqueeze(0)).logits[0]
+    close(logits.double(), stepwise_scores(make_xl(), ids))
 
 
 @pytest.mark.parametrize("relative", [True, False])
 @torch.no_grad()
 def test_a_left_padded_batch_gives_what_its_rows_give_alone(relative):
-    model = make(relative_encoding=relative, max_position_embeddings=40)
+    model = make_xl(relative_encoding=relative, max_position_embeddings=40)
     rows = [torch.randint(0, 49, (n,), generator=torch.Generator().manual_seed(n)) for n in (17, 9, 1)]
     ids = torch.stack([F.pad(row, (17 - len(row), 0), value=49) for row in rows])
     mask = torch.stack([F.pad(torch.ones_like(row), (17 - len(row), 0)) for row in rows])
@@ -197,54 +151,8 @@ def test_a_left_padded_batch_gives_what_its_rows_give_alone(relative):
 
 
 @torch.no_grad()
-def test_documents_of_one_row_stay_apart_under_a_mask_of_pairs():
-    model = make()
-    ids = torch.randint(0, 49, (1, 30), generator=torch.Generator().manual_seed(3))
-    document = torch.arange(30).unsqueeze(0) // 10
-    mask = document.unsqueeze(-1) == document.unsqueeze(-2)
-    packed = model(ids, attention_mask=mask).logits
-    apart = torch.cat([model(piece).logits for piece in ids.split(10, dim=1)], dim=1)
-    close(packed, apart)
-    # With memory, columns in excess on the left are cut off: a first segment has no memory yet.
-    wide = F.pad(mask, (5, 0))
-    close(model(ids, attention_mask=wide).logits, packed)
-
-
-@torch.no_grad()
-def test_a_document_mask_hides_the_memory():
-    model = make(mem_len=11)
-    ids = torch.randint(0, 49, (2, 20), generator=torch.Generator().manual_seed(4))
-    memory = model(ids, output_mems=True).mems
-    hidden = F.pad(torch.ones(2, 20, 20), (11, 0))
-    close(model(ids, mems=memory, attention_mask=hidden).logits, model(ids).logits)
-    assert (model(ids, mems=memory).logits - model(ids).logits).abs().max() > 1e-2
-
-
-def test_no_token_sees_a_later_one_or_one_beyond_the_window():
-    model = make(num_hidden_layers=1)
-    embeds = torch.randn(1, 40, 24, requires_grad=True)
-    (gradient,) = torch.autograd.grad(model(inputs_embeds=embeds).logits[0, 25].sum(), embeds)
-    seen = gradient[0].abs().sum(-1) > 0
-    assert seen.nonzero().flatten().tolist() == list(range(14, 26))
-
-
-def test_shift_has_the_gradient_of_its_definition():
-    torch.manual_seed(0)
-    scores = torch.randn(2, 3, 5, 9, dtype=torch.float64, requires_grad=True)
-    visible = torch.arange(9) <= torch.arange(5).unsqueeze(-1) + 4
-
-    def masked(x):
-        return torch.where(visible, Shift.apply(x), 0.0)
-
-    columns = (torch.arange(9) + 4 - torch.arange(5).unsqueeze(-1)).clamp(max=8)
-    expected = torch.where(visible, scores.gather(-1, columns.expand(2, 3, 5, 9)), 0.0)
-    assert torch.equal(masked(scores), expected)
-    torch.autograd.gradcheck(masked, scores)
-
-
-@torch.no_grad()
 def test_generate_equals_a_loop_without_a_cache():
-    model = make()
+    model = make_xl()
     ids = torch.randint(0, 49, (1, 9), generator=torch.Generator().manual_seed(5))
     for prompt in (ids, ids.repeat(1, 40)):
         greedy = model.generate(prompt, max_new_tokens=30, do_sample=False)
@@ -263,7 +171,7 @@ def test_generate_equals_a_loop_without_a_cache():
 
 @torch.no_grad()
 def test_generate_goes_on_from_its_own_cache_and_in_chunks():
-    model = make()
+    model = make_xl()
     ids = torch.randint(0, 49, (1, 30), generator=torch.Generator().manual_seed(6))
     once = model.generate(ids, max_new_tokens=20, do_sample=False)
     cache = DynamicCache(config=model.config)
@@ -276,26 +184,10 @@ def test_generate_goes_on_from_its_own_cache_and_in_chunks():
 @torch.no_grad()
 def test_generate_feeds_one_token_a_step():
     """Under a name for the cache that transformers does not know, generate() reads the whole prompt at every step."""
-    model, lengths = make(), []
+    model, lengths = make_xl(), []
     model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     model.generate(torch.ones(1, 30, dtype=int), max_new_tokens=4, do_sample=False, eos_token_id=None)
     assert lengths == [30, 1, 1, 1]
-
-
-def test_a_cache_goes_by_its_two_names_and_not_through_a_checkpointed_layer():
-    model, ids = make(), torch.arange(9).unsqueeze(0)
-    cache = DynamicCache()
-    with torch.no_grad():
-        model(ids[:, :5], cache=cache)
-        logits = model(ids[:, 5:], past_key_values=cache).logits
-        close(logits, model(ids, use_cache=False).logits[:, 5:], 5e-5)
-    with pytest.raises(ValueError, match="two names of one argument"):
-        model(ids, cache=cache, past_key_values=cache)
-    model.train()
-    model.activation_checkpointing_enable()
-    model(ids, labels=ids, use_cache=True).loss.backward()  # the second forward of a layer must not fill it twice
-    outputs = model(ids, use_cache=True)
-    assert outputs.past_key_values.get_seq_length() == 0
 
 
 class Printed:
@@ -313,28 +205,15 @@ class Printed:
 
 @torch.no_grad()
 def test_generate_streams():
-    model, streamer = make(), Printed()
+    model, streamer = make_xl(), Printed()
     generated = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=6, do_sample=False, streamer=streamer)
     assert streamer.tokens == generated[0].tolist()
     assert streamer.ended
 
 
-@torch.no_grad()
-def test_the_memory_is_projected_once_per_token():
-    """In decoding each layer projects one token, whatever lies in the cache; relative keys are made once."""
-    model, rows = make(), []
-    attention = model.model.layers[0].attn
-    for name in ("k_proj", "r_proj"):
-        layer = getattr(attention, name)
-        layer.register_forward_hook(lambda _, inputs, out, name=name: rows.append((name, inputs[0].shape[1])))
-    model.generate(torch.arange(30).unsqueeze(0), max_new_tokens=5, min_new_tokens=5, do_sample=False)
-    assert [row for row in rows if row[0] == "k_proj"] == [("k_proj", 30)] + [("k_proj", 1)] * 4
-    assert len([row for row in rows if row[0] == "r_proj"]) == 1
-
-
 def test_saved_model_comes_back_with_the_auto_classes_and_the_pipeline(tmp_path, small_cog):
     tokenizer = small_cog()
-    model = make(vocab_size=len(tokenizer), eos_token_id=len(tokenizer) - 1, pad_token_id=len(tokenizer) - 1)
+    model = make_xl(vocab_size=len(tokenizer), eos_token_id=len(tokenizer) - 1, pad_token_id=len(tokenizer) - 1)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -351,7 +230,7 @@ def test_saved_model_comes_back_with_the_auto_classes_and_the_pipeline(tmp_path,
 
 
 def test_without_this_repository_the_saved_code_gives_the_same(tmp_path):
-    model = make()
+    model = make_xl()
     model.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     assert config.auto_map["AutoModelForCausalLM"] == "transformer_xl.TransformerXLForCausalLM"
@@ -365,16 +244,16 @@ def test_half_precision_is_finite_and_near(dtype):
     ids = torch.randint(0, 49, (2, 30), generator=torch.Generator().manual_seed(7))
     mask = torch.ones_like(ids)
     mask[1, :10] = 0
-    expected = make()(ids).logits
-    logits = make().to(dtype)(ids).logits
+    expected = make_xl()(ids).logits
+    logits = make_xl().to(dtype)(ids).logits
     assert (logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
-    assert torch.isfinite(make().to(dtype)(ids, attention_mask=mask).logits).all()
+    assert torch.isfinite(make_xl().to(dtype)(ids, attention_mask=mask).logits).all()
     with torch.autocast("cpu", dtype=dtype):
-        assert (make()(ids).logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
+        assert (make_xl()(ids).logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 def test_training_draws_dropout_and_trains_with_autocast():
-    model = make(hidden_dropout=0.3, attention_dropout=0.3).train()
+    model = make_xl(hidden_dropout=0.3, attention_dropout=0.3).train()
     ids = torch.randint(0, 49, (2, 30), generator=torch.Generator().manual_seed(8))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = [model(ids, labels=ids).loss for _ in range(2)]
@@ -385,7 +264,7 @@ def test_training_draws_dropout_and_trains_with_autocast():
 
 @torch.no_grad()
 def test_labels_are_shifted_and_nothing_labelled_gives_zero():
-    model, ids = make(), torch.arange(12).view(2, 6)
+    model, ids = make_xl(), torch.arange(12).view(2, 6)
     shifted = F.pad(ids[:, 1:], (0, 1), value=-100)
     outputs = model(ids, labels=ids)
     assert torch.equal(outputs.loss, model(ids, shift_labels=shifted).loss)
@@ -419,25 +298,17 @@ def test_fresh_weights_are_drawn_as_megatron_draws_them():
         (lambda m: m(), "exactly one of input_ids"),
         (lambda m: m(torch.ones(1, 3, dtype=int), attention_mask=torch.ones(1, 1, 3, 3)), "attention_mask must have"),
         (
-            lambda m: make(relative_encoding=False, max_position_embeddings=4)(torch.ones(1, 5, dtype=int)),
+            lambda m: make_xl(relative_encoding=False, max_position_embeddings=4)(torch.ones(1, 5, dtype=int)),
             "at most max_position_embeddings 4 tokens, got 5",
         ),
-        (lambda m: make(num_attention_heads=5), "hidden_size must be even and divide"),
-        (lambda m: make(positions_dtype="bfloat16"), "positions_dtype must be one of"),
-        (lambda m: make(attention_window=0), "attention_window must lie between 1 and"),
+        (lambda m: make_xl(num_attention_heads=5), "hidden_size must be even and divide"),
+        (lambda m: make_xl(positions_dtype="bfloat16"), "positions_dtype must be one of"),
+        (lambda m: make_xl(attention_window=0), "attention_window must lie between 1 and"),
     ],
 )
 def test_wrong_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
-        call(make())
-
-
-@torch.no_grad()
-def test_a_cache_that_another_model_filled_is_refused():
-    cache = DynamicCache()
-    cache.update(torch.ones(1, 4, 3, 6), torch.ones(1, 4, 3, 6), 0)
-    with pytest.raises(ValueError, match="cache must be an empty DynamicCache"):
-        make()(torch.ones(1, 1, dtype=int), past_key_values=cache)
+        call(make_xl())
 
 
 def test_every_number_of_the_fixture_is_compared(xl_tensors):

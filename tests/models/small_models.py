@@ -1,4 +1,4 @@
-"""Small encoders of every family and option, and batches for their heads."""
+"""Small models of every family and option, and batches for their heads."""
 
 import pytest
 import torch
@@ -61,3 +61,24 @@ def head_inputs(ending, ids, mask):
         return {"input_ids": ids.unsqueeze(0), "attention_mask": mask.unsqueeze(0), "labels": torch.tensor([1])}
     ends = mask.sum(-1) - 1
     return {"input_ids": ids, "attention_mask": mask, "start_positions": ends * 0, "end_positions": ends}
+
+
+def make_xl(seed=0, **fields):
+    """A small model whose every parameter shows in the output."""
+    torch.manual_seed(seed)
+    plain = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    plain |= {"eos_token_id": 49, "pad_token_id": 49, "attention_window": 12}
+    model = models.TransformerXLForCausalLM(models.TransformerXLConfig(**plain | fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def doubles(*shapes):
+    torch.manual_seed(0)
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def close(actual, expected, atol=1e-5):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)

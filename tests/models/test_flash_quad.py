@@ -1,0 +1,31 @@
+"""FLASHQuad: its bias and its divisor, at any length."""
+
+import torch
+from torch.nn import functional as F
+
+from models.layers import toeplitz
+from tests.models.small_models import batch, make
+
+
+def test_flash_quad_repeats_the_end_entries_of_its_bias_beyond_the_table():
+    layer = make("flash_quad").flash_quad.encoder["layer"][0]
+    bias = toeplitz(layer.distances(40))
+    for i, j in ((0, 0), (0, 15), (15, 0), (20, 10), (0, 39), (39, 0), (5, 25)):
+        assert bias[i, j] == layer.w[min(max(j - i, -15), 15) + 15]
+
+
+def test_flash_quad_divides_by_the_table_length_at_any_length():
+    model = make("flash_quad", "Model")
+    ids, mask = batch((30,), 30)
+    layer = model.encoder["layer"][0]
+    with torch.no_grad():
+        outputs = model(ids, mask, output_attentions=True, output_hidden_states=True)
+        x = layer.LayerNorm(outputs.hidden_states[0])
+        base = F.silu(layer.uv(x))[..., -8:]
+        frequencies = 10000 ** (-torch.arange(4) / 4)
+        turn = torch.polar(torch.ones(30, 4), torch.arange(30.0)[:, None] * frequencies)
+        q, k = (
+            torch.complex(*(base * w + b).chunk(2, -1)) * turn for w, b in zip(layer.weight, layer.bias, strict=True)
+        )
+        expected = F.relu((q @ k.mH).real / 16 + toeplitz(layer.distances(30))).square()
+    torch.testing.assert_close(outputs.attentions[0], expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,73 @@
+"""Norms, dropout, rotary angles, Toeplitz matrices and linear layers that the gated units share."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from models.layers import Linear, UnitNorm, dropout, toeplitz
+from tests.models.small_models import batch, doubles, make
+
+
+@pytest.mark.parametrize("variant", ["gau", "flash_quad", "flash"])
+def test_rotary_stays_exact_in_bfloat16(variant):
+    """A whole model in bf16 differs from fp32 by rounding, not by wrong angles at far positions."""
+    model = make(variant, "Model", strong=False)
+    ids, mask = batch((512,), 512)
+    with torch.no_grad():
+        exact = model(ids, mask)[0]
+        rounded = model.bfloat16()(ids, mask)[0].float()
+    assert (exact - rounded).norm() / exact.norm() < 0.02
+
+
+def test_toeplitz_reads_the_offset_key_minus_query():
+    offsets = torch.arange(9.0)
+    matrix = toeplitz(offsets)
+    for i in range(5):
+        for j in range(5):
+            assert matrix[i, j] == offsets[j - i + 4]
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("clamped", [True, False])
+def test_unit_norm_has_the_gradient_of_its_output(scaled, clamped):
+    hidden, scale = doubles((3, 5), (1,))
+    hidden = torch.cat((hidden, 0.01 * hidden[:1])).detach().requires_grad_()  # a row below the clamp
+    arguments = (hidden, scale if scaled else None, 0.1, clamped, torch.float64)
+    assert gradcheck(UnitNorm.apply, arguments)
+
+
+def test_dropout_drops_its_share_keeps_the_mean_and_repeats_with_the_seed():
+    hidden = torch.ones(1000, 1001, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = dropout(hidden, 0.1, training=True)
+    share = (dropped == 0).float().mean().item()
+    assert abs(share - 0.1) < 0.001
+    assert abs(dropped.mean().item() - 1) < 0.001
+    assert dropped.unique().numel() == 2
+    dropped.sum().backward()
+    assert torch.equal(hidden.grad, dropped.detach())
+    torch.manual_seed(0)
+    assert torch.equal(dropout(hidden, 0.1, training=True), dropped)
+    assert dropout(hidden, 0.1, training=False) is hidden
+    neighbours = (dropped[:, 1:] == 0) & (dropped[:, :-1] == 0)
+    assert abs(neighbours.float().mean().item() - 0.01) < 0.001
+
+
+@pytest.mark.parametrize("outputs", [3, 9])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_torchs_linear(outputs, bias):
+    ours, inputs = Linear(5, outputs, bias=bias), torch.randn(4, 7, 5, requires_grad=True)
+    plain = torch.nn.Linear(5, outputs, bias=bias)
+    plain.load_state_dict(ours.state_dict())
+    assert gradcheck(ours.double(), inputs.detach().double().requires_grad_())
+    ours.float()
+    results = []
+    for layer in (ours, plain):
+        inputs.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(inputs)
+        output.square().sum().backward()
+        results.append([output, inputs.grad, *(parameter.grad for parameter in layer.parameters())])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.02)
+        assert mine.dtype == theirs.dtype and mine.stride() == theirs.stride()
