@@ -58,7 +58,7 @@ from models.stock import longest_row
 from models.task_heads import takes_token_types
 from training.arguments import RunArguments, parse_arguments, settle_steps
 from training.finetune import steps
-from training.finetune.arguments import JobArguments, SweepArguments, flag_names, grid_of_flags
+from training.finetune.arguments import JobArguments, SweepArguments, flag_names, grid_of_flags, label_of_flags
 from training.finetune.extension import FastGradient, FinetuneExtension
 from training.finetune.job import BEST, Job, best_folder, log_to_console, move_jobs_aside, read_result
 from training.finetune.replaced_flags import REPLACED
@@ -114,7 +114,7 @@ def main(argv=None, script: str = __file__) -> list[dict]:
 def conclude(args: SweepArguments, known: bool) -> None:
     """Sum up all results below --output_dir, of known or own tasks; make the files to submit from what is chosen."""
     out = Path(args.output_dir)
-    summary = summarise(out, args.baseline, averages, items if known else None)
+    summary = summarise(out, label_of_flags(args.baseline), averages, items if known else None)
     print((out / "summary.md").read_text(encoding="utf-8"))
     folders = {row["task"]: best_folder(row) for row in summary["configurations"] if row["chosen"]}
     tell_results(out, folders)

@@ -28,7 +28,7 @@ for name in all reviews; do
 done
 "$python" data/train_tokenizer.py --input_path "$out/all.jsonl" --output_dir "$out/tokenizer" --vocab_size 8000 --nfkc
 for part in all_heldout all_train reviews_heldout reviews_train; do
-    "$python" run_chinese_ref.py --model_name "$out/tokenizer" --input_path "$out/$part.jsonl" --output_dir "$out/corpus_$part" \
+    "$python" run_chinese_ref.py --tokenizer_name "$out/tokenizer" --input_path "$out/$part.jsonl" --output_dir "$out/corpus_$part" \
         --max_seq_length 256 --workers 2
 done
 
@@ -55,10 +55,10 @@ hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
 echo "== 4. Finetuning"
 "$python" benchmarks/chnsenticorp_tfidf.py --train_file "$sets/train.tsv" --dev_file "$sets/dev.tsv" --test_file "$sets/test.tsv"
 finetune() {
-    "$python" run_glue.py --tasks chnsenticorp --data_dir "$data" --output_dir "$out/finetuned_$1" --model "$out/$2" --do_predict \
-        --seeds 1,2,3 --max_length 256 --batch_size 32 --dtype bf16 --pooling mean --optimizer muon --muon_lr 5e-3 --lr 1e-3 \
-        --betas 0.9,0.98 --eps 1e-6 --weight_decay 0.01 --clip 1 --warmup_ratio 0.1 --schedule linear --epochs 3 \
-        --logging_steps 25 "${@:3}"
+    "$python" run_glue.py --tasks chnsenticorp --data_dir "$data" --output_dir "$out/finetuned_$1" --model_name_or_path "$out/$2" --do_predict \
+        --seeds 1,2,3 --max_seq_length 256 --per_device_train_batch_size 32 --bf16 --pooling mean --optimizer muon --muon_learning_rate 5e-3 \
+        --learning_rate 1e-3 --adam_beta2 0.98 --adam_epsilon 1e-6 --weight_decay 0.01 --max_grad_norm 1 --warmup_ratio 0.1 \
+        --lr_scheduler_type linear --num_train_epochs 3 --logging_steps 25 "${@:3}"
 }
 finetune random mlm --random_init
 for name in mlm mlm_reviews electra; do finetune "$name" "$name"; done

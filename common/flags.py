@@ -1,7 +1,8 @@
 """The one vocabulary of flags of all scripts, how a command line is read by it, and what --help looks like.
 
 A flag has the name that transformers has for it, else ours; other words for the same thing are aliases in every script
-that has the flag. Two words for one flag may stand in a command line if they say the same.
+that has the flag. Two words for one flag may stand in a command line if they say the same, or with --override between
+them, which shell scripts put before the flags of their caller.
 """
 
 import argparse
@@ -48,6 +49,7 @@ NAMES = {word: name for name, words in ALIASES.items() for word in (name, *words
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _NO = [["false"], ["0"], ["no"]]
 _COLUMNS = 110  # of --help
+OVERRIDE = "--override"
 TRUE, FALSE = ("", "1", "yes", "true"), ("0", "no", "false")
 
 
@@ -128,6 +130,10 @@ def own_words(argv: Sequence[str], known: Mapping[str, str], foreign: Foreign = 
     """
     words, seen = [], {}
     for typed in split_flags(foreign.prepare(argv)):
+        if typed.flag == OVERRIDE:
+            seen.clear()
+            words += typed.values
+            continue
         name = typed.flag.removeprefix("--").replace("-", "_")
         for own in _translated(name, typed, known, foreign) if typed.flag.startswith("--") else [typed]:
             key = known.get(own.flag.removeprefix("--"), own.flag)
@@ -208,6 +214,8 @@ class FlagParser(argparse.ArgumentParser):
         super().__init__(
             *arguments, description=doc, formatter_class=HelpFormatter, usage=argparse.SUPPRESS, **options
         )
+        text = "flags behind it win over those before it, by whatever word they are typed"
+        argparse.ArgumentParser.add_argument(self, OVERRIDE, action="store_true", default=argparse.SUPPRESS, help=text)
 
     def add_argument(self, *names: str, alone: bool = False, **options) -> argparse.Action:
         """As argparse's, by all words for the flag. alone: here it is another thing than ALIASES says."""

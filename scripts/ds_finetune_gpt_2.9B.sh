@@ -53,4 +53,4 @@ $python "$root/run_clm.py" \
     --logging_steps 50 \
     --save_steps 2000 \
     --seed 1234 \
-    "$@"
+    --override "$@"

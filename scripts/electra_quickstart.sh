@@ -22,7 +22,7 @@ max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob
     --optimizer muon --muon_learning_rate 2e-2 --learning_rate 4e-3 --adam_beta2 0.98 --adam_bias_correction true \
     --schedule separate_linear --warmup_steps 0.02 --max_grad_norm 1.0 --bf16 --dataloader_num_workers 0 \
     --logging_steps 25 --eval_strategy steps --eval_steps 200 --save_steps 200 --save_total_limit 1 \
-    --checkpoint_percents 100 --seed 1234 --report_to none "$@"
+    --checkpoint_percents 100 --seed 1234 --report_to none --override "$@"
 
 "$python" plot_run.py "$out/electra_tiny" --output "$out/electra.png"
 "$python" - "$out" <<'PYTHON'

@@ -36,5 +36,5 @@ trained() { # tasks -> those of them that can be trained, with commas between
 
 run() { # tasks with commas between, or none; flags of run_glue.py
     [ -n "$1" ] || return 0
-    "$python" run_glue.py --tasks "$1" --model "$model" --data_dir "$data" --output_dir "$out" "${common[@]}" "${@:2}" || failed=1
+    "$python" run_glue.py --tasks "$1" --model_name_or_path "$model" --data_dir "$data" --output_dir "$out" "${common[@]}" "${@:2}" || failed=1
 }

@@ -39,4 +39,4 @@ torchrun --standalone --nproc-per-node "$NPROC" "$root/run_clm.py" \
     --logging_steps 50 \
     --save_steps 2000 \
     --seed 1234 \
-    "$@"
+    --override "$@"

@@ -25,4 +25,4 @@ $python "$root/generate_text.py" "$MODEL" \
     --max_length 1024 \
     --attention_window 768 \
     --seed 1234 \
-    "$@"
+    --override "$@"

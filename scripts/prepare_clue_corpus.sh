@@ -43,7 +43,7 @@ if [ ! -f "$out/clue_corpus_small_14g.jsonl" ]; then
 fi
 
 "$python" run_chinese_ref.py \
-    --model_name "$model" \
+    --tokenizer_name "$model" \
     --input_path "$out/clue_corpus_small_14g.jsonl" \
     --json_key text \
     --output_dir "$out/corpus" \
@@ -51,4 +51,4 @@ fi
     --min_chars 1 \
     --segmenter rjieba \
     --workers "$workers" \
-    "$@"
+    --override "$@"

@@ -48,4 +48,4 @@ torchrun --nproc_per_node "$NPROC" run_electra.py \
     --dataloader_num_workers 3 \
     --fp16 \
     --seed 11081 \
-    "$@"
+    --override "$@"

@@ -38,4 +38,4 @@ torchrun --nproc_per_node "$NPROC" run_mlm_wwm.py \
     --dataloader_num_workers 6 \
     --fp16 \
     --seed 1234 \
-    "$@"
+    --override "$@"

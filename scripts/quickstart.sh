@@ -40,7 +40,7 @@ echo "== 3. Tokenizer"
 
 echo "== 4. Corpora: word segmentation, tokens, blocks"
 for part in train heldout; do
-    "$python" run_chinese_ref.py --model_name "$out/tokenizer" --input_path "$out/$part.jsonl" --output_dir "$out/corpus_$part" \
+    "$python" run_chinese_ref.py --tokenizer_name "$out/tokenizer" --input_path "$out/$part.jsonl" --output_dir "$out/corpus_$part" \
         --max_seq_length 128 --workers 2
 done
 
@@ -53,7 +53,7 @@ max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob
     --max_train_minutes 10 --schedule_by_time \
     --optimizer muon --muon_learning_rate 3e-2 --learning_rate 4e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
     --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 200 \
-    --save_steps 200 --save_total_limit 1 --seed 1234 --report_to none "$@"
+    --save_steps 200 --save_total_limit 1 --seed 1234 --report_to none --override "$@"
 
 echo "== 6. Filled blanks"
 "$python" probe_mlm.py "$out/gau_alpha_small" "今天[MASK]气很好，我们去公[MASK]玩。" "这家酒店的服[MASK]很好，房[MASK]也很干净。" \

@@ -31,7 +31,7 @@ attention_window=256,hidden_dropout=0.0,attention_dropout=0.0" \
     --per_device_train_batch_size 16 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
     --optimizer muon --muon_learning_rate 2e-2 --learning_rate 3e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
     --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 100 \
-    --save_steps 100 --save_total_limit 1 --seed 1234 --report_to none "$@"
+    --save_steps 100 --save_total_limit 1 --seed 1234 --report_to none --override "$@"
 
 echo "== 3. Held-out perplexity of the same weights: memory 192, then none"
 for memory in 192 0; do

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.flags import OVERRIDE
 from tests.processes import search_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +40,8 @@ def finetune(tmp_path):
         )
         calls = tmp_path / "calls.jsonl"
         lines = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
-        return done.returncode, done.stdout + done.stderr, [dict(zip(c[::2], c[1::2], strict=True)) for c in lines]
+        calls = [[word for word in line if word != OVERRIDE] for line in lines]
+        return done.returncode, done.stdout + done.stderr, [dict(zip(c[::2], c[1::2], strict=True)) for c in calls]
 
     return run
 
@@ -50,11 +52,11 @@ def test_clue_tasks_that_are_there_are_trained_over_their_grids(finetune, tmp_pa
     code, output, calls = finetune("clue", folders, "--seeds", "7")
     assert code == 0, output
     assert [call["--tasks"] for call in calls] == ["tnews", "cluewsc2020", "cmrc2018", "afqmc"]
-    assert calls[0]["--grid"] == "lr=1e-5,2e-5,3e-5,5e-5;batch_size=16,32,64"
-    assert calls[2]["--grid"] == "lr=1e-5,2e-5,3e-5;batch_size=24,32"
+    assert calls[0]["--grid"] == "learning_rate=1e-5,2e-5,3e-5,5e-5;per_device_train_batch_size=16,32,64"
+    assert calls[2]["--grid"] == "learning_rate=1e-5,2e-5,3e-5;per_device_train_batch_size=24,32"
     assert {call["--seeds"] for call in calls[:3]} == {"7"}, "the caller's flags win"
     assert {call["--data_dir"] for call in calls} == {str(tmp_path / "tasks")}
-    assert {call["--model"] for call in calls} == {"some/model"}
+    assert {call["--model_name_or_path"] for call in calls} == {"some/model"}
 
 
 def test_a_task_without_training_data_is_evaluated_once_and_that_is_said(finetune):
@@ -76,7 +78,8 @@ def test_glue_takes_robertas_grid(finetune):
     code, _, [call, evaluated] = finetune("glue", {"CoLA": both, "RTE": both, "SST-2": ["dev.tsv"]}, "--gpus", "0,1")
     assert code == 0
     assert (call["--tasks"], call["--gpus"]) == ("cola,rte", "0,1")
-    assert (call["--grid"], call["--epochs"]) == ("lr=1e-5,2e-5,3e-5;batch_size=16,32", "10")
+    assert call["--grid"] == "learning_rate=1e-5,2e-5,3e-5;per_device_train_batch_size=16,32"
+    assert call["--num_train_epochs"] == "10"
     assert len(call["--seeds"].split(",")) == 5
     assert evaluated["--tasks"] == "sst2"
 

@@ -128,9 +128,7 @@ class RunArguments(TrainingArguments):
         self.output_dir = output_dir and self.output_dir  # transformers puts a folder of its own choice for none
         self._check()
         if self.device.type == "cuda" and self.n_gpu > 1:
-            logger.warning(
-                "using 1 of %d GPUs; for all of them start with torchrun --nproc_per_node %d", *[self.n_gpu] * 2
-            )
+            logger.warning("using 1 of %d GPUs; torchrun --nproc_per_node %s starts on all", self.n_gpu, self.n_gpu)
             self._n_gpu = 1
 
     def __getstate__(self) -> dict:
@@ -350,19 +348,18 @@ def split_for_cpu(args: RunArguments, longest: int) -> None:
 
 
 # What makes two runs take the same course; everything else (logging, saving, workers, time limits) may change freely.
-_COURSE = (
-    *("seed", "data_seed", "max_steps", "train_sampling_strategy", "bf16", "fp16", "tf32", "neftune_noise_alpha"),
-    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "schedule_by_time"),
-    *("schedule", "schedule_floor", "steps_before", "adam_bias_correction"),
-    *("max_grad_norm", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("optim", "optim_args", "optimizer", "muon_learning_rate"),
-)
+_COURSE = """
+    seed data_seed max_steps train_sampling_strategy bf16 fp16 tf32 neftune_noise_alpha learning_rate
+    lr_scheduler_type lr_scheduler_kwargs warmup_steps schedule_by_time schedule schedule_floor steps_before
+    adam_bias_correction max_grad_norm weight_decay adam_beta1 adam_beta2 adam_epsilon optim optim_args optimizer
+    muon_learning_rate
+"""
 
 
 def course_settings(args: RunArguments) -> dict:
     """The arguments that decide which weights a run ends with, as JSON values."""
     everything = args.to_dict()
-    values = {name: everything[name] for name in _COURSE}
+    values = {name: everything[name] for name in _COURSE.split()}
     values["rows_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.data_processes
     if args.model_parallel_size > 1:
         values["model_parallel_size"] = args.model_parallel_size  # into as many parts its checkpoints are cut

@@ -102,7 +102,12 @@ _ANSWERED = {
     "model_type": "the config of MODEL says it; leave it out",
     "mem_length": "--attention_window says how far back a Transformer-XL sees",
 }
-_PRECISIONS = {"fp16": "--fp16", "bf16": "--bf16", "fp32": "--fp16 false --bf16 false", "auto": ""}
+_PRECISIONS = {
+    "fp16": "--fp16 true --bf16 false",
+    "bf16": "--fp16 false --bf16 true",
+    "fp32": "--fp16 false --bf16 false",
+    "auto": "",
+}
 _LONG = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "float": "fp32"}
 
 

@@ -117,6 +117,13 @@ def test_the_examples_of_help_run_as_pasted(parsers, tmp_path):
         assert run.returncode == 0, f"{command}\n{run.stderr[-2000:]}"
 
 
+def test_the_page_on_migrating_lists_all_words():
+    text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    for name, words in ALIASES.items():
+        (line,) = re.findall(rf"(?m)^\| `--{name}` \| (.*) \|$", text)
+        assert {f"--{word}" for word in words.split()} <= {*re.findall(r"--\w+", line)}
+
+
 def test_no_word_is_of_two_flags():
     words = [word for name in ALIASES for word in spellings(name)]
     assert len(words) == len({*words}) and not ALIASES.keys() & {
@@ -161,6 +168,7 @@ def test_command_lines_in_own_words(typed, own):
         ("--lr 1 --learning_rate 2", "--lr 1 and --learning_rate 2 contradict each other; leave one of them out"),
         ("--lr 1 --lr 2 --learning_rate=1", "--lr 2 and --learning_rate 1 contradict each other"),
         ("--learning_rate 2 --quick", "--learning_rate 2 and --quick contradict each other"),
+        ("--lr 1 --override --lr 2 --learning_rate 1", "--lr 2 and --learning_rate 1 contradict each other"),
         ("--use_cpu --no_cuda false", "--use_cpu and --no_cuda false contradict each other"),
         ("--quick perhaps", "--quick must be true or false, got perhaps; change it"),
         ("--fast no", "--fast is a flag of another script: leave it out"),

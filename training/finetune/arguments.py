@@ -289,6 +289,12 @@ def grid_of_flags(text: str | None) -> str | None:
     return text and re.sub(r"(?:^|(?<=;))\s*(?:--)?(fp16|bf16)\s*=([^;]*)", _dtypes, text)
 
 
+def label_of_flags(text: str | None) -> str | None:
+    """A configuration's label as typed for --baseline, flag=value,flag=value, by the attributes that labels have."""
+    names = flag_names()
+    return text and re.sub(r"(?:^|(?<=,))(\w+)(?==)", lambda name: names.get(name[1], name[1]), text)
+
+
 def _dtypes(part: re.Match) -> str:
     name, values = part[1], [value.strip().lower() for value in part[2].split(",")]
     if not {*values} <= {"true", "false"}:

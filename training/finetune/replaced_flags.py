@@ -10,7 +10,7 @@ are answered by ours.
 from collections.abc import Callable, Mapping, Sequence
 
 from common.errors import ArgumentError
-from common.flags import FALSE, TRUE, Foreign, split_flags, switch
+from common.flags import FALSE, OVERRIDE, TRUE, Foreign, split_flags, switch
 from training.arguments import RunArguments
 
 _OPTIMIZERS = {"adafactor": "adafactor"} | dict.fromkeys(
@@ -127,6 +127,9 @@ _OTHERS = dict.fromkeys(
 
 def _join_betas(argv: Sequence[str]) -> list[str]:
     """Adam's betas, which have a flag each elsewhere, as one: --betas 0.9,0.999."""
+    if OVERRIDE in argv:
+        at = argv.index(OVERRIDE)
+        return [*_join_betas(argv[:at]), OVERRIDE, *_join_betas(argv[at + 1 :])]
     betas, words = {}, []
     for typed in split_flags(argv):
         name = typed.flag.removeprefix("--").replace("-", "_")

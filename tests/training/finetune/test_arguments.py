@@ -7,7 +7,14 @@ import pytest
 from common.errors import ArgumentError
 from data.tasks.table import TASKS
 from training.arguments import parse_arguments
-from training.finetune.arguments import RECIPES, JobArguments, SweepArguments, flag_names, grid_of_flags
+from training.finetune.arguments import (
+    RECIPES,
+    JobArguments,
+    SweepArguments,
+    flag_names,
+    grid_of_flags,
+    label_of_flags,
+)
 from training.sweep.grid import parse_grid, plan_jobs
 
 
@@ -86,6 +93,11 @@ def test_a_grid_takes_every_word_for_a_flag():
     assert grid_of_flags(None) is None and grid_of_flags("") == ""
     with pytest.raises(ArgumentError, match="--grid must give fp16 the values true and false, got 'fp16=yes'"):
         grid_of_flags("fp16=yes")
+
+
+def test_a_baseline_is_labelled_by_any_word():
+    assert label_of_flags("learning_rate=2e-05,batch_size=16") == "lr=2e-05,batch_size=16"
+    assert [label_of_flags(text) for text in (None, "0e136cc4e7", "out/lr=1")] == [None, "0e136cc4e7", "out/lr=1"]
 
 
 def test_folders_of_earlier_sweeps_are_found_again(tmp_path):

@@ -36,6 +36,10 @@ def as_ours(line):
         ("--do_regression true", {"kind": "regression"}),
         ("--text_column_names a,b --label_column_name c", {"text_columns": "a,b", "label_column": "c"}),
         ("--optim adamw_torch --adam_beta2 0.98", {"optimizer": "adamw", "betas": "0.9,0.98"}),
+        (
+            "--adam_beta2 0.98 --epochs 9 --override --betas 0.8,0.9 --num_train_epochs 3",
+            {"betas": "0.8,0.9", "epochs": 3},
+        ),
         ("--adafactor --max_train_steps 9", {"optimizer": "adafactor", "max_steps": 9}),
         ("--adam_epsilon 1e-6 --warmup_proportion 0.1", {"eps": 1e-6, "warmup_ratio": 0.1}),
         ("--warmup_steps 0.1", {"warmup_ratio": 0.1}),
