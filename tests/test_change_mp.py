@@ -10,6 +10,7 @@ import torch
 from change_mp import main
 from common.errors import UserError
 from models.convert import thudm, transformer_xl
+from tests.checkpoints import assert_equal
 
 EXTRAS = {
     "iteration": 10,
@@ -22,13 +23,6 @@ EXTRAS = {
 
 def read(folder, rank=0):
     return thudm.read_file(folder / thudm.SHARD.format(rank), mmap=False)
-
-
-def assert_equal(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert actual[name].dtype == tensor.dtype
-        assert torch.equal(actual[name], tensor), name
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ PACKAGES = ("data", "models", "training")  # none imports a sibling; each may im
 SOURCES = sorted([*ROOT.glob("*.py"), *(p for room in ("common", *PACKAGES) for p in (ROOT / room).rglob("*.py"))])
 ROOT_SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
 DATA_SCRIPTS = {p for p in (ROOT / "data").glob("*.py") if "def main(" in p.read_text(encoding="utf-8")}
+MOST_UNTESTED = 21  # modules that have no test file of their name
 RECIPES = sorted((ROOT / "scripts").glob("*.sh"))
 
 
@@ -151,6 +152,13 @@ def test_the_map_names_every_file():
         *(p for f in folders for p in (ROOT / f).rglob("*.py")),
     }
     assert listed == {str(p.relative_to(ROOT)) for p in there}
+
+
+def test_modules_have_a_test_file_of_their_name():
+    """Of all but a few: what tests a module is found without searching."""
+    modules = [path.relative_to(ROOT) for path in SOURCES if path.name != "__init__.py"]
+    lacking = [str(path) for path in modules if not (ROOT / "tests" / path.parent / f"test_{path.name}").exists()]
+    assert len(lacking) <= MOST_UNTESTED, lacking
 
 
 def test_ruff_is_content():

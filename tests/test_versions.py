@@ -155,17 +155,6 @@ def test_folders_load_elsewhere_and_old_code_is_refreshed(tmp_path, capsys):
     run(sys.executable, LOAD, ROOT, tmp_path / "today", tmp_path / "older", where=tmp_path)
 
 
-def test_only_a_folder_of_ours_is_refreshed(tmp_path):
-    with pytest.raises(ValueError, match=r"input .*nowhere must have a config\.json that save_pretrained"):
-        convert_checkpoint.main(["--refresh_code", str(tmp_path / "nowhere")])
-    (tmp_path / "config.json").write_text('{"auto_map": {"AutoConfig": "theirs.Config"}}')
-    (tmp_path / "theirs.py").touch()
-    with pytest.raises(ValueError, match=r"must hold code of ours, got theirs\.Config"):
-        convert_checkpoint.main(["--refresh_code", str(tmp_path)])
-    with pytest.raises(SystemExit):
-        convert_checkpoint.main(["--refresh_code", str(tmp_path), "output"])
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(PYTHONS == [""], reason="TEST_PYTHONS names no environments; scripts/test_versions.sh sets it")
 def test_folders_of_every_version_load_under_every_other(tmp_path):

@@ -1,12 +1,10 @@
 """Flags that cannot train, lack a package or would do nothing: one line, before anything is written."""
 
-import pickle
 import shutil
 
 import pytest
 
 from common.errors import UserError
-from common.secrecy import shown_command
 from training.arguments import RunArguments, parse_arguments
 
 
@@ -89,22 +87,3 @@ def test_what_does_nothing_is_told(tmp_path, caplog, words, line):
 def test_the_best_model_is_known_by_either_name_of_a_number(tmp_path, name, settled, greater):
     (args,) = parse_arguments([RunArguments], ["--output_dir", str(tmp_path), "--metric_for_best_model", name])
     assert (args.metric_for_best_model, args.greater_is_better) == (settled, greater)
-
-
-def test_secrets_are_shown_nowhere(tmp_path):
-    words = [
-        "run.py",
-        "--hub_token",
-        "s3cret",
-        "--hub-token=s3cret",
-        "--api_key",
-        "s3cret",
-        "https://me:s3cret@host/x",
-    ]
-    words += ["--x", "hf_" + "a" * 20, "--tokenizer_name", "folder", "--token_types", "yes", "--max_tokens", "5"]
-    shown = shown_command(words)
-    assert "s3cret" not in " ".join(shown) and "aaaa" not in " ".join(shown)
-    assert shown[-6:] == words[-6:] and shown[:3] == ["run.py", "--hub_token", "***"]
-    (args,) = parse_arguments([RunArguments], ["--output_dir", str(tmp_path), "--hub_token", "hf_secretsecret"])
-    assert args.hub_token == "hf_secretsecret" and pickle.loads(pickle.dumps(args)).hub_token is None
-    assert "secretsecret" not in args.to_json_string()

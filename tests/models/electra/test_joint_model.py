@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from transformers import AutoModelForPreTraining, ElectraConfig, ElectraForMaske
 import models
 from benchmarks.originals.electra import OriginalElectra
 from models.electra import vocabulary_loss
-from models.electra.config import SIZES, ElectraJointConfig, ElectraOptions, electra_configs, generator_config
+from models.electra.config import ElectraOptions, electra_configs, generator_config
 from models.electra.joint_model import (
     ElectraForJointPreTraining,
     discriminator_loss,
@@ -44,31 +43,6 @@ def configs(kind="electra", **changes):
 def make(kind="electra", changes=None, **options):
     torch.manual_seed(0)
     return new_joint_model(*configs(kind, **changes or {}), ElectraOptions(**options))
-
-
-@pytest.fixture
-def batch():
-    """The batch of the published parity case: ids, lengths and segments by formula, six tokens masked, one of them
-    kept as it is."""
-    lengths, first = torch.tensor([12, 12, 10, 7]), torch.tensor([6, 12, 5, 7])
-    rows, places = torch.arange(4).unsqueeze(1), torch.arange(12).unsqueeze(0)
-    ids = 110 + (37 * rows + 11 * places) % 80
-    ids[:, 0] = 101
-    ids.scatter_(1, (first - 1).unsqueeze(1), 102).scatter_(1, (lengths - 1).unsqueeze(1), 102)
-    real = places < lengths.unsqueeze(1)
-    ids = ids.masked_fill(~real, 0)
-    positions = torch.tensor([[2, 7], [3, 9], [1, 0], [4, 0]])
-    labels = torch.full_like(ids, -100).scatter_(1, positions, ids.gather(1, positions))
-    labels[:, 0] = -100
-    masked = ids.masked_fill((labels != -100) & ~((rows == 1) & (places == 9)), 103)
-    return {
-        "input_ids": masked,
-        "attention_mask": real.long(),
-        "labels": labels,
-        "masked_positions": positions,
-        "noise_seed": torch.tensor([5, 6, 7, 8]),
-        "token_type_ids": (places >= first.unsqueeze(1)).long(),
-    }
 
 
 def fill(model):
@@ -451,35 +425,6 @@ def test_any_masked_lm_and_any_encoder(batch):
     assert output.logits.shape == (4, 12) and output.loss.isfinite()
 
 
-def test_a_head_that_goes_on_after_its_output_matrix_is_taken_as_it_is(batch):
-    shape = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    shape |= {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": 0, "mask_token_id": 103}
-    generator = transformers.EsmForMaskedLM(transformers.EsmConfig(**shape, token_dropout=False))  # adds a bias
-    with torch.no_grad():
-        generator.lm_head.bias.normal_()
-    discriminator = ElectraForPreTraining(configs()[1])
-    model = make_joint_model(generator, discriminator, ElectraOptions(untied_generator_embeddings=True)).eval()
-    del batch["token_type_ids"]
-    model.discriminator.config.type_vocab_size = 2
-    output = model.generator(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    expected = F.cross_entropy(output.logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum")
-    torch.testing.assert_close(model(**batch).generator_loss, expected)
-
-
-def test_a_family_without_an_entry_of_its_own_runs_its_generator_once(batch):
-    shape = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    shape |= {"intermediate_size": 48, "intra_bottleneck_size": 32, "embedding_size": 32, "pad_token_id": 0}
-    generator = transformers.MobileBertForMaskedLM(transformers.MobileBertConfig(**shape))
-    options = ElectraOptions(electra_objective=False)
-    model, calls = make_joint_model(generator, None, options).eval(), []
-    generator.base_model.register_forward_hook(lambda *_: calls.append(1))
-    output = model(**batch)
-    logits = generator(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}).logits
-    expected = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum")
-    torch.testing.assert_close(output.generator_loss, expected)
-    assert len(calls) == 2  # once by the joint model, once by this test
-
-
 @pytest.mark.parametrize(
     ("kind", "both"), [("gau_alpha", False), pytest.param("electra", True, marks=pytest.mark.slow)]
 )
@@ -502,30 +447,6 @@ def test_it_trains_under_torch_compile(kind, both, batch):
 # What is refused
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sampling": "gumbel"}, "sampling must be one of fp32_gumbel, fp16_gumbel, multinomial, got 'gumbel'"),
-        ({"init": "xavier"}, "init must be one of hf, google, got 'xavier'"),
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
-        ({"gen_smooth_label": 1.0}, "gen_smooth_label must be in"),
-        ({"disc_smooth_label": -0.1}, "disc_smooth_label must be in"),
-        ({"disc_weight": -1.0}, "disc_weight must be at least 0, got -1.0"),
-        ({"uniform_generator": True, "untied_generator": False}, "uniform_generator must stand"),
-        ({"uniform_generator": True, "electra_objective": False}, "uniform_generator must stand"),
-    ],
-)
-def test_unknown_option_values_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        ElectraOptions(**change)
-
-
-def test_smoothing_of_true_is_a_tenth():
-    options = ElectraOptions(gen_smooth_label=True, disc_smooth_label=False)
-    assert (options.gen_smooth_label, options.disc_smooth_label) == (0.1, 0.0)
-    assert ElectraJointConfig(options=asdict(options)).options["gen_smooth_label"] == 0.1
-
-
 def test_networks_that_do_not_fit_are_refused():
     generator, discriminator = configs()
     small, options = ElectraForMaskedLM(generator), ElectraOptions()
@@ -539,10 +460,3 @@ def test_networks_that_do_not_fit_are_refused():
         make_joint_model(small, None, options)
     with pytest.raises(ValueError, match="generator must be absent with these options, got one"):
         make_joint_model(small, ElectraForPreTraining(discriminator), ElectraOptions(uniform_generator=True))
-
-
-def test_every_size_shrinks_its_generator():
-    widths = {size: electra_configs(size, 100)[0] for size in SIZES}
-    sizes = {n: (c.hidden_size, c.num_attention_heads, c.intermediate_size) for n, c in widths.items()}
-    assert sizes == {"small": (64, 1, 256), "base": (256, 4, 1024), "large": (256, 4, 1024)}
-    assert generator_config(models.GAUAlphaConfig(), 4).num_hidden_layers == 6
