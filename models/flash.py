@@ -198,7 +198,7 @@ class FLASHLayer(GradientCheckpointingLayer):
         if positions is not None:
             gate, mixed = gather_positions(gate, positions), gather_positions(mixed, positions)
         weights = weights.unflatten(0, (batch, -1)) if output_attentions else None
-        return residual + self.to_out(gate * mixed), weights
+        return residual + self.to_out(mixed.mul_(gate)), weights
 
     def fast_forward(self, hidden: torch.Tensor, attention: ChunkAttention, positions) -> torch.Tensor:
         """What `forward` adds to the residual, with the backward pass of gated.py; hidden is normed and shifted."""

@@ -153,7 +153,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         bias = attention.bias(self.distances(hidden.shape[1])).to(dtype)
         weights = torch.baddbmm(bias, query, key.transpose(-1, -2)).masked_fill_(attention.unseen, 0)
         weights = squared_relu(weights)
-        return residual + self.o(gate * (weights @ value)), weights if output_attentions else None
+        return residual + self.o((weights @ value).mul_(gate)), weights if output_attentions else None
 
     def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
         """What `forward` adds to the residual, with the backward pass of gated.py; hidden is normed."""

@@ -154,7 +154,7 @@ class GatedUnit(nn.Module):
         else:  # -1e4 is the originals' score of an unseen key: a row that sees none becomes uniform, not NaN
             weights = torch.softmax(weights.masked_fill_(attention.unseen, -1e4), dim=-1, dtype=dtype)
         weights = dropout(weights, attention.dropout, self.training)
-        return self.o_dense(gate * (weights @ value)), weights if output_attentions else None
+        return self.o_dense((weights @ value).mul_(gate)), weights if output_attentions else None
 
     def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
         """The output of `forward`, with the backward pass of gated.py."""
