@@ -63,23 +63,23 @@ def check(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace):
-    """Load the tokenizer of --model_name, without transformers where the folder is a plain BERT vocabulary."""
-    name, loaded = resolve_pretrained(args.model_name, "--model_name"), []
+    """Load the tokenizer of --tokenizer_name, without transformers where the folder is a plain BERT vocabulary."""
+    name, loaded = resolve_pretrained(args.model_name, "--tokenizer_name"), []
 
     def by_transformers(folder: str):
         import models  # noqa: F401  so that our own tokenizers need no code of the folder
 
-        loaded.append(load_tokenizer(folder, "--model_name", args.trust_remote_code))
+        loaded.append(load_tokenizer(folder, "--tokenizer_name", args.trust_remote_code))
         return loaded[0].backend_tokenizer
 
-    check_vocabulary_file(name, "--model_name")
+    check_vocabulary_file(name, "--tokenizer_name")
     backend = load_backend(name, by_transformers)
     has_mask = loaded[0].mask_token is not None if loaded else names_mask_token(name)
-    check_backend(backend, name, "--model_name", has_mask)
+    check_backend(backend, name, "--tokenizer_name", has_mask)
     tokenizer = FastTokenizer(backend)
     if list(map(len, tokenizer.frame)) != [1, 1]:
         raise ArgumentError(
-            f"--model_name must add one token before a text and one after it, got {tokenizer.frame} from "
+            f"--tokenizer_name must add one token before a text and one after it, got {tokenizer.frame} from "
             f"{args.model_name!r}; use a tokenizer with [CLS] and [SEP]"
         )
     return backend, tokenizer
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         source = LineSource(files, Path(args.input_path), args.json_key)
         inputs, units = source.scan()
         identity = {"name": args.model_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
-        manifest = begin(folder, inputs, identity, settings_of(args), ("--input_path", "--model_name"))
+        manifest = begin(folder, inputs, identity, settings_of(args), ("--input_path", "--tokenizer_name"))
         preparer = Preparer(
             folder=folder,
             tokenizer=tokenizer,
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         if preparer.reference:
             preparer.reference.finish(len(units))
         manifest = finish(folder, manifest, records)
-        unknown = describe_unknown(folder, manifest, tokenizer.unknown_id, "--model_name")
+        unknown = describe_unknown(folder, manifest, tokenizer.unknown_id, "--tokenizer_name")
     counts = manifest["counts"]
     print(
         f"{counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['blocks']:,} blocks and "

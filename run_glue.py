@@ -14,6 +14,7 @@ OUTPUT_DIR/<task>/<configuration>/seed<k>. Flags are those of --help; a JSON or 
 import sys
 
 from common.errors import ArgumentError
+from common.flags import flag_name
 from common.script import one_line_errors, run_script
 from training.pretrained import refuse_unknown_names
 
@@ -127,7 +128,7 @@ def list_jobs(flags: JobArguments, args: SweepArguments) -> list[Job]:
     """One job for each task, combination of --grid and seed. ArgumentError and TaskError for flags that give none."""
     for name, value in (("model", flags.model), ("output_dir", args.output_dir)):
         if value is None:
-            raise ArgumentError(f"--{name} must be given, got none; add it")
+            raise ArgumentError(f"--{flag_name(name)} must be given, got none; add it")
     if args.submission_dir and not flags.do_predict:
         raise ArgumentError("--submission_dir needs the predictions of the tests; add --do_predict")
     starts = None if args.init_from_task == "auto" else parse_init_from_task(args.init_from_task)
@@ -184,11 +185,15 @@ def read_job(job: Job, use_cpu: bool) -> JobData:
     if plan.training and not plan.scored:
         for flag in ("patience", "metric_for_best"):
             if getattr(settings, flag) is not None:
-                raise ArgumentError(f"--{flag} needs validation rows with labels, got none; add them or leave it out")
+                raise ArgumentError(
+                    f"--{flag_name(flag)} needs validation rows with labels, got none; add them or leave it out"
+                )
         logger.info("%s has no validation rows with labels: the last weights are kept", task.name)
     metric = settings.metric_for_best or task.metrics[0]
     if metric not in task.metrics:
-        raise ArgumentError(f"--metric_for_best must be one of {', '.join(task.metrics)}, got {metric}; choose one")
+        raise ArgumentError(
+            f"--metric_for_best_model must be one of {', '.join(task.metrics)}, got {metric}; choose one"
+        )
     args = steps.run_arguments(settings, job.folder, job.seed, metric if plan.scored else None, use_cpu)
     return JobData(job, settings, task, splits, plan, args)
 
@@ -223,7 +228,9 @@ def read_features(data: JobData, model: TaskModel) -> dict[str, Features]:
     settings, task, most = data.settings, data.task, longest_row(model.model)
     length = settings.max_length or min(task.max_length, most or task.max_length)
     if most is not None and length > most:
-        raise ArgumentError(f"--max_length must be at most the {most} positions of the model, got {length}; lower it")
+        raise ArgumentError(
+            f"--max_seq_length must be at most the {most} positions of the model, got {length}; lower it"
+        )
     types = takes_token_types(model.model) if settings.token_types == "auto" else settings.token_types == "yes"
     splits = {name: data.splits[name] for name in data.plan.wanted(task)}
     options = {"max_length": length, "token_types": types, "label_ids": model.label_ids}

@@ -145,7 +145,9 @@ def test_a_missing_tokenizer_is_named_within_five_seconds(tmp_path, monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source = write_jsonl(tmp_path / "in.jsonl", ["我"])
     started = time.monotonic()
-    with pytest.raises(ArgumentError, match="--model_name no-body/no-thing must be a folder or a reachable hub name"):
+    with pytest.raises(
+        ArgumentError, match="--tokenizer_name no-body/no-thing must be a folder or a reachable hub name"
+    ):
         prepare("no-body/no-thing", source, tmp_path / "out")
     assert time.monotonic() - started < 5
     assert not (tmp_path / "out").exists()

@@ -374,7 +374,7 @@ def test_a_finetuned_model_is_trained_only_when_asked(finetuned, encoder, tmp_pa
         run_glue.main(command(**flags | wrong, do_predict=True))
     own = {"kind": "classification", "test_file": folder / "test.tsv", "model": encoder("bert"), "device": "cpu"}
     with pytest.raises(
-        ArgumentError, match=r"--model .* must have a head for a task of classification .*to predict only"
+        ArgumentError, match=r"--model_name_or_path .* must have a head for a task of classification .*to predict only"
     ):
         run_glue.main(command(**own, do_predict=True, output_dir=tmp_path / "headless"))
 
@@ -491,14 +491,14 @@ def test_electra_is_finetuned_as_its_authors_did(encoder, data, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ({"model": None}, "--model must be given"),
+        ({"model": None}, "--model_name_or_path must be given"),
         ({"output_dir": None}, "--output_dir must be given"),
         ({"kind": None}, "--tasks must name tasks or groups"),
         ({"kind": None, "tasks": "sst3"}, "sst3"),
         ({"kind": "poetry"}, "--kind must be one of"),
         ({"train_file": "missing.csv"}, "missing.csv"),
-        ({"model": "missing/model"}, "--model missing/model"),
-        ({"arch": "roberta"}, "--arch must be bert"),
+        ({"model": "missing/model"}, "--model_name_or_path missing/model"),
+        ({"arch": "roberta"}, "--model_type must be bert"),
         ({"lr": 0}, "--learning_rate must lie in"),
         ({"batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
         ({"dtype": "fp8"}, "--dtype must be one of fp32, fp16, bf16, got fp8"),
@@ -510,10 +510,10 @@ def test_electra_is_finetuned_as_its_authors_did(encoder, data, tmp_path):
         ({"lwlrd": 0.8, "optimizer": "muon"}, "--layer_decay must stand without --optimizer muon"),
         ({"pooling": "sum"}, "--pooling must be one of first, mean, max"),
         ({"lwlrd_offset": 3}, "--layer_decay_offset must be one of 1, 2"),
-        ({"metric_for_best": "f2"}, "--metric_for_best must be one of accuracy"),
-        ({"max_length": 65}, "--max_length must be at most the 64 positions"),
+        ({"metric_for_best": "f2"}, "--metric_for_best_model must be one of accuracy"),
+        ({"max_length": 65}, "--max_seq_length must be at most the 64 positions"),
         ({"swap_augment": True}, "--swap_augment needs records of two texts"),
-        ({"do_eval": True}, "--model .* must have a head for a task of classification under --do_eval"),
+        ({"do_eval": True}, "--model_name_or_path .* must have a head for a task of classification under --do_eval"),
         ({"submission_dir": "sub"}, "--submission_dir needs the predictions"),
         ({"grid": "speed=1,2"}, "--grid must name flags"),
         ({"seeds": "1,1"}, "--seeds must be distinct"),
@@ -535,7 +535,7 @@ def test_errors_are_one_line_that_names_the_flag(encoder, data, tmp_path, monkey
 
 def test_smoothing_has_no_meaning_for_numbers(encoder, data, tmp_path):
     for flags, message in (
-        ({"label_smoothing": 0.1}, "--label_smoothing"),
+        ({"label_smoothing": 0.1}, "--label_smoothing_factor"),
         ({"class_weights": "1,2"}, "--class_weights"),
     ):
         argv = command(kind="regression", train_file=data("regression"), model=encoder("bert"), **flags)

@@ -168,7 +168,7 @@ class Building:
         """Tokens of a row without the special ones; ValueError unless two fit."""
         specials = sum(map(len, self.frame.pair if paired else self.frame.single))
         if self.max_length < specials + 2:
-            raise UserError(f"--max_length must be at least {specials + 2}, got {self.max_length}; raise it")
+            raise UserError(f"--max_seq_length must be at least {specials + 2}, got {self.max_length}; raise it")
         return self.max_length - specials
 
 

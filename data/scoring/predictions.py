@@ -71,7 +71,9 @@ def decode(
 
 def _must_be_finite(task: Task, arrays: Any) -> None:
     if not all(np.isfinite(np.asarray(array)).all() for array in arrays):
-        raise UserError(f"{task.name}: logits must be finite, got NaN or infinity; lower --lr or train in fp32")
+        raise UserError(
+            f"{task.name}: logits must be finite, got NaN or infinity; lower --learning_rate or train in fp32"
+        )
 
 
 def decode_answers(windows: Windows, contexts: Sequence[str], *, n_best: int = 20, max_answer: int = 50) -> list[str]:

@@ -187,7 +187,7 @@ def _label_column(kind: str, first: Row, typed: str | None) -> str:
     candidates = _known(first.values, _LABELS[kind])
     usual = _LABELS[kind][0]
     if kind in ("classification", "regression") and len(candidates) > 1 and str(candidates[0]).lower() != usual:
-        raise TaskError(_choose("--label_column", first, candidates))
+        raise TaskError(_choose("--label_column_name", first, candidates))
     return candidates[0] if candidates else usual
 
 
@@ -210,7 +210,7 @@ def _text_columns(kind: str, rows: list[Row], typed: str | Sequence[str] | None,
     if missing or not 0 < len(names) <= 2:
         got = ", ".join(map(str, first.values))
         wrong = f"must name one or two columns that are there, got {', '.join(names) or 'none'}"
-        raise TaskError(f"--text_columns {wrong} where {first.where} has {got}; name the columns")
+        raise TaskError(f"--text_column_name {wrong} where {first.where} has {got}; name the columns")
     return names
 
 
@@ -224,11 +224,11 @@ def _guessed_texts(rows: list[Row], label: str) -> tuple[str, ...]:
     usual = _known(others, sorted(_SINGLES))
     candidates = usual or [column for column in others if _holds_texts(rows, column)]
     if len(candidates) > 1:
-        raise TaskError(_choose("--text_columns", first, sorted(candidates, key=others.index)))
+        raise TaskError(_choose("--text_column_name", first, sorted(candidates, key=others.index)))
     if candidates and not usual and _is_value(candidates[0]):
         raise TaskError(
             f"{first.where}: the line before must name the columns, got {candidates[0][:60]!r}, which looks like a "
-            "text; add a line of names, or give --text_columns"
+            "text; add a line of names, or give --text_column_name"
         )
     return tuple(candidates)
 
@@ -335,7 +335,9 @@ def _check_classes(seen: Mapping[str, str], rows: list[Row], column: str) -> Non
         raise TaskError(f"{first}: rows to train on must have two labels in {column}, got {got} in all; add others")
     if len(names) > max(_FEW, len(rows) // 2):
         got = f"got {len(names)} in {len(rows)} rows, such as {', '.join(list(names)[:3])}"
-        raise TaskError(f"{first}: {column} must hold labels that recur, {got}; name another --label_column or --kind")
+        raise TaskError(
+            f"{first}: {column} must hold labels that recur, {got}; name another --label_column_name or --kind"
+        )
     spelled: dict[str, str] = {}
     for name, where in names.items():
         if (other := spelled.setdefault(like(name), name)) != name:

@@ -25,7 +25,7 @@ def layer_factors(model: nn.Module, decay: float, offset: int) -> dict[str, floa
     if layers is None:
         raise ArgumentError(
             f"layer-wise decay needs an encoder with numbered layers, and {type(encoder).__name__} has none; leave "
-            "--lwlrd out"
+            "--layer_decay out"
         )
     start, count = f"{layers}.", len(encoder.get_submodule(layers))
 

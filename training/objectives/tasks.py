@@ -215,5 +215,5 @@ def make_objective(kind: str, settings, longest: int, weights: torch.Tensor | No
     """
     objective = OBJECTIVES[kind]
     if settings.label_smoothing and not objective.smooths:
-        raise ArgumentError(f"--label_smoothing has no meaning for a task of {kind}; leave it out")
+        raise ArgumentError(f"--label_smoothing_factor has no meaning for a task of {kind}; leave it out")
     return objective(longest, settings.label_smoothing, weights, settings.rdrop)

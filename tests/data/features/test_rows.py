@@ -37,7 +37,7 @@ def test_logits_of_windows_are_averaged(tokenizers, caplog, make):
 def test_a_bad_length_label_or_number_of_logits_is_refused(tokenizers, make):
     records = [SINGLE | {"text_a": "好", "label": label} for label in ("yes", "maybe", None)]
     for chosen, length, training, message in (
-        (records[:1], 4, False, "--max_length must be at least 5, got 4"),
+        (records[:1], 4, False, "--max_seq_length must be at least 5, got 4"),
         (records[:2], 20, True, "label maybe must be one that the model knows, no, yes"),
         (records[2:], 20, True, "record 0 of pair must have a label to train on"),
     ):

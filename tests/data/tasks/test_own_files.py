@@ -50,7 +50,9 @@ def test_every_format_gives_the_same_task_and_records(name, tmp_path):
 def test_columns_and_labels_are_guessed_as_documented(tmp_path):
     rows = [{"idx": i, "label": label, "a": "x", "b": "y", "c": "z"} for i, label in enumerate((10, -1, 2, True))]
     path = write(tmp_path / "a.json", rows[:3])
-    with pytest.raises(TaskError, match=r"--text_columns must say which .*a\.json:1 to take, .* 'a', 'b', 'c' may be"):
+    with pytest.raises(
+        TaskError, match=r"--text_column_name must say which .*a\.json:1 to take, .* 'a', 'b', 'c' may be"
+    ):
         adhoc_task("classification", path, None, None)
     task, splits = adhoc_task("classification", path, None, None, "a,b")
     assert task.labels == ("-1", "2", "10") and (task.text_a, task.text_b) == (("a",), ("b",))
@@ -155,10 +157,10 @@ def test_what_cannot_be_used_is_an_error_that_names_the_flag(tmp_path):
     with pytest.raises(TaskError, match=r"--train_file, --validation_file or --test_file must be given"):
         adhoc_task("classification", None, None, None)
     with pytest.raises(
-        TaskError, match=r"--text_columns must name .* got text, gone where .*a\.json:1 has text, other"
+        TaskError, match=r"--text_column_name must name .* got text, gone where .*a\.json:1 has text, other"
     ):
         adhoc_task("classification", path, None, None, "text, gone")
-    with pytest.raises(TaskError, match=r"--text_columns must name .* got none where"):
+    with pytest.raises(TaskError, match=r"--text_column_name must name .* got none where"):
         adhoc_task("multiple_choice", path, None, None)
     with pytest.raises(TaskError, match=r"a\.json:1: must have the column gone, got text, other, label"):
         adhoc_task("classification", path, None, None, "text", "gone")
@@ -227,10 +229,10 @@ def test_columns_go_by_their_names_and_stand_in_the_task(header, taken, task_of,
 @pytest.mark.parametrize(
     "kind, content, message",
     [
-        (CLASSES, "title,content,label\na,b,x\nc,d,y\n", r"--text_columns must say .*'title', 'content' may be"),
-        (CLASSES, "first,second,label\na,b,x\nc,d,y\n", r"--text_columns must say .*'first', 'second' may be"),
-        (CLASSES, "text,class,category\na,b,x\nc,d,y\n", r"--label_column must say .*'class', 'category' may"),
-        (CLASSES, "id,count,label\n1,2,x\n2,3,y\n", r"--text_columns must name one or two columns"),
+        (CLASSES, "title,content,label\na,b,x\nc,d,y\n", r"--text_column_name must say .*'title', 'content' may be"),
+        (CLASSES, "first,second,label\na,b,x\nc,d,y\n", r"--text_column_name must say .*'first', 'second' may be"),
+        (CLASSES, "text,class,category\na,b,x\nc,d,y\n", r"--label_column_name must say .*'class', 'category' may"),
+        (CLASSES, "id,count,label\n1,2,x\n2,3,y\n", r"--text_column_name must name one or two columns"),
         (CLASSES, "good film!,label\nbad,x\nso,y\n", r"csv:2: the line before must name the columns"),
         (CLASSES, "good film,1\nbad film,0\n", r"csv:2: must have the column label, got good film, 1"),
         (CLASSES, f"{ONE}hello, world,0\nb,1\n", r"csv:2: must have 2 fields.* got 3: \['hello', ' world', '0'"),

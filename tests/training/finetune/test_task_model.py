@@ -28,9 +28,9 @@ TWICE = "entailment,neutral,neutral"
 @pytest.mark.parametrize(
     "names, order, message",
     [
-        (NAMELESS, None, f"--model m must name its labels, got LABEL_0 to LABEL_2.*{ADVICE}"),
+        (NAMELESS, None, f"--model_name_or_path m must name its labels, got LABEL_0 to LABEL_2.*{ADVICE}"),
         ({0: "label_0", 1: "label_1"}, None, "must name its labels"),
-        (OTHERS, None, "--model m must have the labels entailment, neutral"),
+        (OTHERS, None, "--model_name_or_path m must have the labels entailment, neutral"),
         ({0: "entailment", 1: "neutral"}, None, "must have the labels"),
         (ORDERS, "entailment,neutral", "--label_order entailment,neutral must name each of the 3 outputs of m, got 2"),
         (ORDERS, TWICE, f"--label_order {TWICE} must have the labels"),

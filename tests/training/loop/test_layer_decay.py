@@ -82,7 +82,7 @@ def test_shared_layers_have_a_single_multiplier_and_a_pooler_stands_above_them()
 def test_an_encoder_without_layers_is_refused():
     model = nn.Linear(2, 2)
     model.base_model, model.base_model_prefix = nn.Linear(2, 2), "encoder"
-    with pytest.raises(ArgumentError, match="--lwlrd"):
+    with pytest.raises(ArgumentError, match="--layer_decay"):
         layer_factors(model, 0.8, 1)
 
 

@@ -139,5 +139,5 @@ def test_divergence_is_the_mean_of_both_directions(logits):
 
 @pytest.mark.parametrize("kind", ["regression", "question_answering"])
 def test_smoothing_needs_labels_to_spread_over(kind):
-    with pytest.raises(ArgumentError, match="--label_smoothing has no meaning"):
+    with pytest.raises(ArgumentError, match="--label_smoothing_factor has no meaning"):
         make_objective(kind, settings(label_smoothing=0.1), 5, None)
