@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _NAMELESS = re.compile(r"label_\d+")
 
+MODEL_FLAG = "--model_name_or_path"  # after which a model is typed
+
 
 @dataclass(frozen=True)
 class TaskModel:
@@ -34,7 +36,7 @@ def output_names(settings, name: str, kind: str, heads) -> tuple[str, ...] | Non
 
     settings, name, heads: as for make_task_model.
     """
-    config = load_config(_model_folder(name), "--model_name_or_path", settings.trust_remote_code)
+    config = load_config(_model_folder(name), MODEL_FLAG, settings.trust_remote_code)
     if kind not in heads.HEAD_CLASSES or not heads.has_head(config, kind):
         return None
     if settings.label_order is not None:
@@ -48,8 +50,8 @@ def _check_names(config, name: str) -> None:
     names = config.id2label
     if sorted(names) != list(range(len(names))) or not all(isinstance(label, str) for label in names.values()):
         raise ArgumentError(
-            f"--model_name_or_path {name} must have id2label from 0, 1, ... to names in its config.json, got {str(names)[:80]}; "
-            "correct it"
+            f"{MODEL_FLAG} {name} must have id2label from 0, 1, ... to names in its config.json, got "
+            f"{str(names)[:80]}; correct it"
         )
 
 
@@ -72,29 +74,29 @@ def make_task_model(task, settings, name: str, plan, heads) -> TaskModel:
     name = _model_folder(name)
     trust, tokenizer_flag = (
         settings.trust_remote_code,
-        "--tokenizer_name" if settings.tokenizer else "--model_name_or_path",
+        "--tokenizer_name" if settings.tokenizer else MODEL_FLAG,
     )
     tokenizer = load_tokenizer(settings.tokenizer or name, tokenizer_flag, trust)
-    config = load_config(name, "--model_name_or_path", trust)
+    config = load_config(name, MODEL_FLAG, trust)
     family = heads.encoder_config(config).model_type
     if settings.arch not in (None, family):
         raise ArgumentError(
-            f"--model_type must be {family}, that of --model_name_or_path {name}, got {settings.arch}; leave it out"
+            f"--model_type must be {family}, that of {MODEL_FLAG} {name}, got {settings.arch}; leave it out"
         )
     worthless = not plan.scored and task.columns  # what a random head would predict of the user's own rows
     if not plan.training and (settings.do_eval or worthless or heads.has_head(config, task.kind)):
         return _finetuned(task, settings, name, config, tokenizer, heads)
-    check_vocabulary(config, name, "--model_name_or_path", tokenizer)
+    check_vocabulary(config, name, MODEL_FLAG, tokenizer)
     encoder = heads.encoder_config(config)
     if settings.random_init:
         folder, files = None, "config.json"
-        check_fits(AutoModel, encoder, f"--model_name_or_path {name}", trust)
+        check_fits(AutoModel, encoder, f"{MODEL_FLAG} {name}", trust)
     else:
         folder, files = (
-            resolve_pretrained(name, "--model_name_or_path"),
-            check_weights(AutoModel, encoder, name, "--model_name_or_path", trust),
+            resolve_pretrained(name, MODEL_FLAG),
+            check_weights(AutoModel, encoder, name, MODEL_FLAG, trust),
         )
-    expected = f"--model_name_or_path {name} must hold an encoder for a task of {task.kind} in config.json and {files}"
+    expected = f"{MODEL_FLAG} {name} must hold an encoder for a task of {task.kind} in config.json and {files}"
     with library_errors(ArgumentError, expected, "name another folder"):
         options = {"head": settings.head, "dropout": settings.dropout, "pooling": settings.pooling}
         model = heads.task_model(config, folder, task.kind, task.labels, **options)
@@ -106,16 +108,16 @@ def make_task_model(task, settings, name: str, plan, heads) -> TaskModel:
 def _finetuned(task, settings, name: str, config, tokenizer, heads) -> TaskModel:
     if not heads.has_head(config, task.kind):
         raise ArgumentError(
-            f"--model_name_or_path {name} must have a head for a task of {task.kind} under --do_eval or to predict only, got "
+            f"{MODEL_FLAG} {name} must have a head for a task of {task.kind} under --do_eval or to predict only, got "
             f"{', '.join(config.architectures or ['no architecture'])}; train it first, with training rows"
         )
     _check_names(config, name)
     if task.kind == "regression" and config.num_labels != 1:
         raise ArgumentError(
-            f"--model_name_or_path {name} must have one output for {task.name}, got {config.num_labels}; train it"
+            f"{MODEL_FLAG} {name} must have one output for {task.name}, got {config.num_labels}; train it"
         )
     auto_class, trust = heads.HEAD_CLASSES[task.kind], settings.trust_remote_code
-    model = load_model(auto_class, config, name, "--model_name_or_path", tokenizer, trust)
+    model = load_model(auto_class, config, name, MODEL_FLAG, tokenizer, trust)
     names, order = model.config.id2label, settings.label_order
     return TaskModel(tokenizer, model, match_labels(task.labels, names, order, name) if task.labels else {})
 
@@ -136,7 +138,7 @@ def match_labels(labels: tuple[str, ...], id2label: dict[int, str], order: str |
                 f"{flag} must name each of the {len(id2label)} outputs of {name}, got {len(names)} names; add the rest"
             )
     else:
-        flag, names = f"--model_name_or_path {name}", [id2label[index] for index in range(len(id2label))]
+        flag, names = f"{MODEL_FLAG} {name}", [id2label[index] for index in range(len(id2label))]
         if all(_NAMELESS.fullmatch(label.lower()) for label in names) and set(names) != set(labels):
             raise ArgumentError(
                 f"{flag} must name its labels, got {names[0]} to {names[-1]}, which say nothing; give their names in "

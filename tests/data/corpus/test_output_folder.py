@@ -42,7 +42,8 @@ def test_changed_settings_are_refused_by_their_flag(vocabulary, bert_folder, tmp
         text = source.read_text(encoding="utf-8")
         source.write_text(text.replace("研究", "生命"), encoding="utf-8")
         value = str(source)
-    with pytest.raises(CorpusError, match=f"^{flag} must be the same as when"):
+    name = "--tokenizer_name" if flag == "--model_name" else flag
+    with pytest.raises(CorpusError, match=f"^{name} must be the same as when"):
         prepare(vocabulary, source, out, flag, *([value] if value else []))
     assert contents(out) == before
 
