@@ -1,0 +1,171 @@
+"""The scripts themselves on a device, each in a process of its own and several at a time: what they do, not how fast.
+
+Every run is watched for waits in its steps 5 to 8. A run that goes on from its middle must end with the same bits.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.gpu.table import ROOT, Case, Check, Wrong
+from benchmarks.gpu.waits import LAST, MARK, unknown
+
+AT_A_TIME = 4  # processes that share the device
+STEPS, LIMIT = 2 * LAST, 300  # of a run; seconds after which it is ended
+CHARACTERS = [chr(0x4E00 + number) for number in range(2000)]
+
+
+def run(command: list, limit: float = LIMIT) -> str:
+    """Standard output of a command of this repository; RuntimeError with the end of its errors where it fails."""
+    words = [sys.executable, *map(str, command)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
+    return done.stdout
+
+
+def write_corpus(check: Check) -> None:
+    """A tokenizer, texts of invented words and their corpus."""
+    rng = np.random.default_rng(0)
+    folder = check.work / "tokenizer"
+    folder.mkdir()
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "。", *CHARACTERS]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    words = ["".join(rng.choice(CHARACTERS, rng.integers(1, 4))) for _ in range(4000)]
+    texts = ["".join(rng.choice(words, rng.integers(40, 400))) + "。" for _ in range(check.size(4000, 60))]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
+    (check.work / "text.jsonl").write_text("".join(lines), encoding="utf-8")
+    inputs = ["--model_name", folder, "--input_path", check.work / "text.jsonl", "--output_dir", check.work / "corpus"]
+    shape = ["--max_seq_length", check.size(512, 64), "--workers", check.size(8, 1)]
+    run(["run_chinese_ref.py", *inputs, *shape])
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+class Runs:
+    """Command lines of small runs of every script."""
+
+    def __init__(self, check: Check):
+        self.check, self.work = check, check.work
+        width = check.size(256, 32)
+        self.gau = f"num_hidden_layers=4,hidden_size={width},intermediate_size={2 * width},attention_key_size=64"
+        heads = f"num_attention_heads=4,hidden_size={width}"
+        self.bert = f"num_hidden_layers=2,intermediate_size={4 * width},{heads}"
+        self.electra = f"num_hidden_layers=2,intermediate_size={4 * width},embedding_size={width},{heads}"
+        self.xl = f"num_hidden_layers=2,segment_length=64,mem_len=32,attention_window=64,{heads}"
+
+    def words(self, script: str, name: str, overrides: str, *more) -> list:
+        """The words of a run: its script, its flags; fp16 on a GPU."""
+        script_flags = ["--tokenizer_name", self.work / "tokenizer", "--config_overrides", overrides]
+        corpus = ["--train_dir", self.work / "corpus"]
+        script_flags += {
+            "run_mlm_wwm": corpus,
+            "run_electra": [*corpus, "--checkpoint_percents", 100],  # none between those asked for
+            "run_clm": ["--train_file", self.work / "text.jsonl"],
+        }[script]
+        steps = ["--max_steps", STEPS, "--save_steps", LAST, "--logging_steps", LAST // 2, "--warmup_steps", 2]
+        rows = ["--per_device_train_batch_size", self.check.size(32, 2), "--learning_rate", "4e-4"]
+        workers = ["--dataloader_num_workers", self.check.size(2, 0), "--report_to", "none", "--seed", 7]
+        half = ["--fp16"] if self.check.cuda else ["--use_cpu", "--bf16"]
+        output = ["--output_dir", self.work / name]
+        return [script, "--do_train", *script_flags, *steps, *rows, *workers, *half, *output, *more]
+
+    def watched(self, script: str, name: str, overrides: str, *more) -> dict:
+        """Run it; its last loss and where it waited, which must not be in code of ours."""
+        start = time.perf_counter()
+        output = run(["benchmarks/gpu/waits.py", *self.words(script, name, overrides, *more)])
+        places = json.loads(output.rsplit(MARK, 1)[1])
+        last = next(record for record in reversed(records(self.work / name)) if "loss" in record)
+        numbers = {"seconds_of_run": time.perf_counter() - start, "loss": last["loss"]}
+        numbers |= {"waits_of_4_steps": sum(places.values()), "where": dict(list(places.items())[:4])}
+        if unknown(places):
+            raise Wrong("a steady step must not wait", numbers)
+        return numbers
+
+    def resumed(self, script: str, name: str, overrides: str, *more, exact: bool = True) -> dict:
+        """Run it, go on from its middle into another folder, compare; Wrong if exact and the bits differ."""
+        whole, second = self.work / name, self.work / f"{name}-resumed"
+        run([f"{script}.py", *self.words(script, name, overrides, *more)[1:]])
+        words = self.words(script, second.name, overrides, *more)[1:]
+        run([f"{script}.py", *words, "--resume_from_checkpoint", whole / f"checkpoint-{LAST}"])
+        files = [file.relative_to(whole) for file in whole.rglob("model.safetensors") if "checkpoint" not in str(file)]
+        unlike, largest = 0, 0.0
+        for file in files:
+            first, other = load_file(whole / file), load_file(second / file)
+            differences = [(first[key].float() - other[key].float()).abs().max().item() for key in first]
+            unlike += sum(not torch.equal(first[key], other[key]) for key in first)
+            largest = max([largest, *differences])
+        speed = next(r["tokens_per_second"] for r in reversed(records(whole)) if "tokens_per_second" in r)
+        numbers = {"same_bits": not unlike, "tensors_unlike": unlike, "largest_difference": largest}
+        numbers |= {"tokens_per_second_beside_others": round(speed)}
+        if (unlike and exact) or not files:
+            raise Wrong("a resumed run must end with the bits of an undisturbed one", numbers)
+        return numbers
+
+    def original_flags(self) -> dict:
+        """JunnYu's command: his flags, fp16, evaluation on held-out rows, TensorBoard, and the model saved."""
+        words = self.words("run_mlm_wwm", "original", self.gau)[1:]
+        words += ["--validation_split", 0.1, "--mlm_probability", 0.15, "--gradient_accumulation_steps", 2]
+        words += ["--adam_epsilon", "1e-6", "--max_grad_norm", 3.0, "--weight_decay", 0.01, "--save_total_limit", 5]
+        words += ["--evaluation_strategy", "steps", "--eval_steps", LAST, "--overwrite_output_dir"]
+        run(["run_mlm_wwm.py", *words, "--model_type", "gau_alpha", "--max_seq_length", self.check.size(512, 64)])
+        logs = records(self.work / "original")
+        losses = [record["loss"] for record in logs if "loss" in record]
+        numbers = {"first_loss": losses[0], "last_loss": losses[-1], "eval_loss": logs[-1].get("eval_loss")}
+        saved = (self.work / "original" / "model.safetensors").is_file()
+        if not losses[-1] < losses[0] or numbers["eval_loss"] is None or not saved:
+            raise Wrong("the loss must fall, the evaluation be logged and the model be saved", numbers)
+        return numbers
+
+
+def gpu_tests() -> dict:
+    """The tests that skip without a CUDA device."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/models/test_gpu.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
+    numbers = {"summary": lines[-1].strip("= ")}
+    if done.returncode:
+        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        raise Wrong("; ".join(failed)[:400] or f"pytest ended with {done.returncode}", numbers)
+    return numbers
+
+
+def cases_of(runs: Runs) -> dict:
+    return {
+        "original's flags": runs.original_flags,
+        "gau_alpha resumed": lambda: runs.resumed("run_mlm_wwm", "gau", runs.gau),
+        "bert resumed, --full_determinism": lambda: runs.resumed(
+            "run_mlm_wwm", "bert-exact", runs.bert, "--model_type", "bert", "--full_determinism"
+        ),
+        "bert resumed": lambda: runs.resumed("run_mlm_wwm", "bert", runs.bert, "--model_type", "bert", exact=False),
+        "electra resumed": lambda: runs.resumed("run_electra", "electra", runs.electra, exact=False),
+        "transformer_xl resumed": lambda: runs.resumed("run_clm", "xl", runs.xl, exact=False),
+        "run_mlm_wwm waits": lambda: runs.watched("run_mlm_wwm", "waits-gau", runs.gau),
+        "run_mlm_wwm muon waits": lambda: runs.watched("run_mlm_wwm", "waits-muon", runs.gau, "--optimizer", "muon"),
+        "run_electra waits": lambda: runs.watched("run_electra", "waits-electra", runs.electra),
+        "run_clm waits": lambda: runs.watched("run_clm", "waits-xl", runs.xl),
+        "tests marked gpu": gpu_tests,
+    }
+
+
+def scripts(check: Check) -> Iterator[Case]:
+    """All of them side by side, once the corpus is there."""
+
+    def prepare():
+        write_corpus(check)
+        return {"rows": len((check.work / "text.jsonl").read_text(encoding="utf-8").splitlines())}
+
+    yield "run_chinese_ref", prepare
+    with ThreadPoolExecutor(check.size(AT_A_TIME, 1)) as pool:
+        for name, future in [(name, pool.submit(case)) for name, case in cases_of(Runs(check)).items()]:
+            yield name, future.result

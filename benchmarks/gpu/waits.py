@@ -1,0 +1,89 @@
+"""Where a process waits for its CUDA device, and the steps of a script watched for it.
+
+    python benchmarks/gpu/waits.py run_mlm_wwm --do_train ...    the script, and at last a line of where it waited
+
+Of transformers' own waits one kind is known and cannot be avoided from here: whether a mask is all ones, asked once a
+forward of BERT and RoBERTa and twice of ELECTRA.
+"""
+
+import importlib
+import json
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from transformers import TrainerCallback  # noqa: E402
+
+from training.loop.trainer import Trainer  # noqa: E402
+
+MARK = "waits for the device: "
+FIRST, LAST = 5, 8  # steps that are watched: loaders and allocators have settled
+KNOWN = "transformers/masking_utils.py"
+
+
+class WaitsSeen:
+    """Context manager; places: file:line -> how often the host waited for the device there, on CUDA."""
+
+    def __init__(self):
+        self.places = Counter()
+
+    def __enter__(self):
+        if torch.cuda.is_available():
+            self._show, self._filters = warnings.showwarning, warnings.filters[:]
+            warnings.simplefilter("always")
+            warnings.showwarning = self._note
+            torch.set_warn_always(True)
+            torch.cuda.set_sync_debug_mode("warn")
+        return self
+
+    def __exit__(self, *error):
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+            torch.set_warn_always(False)
+            warnings.showwarning, warnings.filters[:] = self._show, self._filters
+
+    def _note(self, message, category, filename, lineno, file=None, line=None):
+        if "synchronizing" in str(message):
+            self.places[f"{'/'.join(Path(filename).parts[-2:])}:{lineno}"] += 1
+
+
+def unknown(places: dict[str, int]) -> int:
+    """How many waits are not transformers' question about masks."""
+    return sum(count for place, count in places.items() if not place.startswith(KNOWN))
+
+
+class _Watch(TrainerCallback):
+    def __init__(self):
+        self.seen = WaitsSeen()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == FIRST - 1:
+            self.seen.__enter__()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == LAST:
+            self.seen.__exit__()
+
+
+def main(words: list[str]) -> None:
+    """Run the script named first with the other words, as if it had been called itself."""
+    watch, train = _Watch(), Trainer.train
+
+    def watched(trainer, *arguments, **options):
+        trainer.add_callback(watch)
+        return train(trainer, *arguments, **options)
+
+    with patch.object(Trainer, "train", watched):
+        importlib.import_module(words[0]).main(words[1:])
+    print(MARK + json.dumps(watch.seen.places))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
