@@ -29,13 +29,13 @@ SECTIONS = {  # name: its cases, seconds that one of them may need
     "parity": (correct.parity, 10),
     "precision": (correct.precision, 5),
     "waits": (correct.waits, 5),
-    "scripts": (runs.scripts, 60),
+    "scripts": (runs.scripts, 10),
     "speed": (speed.speed, 10),
     "memory": (speed.memory, 10),
     "lengths": (speed.lengths, 10),
     "decoding": (decoding.decoding, 15),
     "loader": (loader.loader, 8),
-    "compiled": (speed.compiled, 60),
+    "compiled": (speed.compiled, 90),
 }
 MUST_BE_RIGHT = ("parity", "precision", "waits", "scripts")
 

@@ -7,7 +7,6 @@ show here: it does not ask tensors without numbers.
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from accelerate.utils import send_to_device
@@ -78,7 +77,7 @@ def causal(stock=False, memory=6):
         model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=2, n_positions=16, **ids))
     else:
         model = models.TransformerXLForCausalLM(models.TransformerXLConfig(**TXL))
-    batches = TrainBatches(np.arange(3), 3, steps=9, seed=0)
+    batches = TrainBatches(3, 3, steps=9, seed=0)
     objective = CausalLanguageModelling(model, 12, batches, memory)
     ids = torch.randint(5, 50, (3, 12))
     rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.roll(-1, 1)}

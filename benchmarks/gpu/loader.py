@@ -7,8 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.collator import MASK, PAD, SPECIAL, VOCAB, make_rows
 from benchmarks.gpu.table import Case, Check
-from data.batches.mask_collator import MaskCollator
-from data.batches.masking import WholeWordMasking
+from data.batches.masking import MaskCollator, WholeWordMasking
 
 GOAL = 1e6  # tokens a second, twice what the fastest recipe of one card is meant to take
 
@@ -24,7 +23,7 @@ class _Rows(Dataset):
         return self.total
 
     def __getitem__(self, index: int) -> dict:
-        return {"epoch": 0, "sample": index, **self.rows[index % len(self.rows)]}
+        return {"epoch": 0, "index": index, **self.rows[index % len(self.rows)]}
 
 
 def loader(check: Check) -> Iterator[Case]:

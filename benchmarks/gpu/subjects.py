@@ -6,7 +6,6 @@ Letters: B rows, T tokens.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -208,7 +207,7 @@ def transformer_xl(shape: Shape, memory: int, **fields) -> Subject:
     sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.hidden, "num_hidden_layers": shape.layers}
     sizes |= {"num_attention_heads": max(shape.hidden // 64, 2), "segment_length": shape.length}
     sizes |= {"mem_len": memory or shape.length // 2, "attention_window": shape.length}
-    batches = TrainBatches(np.arange(shape.rows), shape.rows, steps=1, seed=0)
+    batches = TrainBatches(shape.rows, shape.rows, steps=1, seed=0)
     return Subject(
         lambda: TransformerXLForCausalLM(TransformerXLConfig(**sizes | fields)),
         by_objective(lambda model: CausalLanguageModelling(model, shape.length, batches, memory)),
