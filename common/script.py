@@ -125,8 +125,9 @@ def _end_processes(code: int) -> None:
     torch = sys.modules.get("torch")  # the data scripts end without it
     if torch is None or not torch.distributed.is_initialized():
         return
-    device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else 0
-    torch.distributed.barrier(device_ids=[device])  # the first may hold the store that the others still ask
+    own = torch.distributed.get_backend() == "nccl"  # gloo has no devices, on a machine with GPUs neither
+    devices = [torch.accelerator.current_device_index()] if own else None
+    torch.distributed.barrier(device_ids=devices)  # the first may hold the store that the others still ask
     torch.distributed.destroy_process_group()
     threading._shutdown()
     atexit._run_exitfuncs()

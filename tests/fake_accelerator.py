@@ -102,7 +102,7 @@ def move(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def failure_of(function) -> str:
-    """What a call that must succeed raises, with its traceback; '' for nothing. Not every error can leave a process."""
+    """What a call raises, with its traceback; '' for nothing. Not every error can leave a process as it is."""
     try:
         function()
     except Exception:
@@ -140,7 +140,7 @@ def run_script(script: str, words: list[str]) -> None:
         patch.object(Trainer, "train", watched),
         patch.object(PreTrainedModel, "to", lambda model, device: move(model)),
         patch.dict(os.environ, {"ACCELERATE_TORCH_DEVICE": f"{NAME}:0"}),
-        patch("training.loop.trainer.measured_peak", return_value=1.0),
+        patch("training.loop.progress.measured_peak", return_value=1.0),
     ):
         PartialState._reset_state()
         try:

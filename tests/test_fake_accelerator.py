@@ -1,4 +1,4 @@
-"""On an accelerator without numbers: no step waits for the device, mixes devices or leaves a parameter without gradient.
+"""On an accelerator without numbers no step waits for it, mixes devices or leaves a parameter without gradient.
 
 What transformers itself waits for (whether a mask is all ones, once a forward of BERT, RoBERTa and ELECTRA) does not
 show here: it does not ask tensors without numbers.
@@ -16,15 +16,15 @@ import models
 from data.batches.sampling import TrainBatches
 from models.electra.config import ElectraOptions, electra_configs, generator_config
 from models.electra.joint_model import new_joint_model
-from models.post_norm import quicken
-from models.stock import adapt
+from models.post_norm import use_fast_layers
+from models.stock import accept_our_inputs
 from models.task_heads import HEAD_CLASSES
 from tests import fake_accelerator
 from tests.models.test_invariants import VARIANTS
 from tests.models.test_invariants import batch as padded_rows
 from tests.processes import SERVER
 from tests.small_runs import SCRIPTS
-from training.finetune.adversary import FastGradient
+from training.finetune.extension import FastGradient
 from training.loop.optimizers import AdamWithoutBiasCorrection, make_muon
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.objectives.electra import ReplacedTokenDetection
@@ -58,7 +58,7 @@ def masked_lm(name, isolated=False):
         config = getattr(models, f"{family}Config")(**fields)
     else:
         config = STOCK_CONFIGS[name](**STOCK)
-    model = quicken(adapt(AutoModelForMaskedLM.from_config(config)))
+    model = use_fast_layers(accept_our_inputs(AutoModelForMaskedLM.from_config(config)))
     return model, MaskedLanguageModelling(model, 12, 0.15), masked_rows(isolated)
 
 
@@ -87,7 +87,7 @@ def causal(stock=False, memory=6):
 def task(kind, family="gau", **settings):
     config = BertConfig(**STOCK) if family == "bert" else models.GAUAlphaConfig(**VARIANTS["gau"][1])
     config.num_labels = 1 if kind == "regression" else 2
-    model = quicken(HEAD_CLASSES[kind].from_config(config))
+    model = use_fast_layers(HEAD_CLASSES[kind].from_config(config))
     ids, mask = padded_rows()
     rows = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 1])}
     if kind == "regression":
@@ -116,8 +116,8 @@ OPTIMIZERS = {
 }
 
 
-def take_steps(build, optimizer="adamw", scaled=False, checkpointing=False, adversary=False) -> None:
-    """Two whole steps on the device, as the Trainer takes them; the second may not wait."""
+def take_steps(build, optimizer=None, scaled=False, checkpointing=False, adversary=False) -> None:
+    """Two whole steps on the device, as the Trainer takes them, the second without waiting; or one's gradients."""
     with fake_accelerator.Accelerator() as accelerator:
         torch.manual_seed(0)
         model, objective, rows = build()
@@ -125,7 +125,7 @@ def take_steps(build, optimizer="adamw", scaled=False, checkpointing=False, adve
             model.gradient_checkpointing_enable({"use_reentrant": False})
         fake_accelerator.move(model).train()
         rows = send_to_device(rows, fake_accelerator.NAME)
-        optimizer = OPTIMIZERS[optimizer](model)
+        optimizer = optimizer and OPTIMIZERS[optimizer](model)
         scaler = torch.amp.GradScaler(fake_accelerator.NAME, enabled=scaled)
 
         def backward():
@@ -133,13 +133,15 @@ def take_steps(build, optimizer="adamw", scaled=False, checkpointing=False, adve
             counts = objective.counts(rows)
             scaler.scale(sum(objective.weights[term] * sums[term] / counts[term] for term in sums)).backward()
 
-        for accelerator.steady in (False, True):
+        for accelerator.steady in (False, True) if optimizer else (True,):
             backward()
             if adversary:
                 with FastGradient(1.0)(model):
                     backward()
             without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
             assert not without, f"no gradient: {without}"
+            if optimizer is None:
+                return
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             scaler.step(optimizer)
@@ -170,7 +172,7 @@ CASES |= {
 }
 CASES["joint, checkpointing"] = partial(take_steps, joint, "adam without correction", checkpointing=True)
 CASES |= {
-    "transformer_xl": partial(take_steps, causal),
+    "transformer_xl": partial(take_steps, causal, "adamw"),
     "transformer_xl, no memory": partial(take_steps, partial(causal, memory=0)),
     "transformer_xl, checkpointing": partial(take_steps, causal, checkpointing=True),
     "gpt2": partial(take_steps, partial(causal, stock=True, memory=0)),

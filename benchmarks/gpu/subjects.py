@@ -23,8 +23,8 @@ from data.batches.sampling import TrainBatches
 from models import TransformerXLConfig, TransformerXLForCausalLM
 from models.electra.config import SIZES, ElectraOptions, electra_configs, generator_config
 from models.electra.joint_model import new_joint_model
-from models.post_norm import quicken
-from models.stock import adapt
+from models.post_norm import use_fast_layers
+from models.stock import accept_our_inputs
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.objectives.electra import ReplacedTokenDetection
 from training.objectives.masked_lm import MaskedLanguageModelling
@@ -167,7 +167,7 @@ def bert_config(shape: Shape, **fields) -> BertConfig:
 def bert(shape: Shape, padded: bool = False, **fields) -> Subject:
     """As run_mlm_wwm.py trains it."""
     return Subject(
-        lambda: quicken(adapt(BertForMaskedLM(bert_config(shape, **fields)))),
+        lambda: use_fast_layers(accept_our_inputs(BertForMaskedLM(bert_config(shape, **fields)))),
         by_objective(lambda model: MaskedLanguageModelling(model, shape.length, MASKED_SHARE)),
         masked_batch(shape, padded),
     )

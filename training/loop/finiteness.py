@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from common.errors import UserError
 from common.script import NOT_FINITE
 from training.loop.checkpoints import all_checkpoints
+from training.loop.optimizers import MuonWithAdamW
 
 _MOST_PENDING = 4096  # numbers on the device
 _HALVINGS = 24  # of fp16's loss scale, after which it is no longer the scale's fault that a gradient overflows
@@ -159,10 +160,11 @@ def state_tensors(optimizer) -> Iterable[torch.Tensor]:
 def drop_gradients_unless_finite(optimizer, norm: torch.Tensor) -> None:
     """Let the optimiser's next step change neither weights nor its state where the gradient's norm is not finite.
 
-    A fused Adam takes a number on the device that says so; for others the device is waited for.
+    A fused Adam and Muon take a number on the device that says so; for others the device is waited for.
     """
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
-    if isinstance(inner, torch.optim.Adam) and all(group["fused"] for group in inner.param_groups):
+    fused = isinstance(inner, torch.optim.Adam) and all(group["fused"] for group in inner.param_groups)
+    if fused or isinstance(inner, MuonWithAdamW):
         inner.found_inf = (~torch.as_tensor(norm).isfinite()).float()
     elif not torch.as_tensor(norm).isfinite():
         inner.zero_grad(set_to_none=True)

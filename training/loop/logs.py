@@ -5,13 +5,16 @@ the number that says which step is the best, if one does. A resumed run first dr
 that the file is the curve of an undisturbed run.
 """
 
+import copy
 import functools
 import json
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
@@ -21,6 +24,8 @@ from transformers.integrations import TensorBoardCallback
 from training.files import write_whole
 
 logger = logging.getLogger(__name__)
+
+_MOST_PRODUCTS = 2e11  # multiplications of a model run on a CPU only to be counted: some seconds of a core
 
 # Shares of all objectives are told in percent, as the scores of tasks are.
 _FORMATS = {
@@ -138,7 +143,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a square matrix product, the best of a few: what MFU is measured against."""
     size, repeats = (8192, 10) if device.type == "cuda" else (2048, 1)
     own = torch.Generator(device).manual_seed(0)  # the model's random numbers stay as they are
-    a = torch.rand(size, size, device=device, generator=own).to(dtype)  # equal numbers cost less power
+    a = torch.randn(size, size, device=device, generator=own).to(dtype)  # equal numbers cost less power
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
@@ -153,8 +158,17 @@ def training_flops(model: torch.nn.Module, run, lengths: tuple[int, int]) -> tup
     """FLOPs of forward and backward of one row as (a, b) in a * tokens + b * tokens squared.
 
     run(model, length) must put a row of that length through the model. torch's FlopCounterMode counts the forward's
-    matrix products at two lengths; the backward has two of the same cost for each, what it recomputes left out.
+    matrix products at two lengths; the backward has two of the same cost for each, what it recomputes left out. A
+    large model on a CPU, from where FSDP or DeepSpeed takes it, is not run: a copy without numbers is.
     """
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    if numbers * sum(lengths) > _MOST_PRODUCTS and next(model.parameters()).device.type == "cpu":
+        with suppress(Exception), FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeCopyMode(mode):
+            return _count(copy.deepcopy(model), run, lengths)  # unless it must read numbers, or cannot be copied
+    return _count(model, run, lengths)
+
+
+def _count(model: torch.nn.Module, run, lengths: tuple[int, int]) -> tuple[float, float]:
     counted = []
     model.eval()  # no dropout, and so no use of the random generator
     with torch.no_grad():

@@ -121,7 +121,7 @@ class Trainer(transformers.Trainer):
             self.progress.count(batch)
         counts = [self.objective.counts(batch) for batch in batches]
         totals = torch.stack([sum(count[term] for count in counts) for term in self.objective.weights])
-        totals = self.accelerator.reduce(totals.to(device), "sum") / self.args.model_parallel_size
+        totals = self.accelerator.reduce(totals.to(device, non_blocking=True), "sum") / self.args.model_parallel_size
         batches = [send_to_device(batch, device, non_blocking=True) for batch in batches]
         return batches, dict(zip(self.objective.weights, totals.clamp(min=1), strict=True))
 

@@ -34,6 +34,7 @@ class TaskObjective(Objective):
         self.smoothing = label_smoothing
         # The loss is divided by the sum of weights, which is never below that of one row then.
         self.class_weights = None if class_weights is None else class_weights.float() / class_weights.float().min()
+        self._copies: dict[torch.device, torch.Tensor | None] = {}  # of class_weights
 
     def counts(self, inputs: dict) -> dict[str, torch.Tensor]:
         divisors = {"task": self.count(inputs), "r_drop": self.targets(inputs)}
@@ -44,11 +45,18 @@ class TaskObjective(Objective):
         if self.class_weights is None:
             return self.targets(inputs)
         labels = inputs["labels"]
-        return self.class_weights.to(labels.device)[labels[labels != IGNORED]].sum()
+        return self._weights_on(labels.device)[labels.clamp(min=0)].masked_fill(labels == IGNORED, 0).sum()
+
+    def _weights_on(self, device: torch.device) -> torch.Tensor | None:
+        """class_weights there, copied once: each copy of a tensor to a GPU would be waited for."""
+        if device not in self._copies:
+            self._copies[device] = None if self.class_weights is None else self.class_weights.to(device)
+        return self._copies[device]
 
     def targets(self, inputs: dict) -> torch.Tensor:
         """Number of targets, int64."""
-        return torch.tensor(inputs["input_ids"].shape[0], device=inputs["input_ids"].device)
+        ids = inputs["input_ids"]
+        return torch.full((), len(ids), device=ids.device)  # torch.tensor would wait for a GPU
 
     def example(self, length: int) -> dict[str, torch.Tensor]:
         return super().example(length) | {"labels": torch.zeros(1, dtype=torch.int64)}
@@ -95,7 +103,7 @@ class Classification(TaskObjective):
     metrics = ("accuracy",)
 
     def _cross_entropy(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        weights = None if self.class_weights is None else self.class_weights.to(scores.device)
+        weights = self._weights_on(scores.device)
         return F.cross_entropy(
             scores, labels, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=self.smoothing
         )

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import TrainerState
 
+from training.loop import logs
 from training.loop.logs import ConsoleAndFile, clock, measured_peak, progress, rewind, training_flops
 
 
@@ -21,7 +23,11 @@ def test_a_log_rewinds_to_a_step_and_drops_a_cut_line(tmp_path):
     rewind(tmp_path / "none.jsonl", 4)
 
 
-def test_flops_of_a_row_are_those_of_its_matrix_products():
+@pytest.mark.parametrize("large", [False, True])
+def test_flops_of_a_row_are_those_of_its_matrix_products(monkeypatch, large):
+    """Those of a large model on a CPU are counted without a number being computed."""
+    runs = []
+
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -29,13 +35,16 @@ def test_flops_of_a_row_are_those_of_its_matrix_products():
 
         def forward(self, x):
             h = self.layer(x)
+            runs.append(isinstance(h, FakeTensor))
             return (h @ h.transpose(1, 2) @ h).sum()
 
+    monkeypatch.setattr(logs, "_MOST_PRODUCTS", 0 if large else 10**9)
     model = Attention()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     linear, square = training_flops(model, lambda model, length: model(torch.ones(1, length, 16)), (8, 16))
     # Two per weight and token, and two products of T x T x 32; each three times, once forward and twice backward.
     assert (linear, square) == (6 * 16 * 32, 3 * 2 * 2 * 32)
+    assert runs == [large, large]
     assert model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert measured_peak(torch.device("cpu"), torch.float32) > 1e8

@@ -1,11 +1,11 @@
-"""Adam without bias correction takes google-research/electra's steps, and its state goes through a checkpoint."""
+"""Adam without bias correction takes google-research/electra's steps; Muon leaves out those that a scaler refuses."""
 
 import copy
 
 import pytest
 import torch
 
-from training.loop.optimizers import AdamWithoutBiasCorrection
+from training.loop.optimizers import AdamWithoutBiasCorrection, MuonWithAdamW
 
 GRADIENTS = (0.1, -0.2, 0.3)
 
@@ -57,3 +57,46 @@ def test_parameters_without_gradients_stay():
     parameters[0].grad = torch.ones(2)
     optimizer.step()
     assert (parameters[0] < 1).all() and (parameters[1] == 1).all()
+
+
+class TestMuonUnderAScaler:
+    """Of a matrix under Muon and a vector under AdamW, after one step that was like any other."""
+
+    @pytest.fixture
+    def trained(self):
+        torch.manual_seed(0)
+        matrix, vector = torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(3))
+        optimizer = MuonWithAdamW(
+            [{"params": [vector], "lr": 0.1, "weight_decay": 0.1}],
+            [{"params": [matrix], "lr": 0.1, "weight_decay": 0.1}],
+        )
+        self.give_gradients(optimizer)
+        optimizer.step()
+        return optimizer
+
+    @staticmethod
+    def give_gradients(optimizer, factor=1.0):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = factor * torch.arange(1.0, parameter.numel() + 1).view_as(parameter)
+
+    @staticmethod
+    def tensors(optimizer):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        return [*(p.detach() for p in parameters), *(t for p in parameters for t in optimizer.state[p].values())]
+
+    def test_a_step_that_found_infinity_changes_nothing(self, trained):
+        before = [tensor.clone() for tensor in self.tensors(trained)]
+        self.give_gradients(trained, torch.inf)
+        trained.found_inf = torch.tensor(1.0)
+        trained.step()
+        assert all(map(torch.equal, self.tensors(trained), before))
+
+    def test_any_other_is_the_step_without_a_scaler(self, trained):
+        plain = copy.deepcopy(trained)
+        self.give_gradients(plain)
+        plain.step()
+        self.give_gradients(trained, 8.0)
+        trained.found_inf, trained.grad_scale = torch.tensor(0.0), torch.tensor(8.0)
+        trained.step()
+        assert all(map(torch.equal, self.tensors(trained), self.tensors(plain)))
