@@ -20,8 +20,8 @@ from models.post_norm import use_fast_layers
 from models.stock import accept_our_inputs
 from models.task_heads import HEAD_CLASSES
 from tests import fake_accelerator
-from tests.models.test_invariants import VARIANTS
-from tests.models.test_invariants import batch as padded_rows
+from tests.models.small_models import VARIANTS
+from tests.models.small_models import batch as padded_rows
 from tests.processes import SERVER
 from tests.small_runs import SCRIPTS
 from training.finetune.extension import FastGradient

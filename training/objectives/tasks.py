@@ -34,7 +34,6 @@ class TaskObjective(Objective):
         self.smoothing = label_smoothing
         # The loss is divided by the sum of weights, which is never below that of one row then.
         self.class_weights = None if class_weights is None else class_weights.float() / class_weights.float().min()
-        self._copies: dict[torch.device, torch.Tensor | None] = {}  # of class_weights
 
     def counts(self, inputs: dict) -> dict[str, torch.Tensor]:
         divisors = {"task": self.count(inputs), "r_drop": self.targets(inputs)}
@@ -45,13 +44,8 @@ class TaskObjective(Objective):
         if self.class_weights is None:
             return self.targets(inputs)
         labels = inputs["labels"]
-        return self._weights_on(labels.device)[labels.clamp(min=0)].masked_fill(labels == IGNORED, 0).sum()
-
-    def _weights_on(self, device: torch.device) -> torch.Tensor | None:
-        """class_weights there, copied once: each copy of a tensor to a GPU would be waited for."""
-        if device not in self._copies:
-            self._copies[device] = None if self.class_weights is None else self.class_weights.to(device)
-        return self._copies[device]
+        weights = self.class_weights.to(labels.device, non_blocking=True)
+        return weights[labels.clamp(min=0)].masked_fill(labels == IGNORED, 0).sum()
 
     def targets(self, inputs: dict) -> torch.Tensor:
         """Number of targets, int64."""
@@ -103,7 +97,7 @@ class Classification(TaskObjective):
     metrics = ("accuracy",)
 
     def _cross_entropy(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        weights = self._weights_on(scores.device)
+        weights = None if self.class_weights is None else self.class_weights.to(scores.device, non_blocking=True)
         return F.cross_entropy(
             scores, labels, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=self.smoothing
         )
