@@ -7,6 +7,8 @@ import sys
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from training.loop.stopping import obey_parent_only
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
@@ -18,6 +20,12 @@ def set_up_process(args) -> None:
     disable_progress_bar()
     if args.device.type == "cpu":
         tune_cpu()
+
+
+def set_up_worker(index: int) -> None:
+    """For a DataLoader: it allocates the same few arrays for each batch, and outlives SIGTERM to the process group."""
+    keep_freed_memory()
+    obey_parent_only()
 
 
 def tune_cpu() -> None:

@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import send_to_device
 
 from common.errors import ArgumentError
-from training.loop.loader import make_loader
 from training.objectives.base import Objective
 
 _MOST_NATS = 700.0  # of a perplexity's logarithm: math.exp overflows above 709
@@ -107,7 +106,7 @@ class SumEvaluator:
         sums.add_metrics({name: zero.expand(bins) for name, (bins, _) in objective.histograms.items()})
         trainer.model.eval()
         with torch.no_grad(), trainer.accelerator.autocast():
-            for batch in make_loader(*self._rows, args):
+            for batch in trainer.loader(*self._rows):
                 batch = send_to_device(batch, args.device, non_blocking=True)
                 counts = objective.counts(batch)
                 terms, metrics = objective(trainer.model, batch)

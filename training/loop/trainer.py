@@ -27,7 +27,6 @@ from training.loop.extension import Extension
 from training.loop.faults import last_state_named
 from training.loop.finiteness import Guard
 from training.loop.layer_decay import split_by_rate
-from training.loop.loader import make_loader
 from training.loop.logs import ConsoleAndFile, TensorBoard
 from training.loop.model_parallel import ask_for, take_share
 from training.loop.optimizers import make_muon, own_adam
@@ -38,6 +37,7 @@ from training.loop.stopping import StopEarly
 from training.loop.upstream import check_upstream
 from training.objectives.base import Objective
 from training.peers import Peers
+from training.process import set_up_worker
 
 
 class Trainer(transformers.Trainer):
@@ -112,7 +112,21 @@ class Trainer(transformers.Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         workers = self.args.dataloader_num_workers
-        return make_loader(self.train_dataset, self.train_batches, self.data_collator, self.args, workers)
+        return self.loader(self.train_dataset, self.train_batches, self.data_collator, workers)
+
+    def loader(self, dataset, batches, collator, workers: int = 0) -> DataLoader:
+        """Batches of the dataset's rows, collated, for training and evaluation."""
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collator,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
+            worker_init_fn=set_up_worker,
+            generator=torch.Generator(),  # its own, so that making an iterator leaves the model's random numbers alone
+        )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of a step, and by term of the loss its targets over all of them and all processes."""

@@ -5,7 +5,8 @@ Both are means over the whole global batch, of masked tokens and of all real tok
 
 import torch
 
-from training.objectives.base import IGNORED, Objective, separate_documents
+from training.objectives.base import IGNORED, Objective
+from training.objectives.masked_lm import separate_documents
 
 SCORE_BINS, SCORE_RANGE = 2048, 10.0  # of the histogram from which the AUC is computed, in nats of logit
 

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import torch
 
-from training.objectives.base import IGNORED, Objective, separate_documents
+from training.objectives.base import IGNORED, Objective
 
 
 class MaskedLanguageModelling(Objective):
@@ -43,3 +43,16 @@ class MaskedLanguageModelling(Objective):
         # The head's loss is a mean over its own labels, and whatever it is without any: weigh it by 0 then.
         total = torch.where(count > 0, outputs.loss.float(), 0.0) * count
         return {"mlm": total}, {"mlm_accuracy": (correct, count)}
+
+
+def separate_documents(inputs: dict) -> dict:
+    """Inputs without document_ids [B, T]; attention_mask is the mask of pairs [B, T, T] bool that they stand for.
+
+    Padding (document 0) sees padding alone, because a row of a softmax that sees nothing is not a number. Inputs
+    without document_ids are returned as they are.
+    """
+    if "document_ids" not in inputs:
+        return inputs
+    documents = inputs["document_ids"]
+    kept = {name: tensor for name, tensor in inputs.items() if name != "document_ids"}
+    return kept | {"attention_mask": documents.unsqueeze(2) == documents.unsqueeze(1)}

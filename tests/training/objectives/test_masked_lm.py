@@ -2,7 +2,7 @@
 
 import torch
 
-from training.objectives.base import separate_documents
+from training.objectives.masked_lm import separate_documents
 
 
 def test_document_ids_become_a_mask_of_pairs():
