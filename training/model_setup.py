@@ -227,7 +227,7 @@ def make_config(model_args, tokenizer):
 def finish_config(config, overrides: str | None, flag: str, tokenizer):
     """A new model's config with the tokenizer's entries and `overrides`, key=value,key=value as typed after `flag`."""
     changes = {"vocab_size": entry_count(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    if hasattr(config, "linear_divisor"):
+    if config.model_type == "flash":
         changes["linear_divisor"] = "valid"  # padding changes nothing then; published weights alone need another
     owner = f"{flag} {overrides or ''}".rstrip()
     with library_errors(ArgumentError, f"{owner} must give a config", f"see {type(config).__name__}"):

@@ -256,7 +256,7 @@ def load_config(name: str, flag: str, trust_remote_code: bool = False):
         names = config.architectures
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError(f"architectures {names!r}")
-    if hasattr(config, "linear_divisor") and "linear_divisor" not in written:
+    if config.model_type == "flash" and "linear_divisor" not in written:
         config.linear_divisor = "max_position"
     return config
 
