@@ -79,3 +79,23 @@ def killed_in(call: int, method: str = "training_step", owner: type = Trainer):
         patch.setattr(owner, method, fatal)
         with pytest.raises(Killed):
             yield
+
+
+def checkpoints(folder):
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+
+
+@contextmanager
+def acting_in(call, act):
+    """The run inside calls act() at the beginning of this call of Trainer.training_step."""
+    real, calls = Trainer.training_step, []
+
+    def acting(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            act()
+        return real(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", acting)
+        yield

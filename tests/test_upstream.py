@@ -16,11 +16,8 @@ import common
 import data
 import models
 import training
-from common.errors import UserError
 from models.layers import RECORDING
 from models.post_norm import LAYERS
-from training.loop import upstream
-from training.loop.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 UPSTREAM = ("accelerate", "datasets", "deepspeed", "tokenizers", "torch", "transformers")
@@ -328,21 +325,6 @@ def test_what_our_classes_override_or_set_of_private_names_stands_in_the_table()
                 if (file, name) not in listed and sets(base, name):
                     shared.add(f"{file}: {name} is {base.__name__}'s too")
     assert not shared
-
-
-def test_the_trainers_list_of_overrides_is_complete():
-    ours = {name for name, value in vars(Trainer).items() if not name.startswith("__")}
-    assert sorted(name for name in ours if hasattr(transformers.Trainer, name)) == sorted(upstream.OVERRIDDEN)
-    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    assert re.search(rf"^{re.escape(upstream.SUPPORTED)} ", requirements, re.MULTILINE)
-
-
-@pytest.mark.parametrize("name", ["_issue_warnings_after_load", "_save_scaler", "loss_is_scaled_for_ga"])
-def test_the_trainer_refuses_to_start_without_what_it_overrides(name, monkeypatch):
-    monkeypatch.delattr(transformers.Trainer, name)
-    message = rf"transformers {re.escape(transformers.__version__)} must have {name}.* install transformers>="
-    with pytest.raises(UserError, match=message):
-        Trainer(objective=None, args=None)
 
 
 def test_hooks_that_record_attentions_are_known_by_their_module():

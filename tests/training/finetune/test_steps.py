@@ -1,12 +1,15 @@
 """Steps of a job: the Trainer's arguments for its flags, weights of classes, what a result ends with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from common.errors import ArgumentError
+from tests.runs import Killed, checkpoints
+from training.finetune import steps
 from training.finetune.arguments import JobArguments
 from training.finetune.job import Job
 from training.finetune.steps import class_weights, finish, job_arguments, run_arguments
@@ -64,3 +67,16 @@ def test_a_finished_job_holds_no_checkpoints_and_its_model_only_if_asked(tmp_pat
     assert json.loads((tmp_path / "result.json").read_text()) == {"metrics": {"accuracy": 50.0}}
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {"result.json"} | ({"best", "best/model.safetensors"} if kept else set())
+
+
+def test_a_job_killed_while_it_tidies_up_leaves_no_part_of_a_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3/optimizer.pt").touch()
+
+    def killed(*words, **options):
+        raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        steps.finish(tmp_path, {}, keep_best=True)
+    assert not checkpoints(tmp_path) and not (tmp_path / "result.json").exists()

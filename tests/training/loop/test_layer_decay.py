@@ -46,10 +46,10 @@ def test_rates_are_those_of_the_original(layers, rate, decay, offset, embeddings
 
 def depths(model):
     """Exponent of each distinct factor, and the names that have it."""
-    found = {}
+    names_by_depth = {}
     for name, factor in layer_factors(model, 0.5, 1).items():
-        found.setdefault(round(-torch.tensor(factor).log2().item()), set()).add(name)
-    return found
+        names_by_depth.setdefault(round(-torch.tensor(factor).log2().item()), set()).add(name)
+    return names_by_depth
 
 
 def test_every_family_has_layers():
@@ -61,10 +61,10 @@ def test_every_family_has_layers():
     distil = DistilBertConfig(vocab_size=20, dim=8, n_layers=3, n_heads=2, hidden_dim=8)
     for config in (gau, flash, quad, modern, distil):
         model = AutoClassifier.from_config(config)
-        found = depths(model)
-        assert found.keys() == {0, 1, 2, 3, 4}, config.model_type
-        assert all("embed" in name for name in found[4]) and all(
-            "classif" in name or "head" in name for name in found[0]
+        names_by_depth = depths(model)
+        assert names_by_depth.keys() == {0, 1, 2, 3, 4}, config.model_type
+        assert all("embed" in name for name in names_by_depth[4]) and all(
+            "classif" in name or "head" in name for name in names_by_depth[0]
         )
     assert any(name.endswith("final_norm.weight") for name in depths(AutoClassifier.from_config(modern))[1])
 

@@ -16,7 +16,6 @@ from data.batches.causal_streams import Windows, make_eval_batches, make_train_b
 from models import TransformerXLConfig, TransformerXLForCausalLM
 from models.relative import make_band
 from training.arguments import ModelParallelArguments, RunArguments, course_settings
-from training.loop.metric_sums import MetricSums
 from training.loop.model_parallel import ask_for, take_share
 
 
@@ -67,23 +66,15 @@ def test_adjacent_processes_read_the_same_rows_and_groups_share_them(process):
 
     def rows_of(number, size, processes, mem_len):
         args = process(number, size, processes)
-        found = list(islice(make_train_batches(args, Numbers(), mem_len), 5))
-        return found, list(make_eval_batches(args, Windows(text, 8, 8), mem_len)), course_settings(args)
+        batches = list(islice(make_train_batches(args, Numbers(), mem_len), 5))
+        return batches, list(make_eval_batches(args, Windows(text, 8, 8), mem_len)), course_settings(args)
 
     for mem_len in (0, 4):
         cut = [rows_of(number, 2, 4, mem_len) for number in range(4)]
         whole = [rows_of(number, 1, 2, mem_len) for number in range(2)]
-        assert [found[:2] for found in cut] == [whole[number // 2][:2] for number in range(4)]
+        assert [rows[:2] for rows in cut] == [whole[number // 2][:2] for number in range(4)]
         assert whole[0][:2] != whole[1][:2]
         assert cut[0][2] == whole[0][2] | {"model_parallel_size": 2}
-
-
-def test_what_a_group_counts_it_counts_once():
-    window = MetricSums()
-    window.count("tokens", 7)
-    window.add("loss", torch.tensor(1.5))
-    three_groups_of_two = SimpleNamespace(device="cpu", reduce=lambda tensor, kind: 6 * tensor)
-    assert window.totals(three_groups_of_two, copies=2) == {"tokens": 21, "loss": 4.5}
 
 
 def test_the_settings_cut_every_parameter_as_the_plan_of_the_model_says(asked):
@@ -92,7 +83,7 @@ def test_the_settings_cut_every_parameter_as_the_plan_of_the_model_says(asked):
     asked_for = settings["tensor_parallel"]
     assert asked_for["autotp_size"] == 2 and asked_for["vocab_parallel_lm_head"] is False
     assert settings["zero_optimization"] == {"stage": 2, "stage3_gather_16bit_weights_on_model_save": True}
-    found = {}
+    kinds = {}
     for name, _ in model.named_parameters():
         specs = [
             spec
@@ -101,9 +92,9 @@ def test_the_settings_cut_every_parameter_as_the_plan_of_the_model_says(asked):
         ]
         assert len(specs) < 2
         kind = [(spec["partition_type"], spec.get("grad_allreduce", False)) for spec in specs]
-        found.setdefault(re.sub(r"\.\d+\.", ".", name), set()).add(*kind or [None])
+        kinds.setdefault(re.sub(r"\.\d+\.", ".", name), set()).add(*kind or [None])
     column, row, summed = ("column", False), ("row", False), ("skip", True)
-    expected = dict.fromkeys(found) | {
+    expected = dict.fromkeys(kinds) | {
         **{f"model.layers.attn.{letter}_proj.weight": column for letter in "qkvr"},
         "model.layers.attn.o_proj.weight": row,
         "model.layers.mlp.fc_in.weight": column,
@@ -111,7 +102,7 @@ def test_the_settings_cut_every_parameter_as_the_plan_of_the_model_says(asked):
         "model.rel_bias.r_w_bias": summed,
         "model.rel_bias.r_r_bias": summed,
     }
-    assert found == {name: {kind} for name, kind in expected.items()}
+    assert kinds == {name: {kind} for name, kind in expected.items()}
 
 
 def test_each_process_has_the_biases_of_its_heads_and_the_gradients_add_up():
@@ -146,10 +137,10 @@ def test_attention_drops_other_weights_on_each_process_and_leaves_the_common_num
         torch.manual_seed(3)
         arguments = hidden.clone().requires_grad_()
         recomputed = len(outputs) == 2
-        found = checkpoint(attention, arguments, use_reentrant=False) if recomputed else attention(arguments)
-        outputs.append(found.detach())
+        output = checkpoint(attention, arguments, use_reentrant=False) if recomputed else attention(arguments)
+        outputs.append(output.detach())
         after.append(torch.rand(()))
-        found.square().sum().backward()
+        output.square().sum().backward()
         gradients.append(arguments.grad)
     assert not torch.allclose(outputs[0], outputs[1]) and torch.equal(outputs[1], outputs[2])
     assert after[0] == after[1] == after[2]

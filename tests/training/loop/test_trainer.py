@@ -1,6 +1,8 @@
 """The Trainer's sums: several losses with counts of their own, each over the whole global batch."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,10 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+import run_mlm_wwm
+from common.errors import UserError
 from models import GAUAlphaConfig, GAUAlphaForMaskedLM
+from tests.runs import checkpoints, read_log, weights
 from training.arguments import RunArguments, parse_arguments
 from training.loop.metric_sums import SumEvaluator
 from training.loop.trainer import Trainer
@@ -163,3 +168,69 @@ def test_an_update_skipped_for_an_overflow_does_not_hold_the_schedule_up(tmp_pat
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [record["learning_rate"] for record in records] == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3])
     assert trainer.lr_scheduler.last_epoch == 3
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: You need to install `bitsandbytes`"),
+        ({"optim": "galore_adamw", "optim_target_modules": "all-linear"}, "--optim galore_adamw: You need to install"),
+        ({"optim": "grokadamw"}, "--optim grokadamw: Please install grokadamw"),
+        ({"optim": "sgd", "optim_args": "foo=1"}, "--optim_args foo=1 has no effect on --optim sgd"),
+        ({"optim_args": "foo"}, "--optim adamw_torch_fused"),
+        ({"lr_scheduler_kwargs": '{"foo": 1}'}, "--lr_scheduler_kwargs {'foo': 1}: "),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "--lr_scheduler_type warmup_stable_decay: .*num_decay_steps"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"power": "x"}'}, "--lr_scheduler_kwargs "),
+        ({"report_to": "wandb"}, "--report_to wandb: WandbCallback requires wandb"),
+        ({"report_to": "nonsense"}, "--report_to nonsense: nonsense is not supported"),
+        ({"push_to_hub": True}, "--push_to_hub: the hub does not answer"),
+        ({"eval_on_start": True}, "--eval_on_start needs held-out data"),
+        ({"metric_for_best_model": "loss"}, "--metric_for_best_model needs held-out data"),
+        (
+            {"metric_for_best_model": "nonsense", "validation_split": 0.2},
+            "one of loss, mlm_accuracy, perplexity, got n",
+        ),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_what_cannot_train_is_told_before_a_folder_is_touched(flags, tmp_path, monkeypatch, changes, line):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=re.escape(line).replace(r"\.\*", ".*")) as caught:
+        run_mlm_wwm.main(flags(**changes))
+    assert "\n" not in str(caught.value) and not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.parametrize("metric", ["eval_loss", "mlm_accuracy"])
+def test_the_best_model_is_loaded_at_the_end_wherever_it_was(flags, tmp_path, metric):
+    """Learning rates so high that it gets worse; a checkpoint of the best step lies between those of --save_steps."""
+    changes = {"load_best_model_at_end": True, "metric_for_best_model": metric, "validation_split": 0.2}
+    changes |= {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_steps": 6,
+        "save_total_limit": 1,
+        "learning_rate": 0.3,
+    }
+    run_mlm_wwm.main(flags(lr_scheduler_type="constant", **changes))
+    records = [record for record in read_log(tmp_path / "run") if "primary" in record]
+    best = (max if metric == "mlm_accuracy" else min)(records, key=lambda record: record["primary"])
+    assert best["step"] not in (6, 12)
+    kept, model = weights(tmp_path / f"run/checkpoint-{best['step']}"), weights(tmp_path / "run")
+    assert all(torch.equal(kept[name], model[name]) for name in model)
+    assert checkpoints(tmp_path / "run") == [best["step"], 12]
+
+
+class Doubled:
+    def __getitems__(self, indices):
+        return [2 * index for index in indices]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_those_of_the_sampler_and_no_random_number_is_drawn(workers):
+    args = SimpleNamespace(
+        dataloader_prefetch_factor=2, dataloader_pin_memory=False, dataloader_multiprocessing_context="fork"
+    )
+    before = torch.get_rng_state()
+    loader = Trainer.loader(SimpleNamespace(args=args), Doubled(), [[3, 1], [2]], tuple, workers)
+    assert list(loader) == [(6, 2), (4,)]
+    assert torch.equal(torch.get_rng_state(), before)

@@ -104,13 +104,13 @@ def test_a_row_of_documents_has_the_loss_of_each_document_alone(kind):
     cuts = [(0, 7, 16, 24), (0, 13, 24)]
     places = torch.stack([torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(cut)]) for cut in cuts])
     with torch.no_grad():
-        found = objective(model.eval(), {"input_ids": ids, "labels": labels, "position_ids": places})[0]["clm"]
+        packed = objective(model.eval(), {"input_ids": ids, "labels": labels, "position_ids": places})[0]["clm"]
         alone = sum(
             torch.nn.functional.cross_entropy(model(row[None, a:b]).logits[0], label[a:b], reduction="sum")
             for row, label, cut in zip(ids, labels, cuts, strict=True)
             for a, b in itertools.pairwise(cut)
         )
-    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

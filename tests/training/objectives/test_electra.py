@@ -38,8 +38,8 @@ def batch():
 def add_up(parts):
     """Sums and metrics of several micro-batches, added."""
     sums, metrics = {}, {}
-    for found, measured in parts:
-        sums = {name: sums.get(name, 0) + value for name, value in found.items()}
+    for terms, measured in parts:
+        sums = {name: sums.get(name, 0) + value for name, value in terms.items()}
         for name, value in measured.items():
             value = torch.stack(value) if isinstance(value, tuple) else value
             metrics[name] = metrics.get(name, 0) + value.double()
@@ -65,8 +65,8 @@ def test_sums_and_metrics_do_not_depend_on_the_split(batch, rows):
     for split in (pieces, [batch]):
         model.zero_grad()
         for piece in split:
-            found = objective(model, piece)[0]
-            sum(objective.weights[term] * found[term] / objective.counts(batch)[term] for term in found).backward()
+            sums = objective(model, piece)[0]
+            sum(objective.weights[term] * sums[term] / objective.counts(batch)[term] for term in sums).backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -112,15 +112,15 @@ def test_metrics_of_a_small_example():
     logits = torch.tensor([[2.0, -1.0, 0.5, -3.0], [1.0, -2.0, 9.0, 9.0]])
     replaced = torch.tensor([[True, True, False, False], [True, False, False, True]])
     scored = torch.tensor([[True] * 4, [True, True, False, False]])
-    found = detection_metrics(logits, replaced, scored)
-    ratio = {name: (int(value[0]), int(value[1])) for name, value in found.items() if isinstance(value, tuple)}
+    metrics = detection_metrics(logits, replaced, scored)
+    ratio = {name: (int(value[0]), int(value[1])) for name, value in metrics.items() if isinstance(value, tuple)}
     assert ratio == {
         "discriminator_accuracy": (4, 6),
         "discriminator_precision": (2, 3),
         "discriminator_recall": (2, 3),
         "share_replaced": (3, 6),
     }
-    assert area_under_curve(found["discriminator_auc"].tolist()) == pytest.approx(8 / 9)
+    assert area_under_curve(metrics["discriminator_auc"].tolist()) == pytest.approx(8 / 9)
 
 
 def test_the_area_under_the_curve_is_the_share_of_ordered_pairs():
