@@ -1,7 +1,7 @@
 """Word boundaries of text as character positions: rjieba's own cut, white space, or BERT's basic tokenizer's.
 
 Source: jieba's dictionary and HMM through rjieba (https://github.com/messense/rjieba-py). The original program
-(spec: JunnYu/FLASHQuad_pytorch run_chinese_ref.py) throws the positions away and matches a set of words against the
+(run_chinese_ref.py of JunnYu/FLASHQuad_pytorch) throws the positions away and matches a set of words against the
 text, which joins 研究|生命 into 研究生|命; here the positions themselves are kept.
 
 Letters: N characters of the text.
