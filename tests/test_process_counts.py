@@ -1,20 +1,15 @@
 """Runs go on with other numbers of processes, and on machines that share no disk; losses stay the undisturbed ones."""
 
 import json
-import random
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
 from common.errors import ArgumentError
 from tests.processes import run_together
 from tests.runs import as_before_checksums, assert_same_run, curve
 from tests.small_runs import ROWS, SCRIPTS, SHAPES
-from training.loop.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,18 +124,6 @@ def test_rows_that_processes_cannot_share_are_refused(whole, run, tmp_path):
     with pytest.raises(ArgumentError, match=r"rows_per_step 6 \(now 5\).* x processes stay 6"):
         run("mlm", folder, 1, per_device_train_batch_size=5)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-def test_lacking_random_numbers_are_a_function_of_seed_step_and_process(tmp_path, monkeypatch):
-    drawn = {}
-    for step, number in ((3, 1), (3, 2), (4, 1), (3, 1)):
-        trainer = object.__new__(Trainer)
-        trainer.args = SimpleNamespace(process_index=number, world_size=3, seed=7)
-        trainer.state, trainer.peers = SimpleNamespace(global_step=step), SimpleNamespace(clear=lambda: None)
-        trainer._load_rng_state(str(tmp_path))
-        numbers = (torch.rand(4).tolist(), np.random.rand(4).tolist(), random.random())
-        assert drawn.setdefault((step, number), numbers) == numbers
-    assert len({repr(numbers) for numbers in drawn.values()}) == 3
 
 
 # Machines without a shared disk
