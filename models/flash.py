@@ -181,16 +181,14 @@ class FLASHLayer(GradientCheckpointingLayer):
         if not output_attentions and may_be_fast(self, self.to_hidden[0], self.to_qk[0], self.to_out):
             return residual + self.fast_forward(hidden, attention, positions), None
         dtype, (batch, length, _) = compute_dtype(hidden), hidden.shape
-        value, gate = (F.silu(part) for part in self.to_hidden[0](hidden).chunk(2, dim=-1))
-        value = attention.grouped(value)
+        value, gate = self.to_hidden[0](hidden).chunk(2, dim=-1)
+        value = attention.grouped(F.silu(value))
         heads = rotate(self.qk_offset_scale(F.silu(self.to_qk[0](hidden))), attention.table, interleaved=True)
         quad_query, lin_query, quad_key, lin_key = heads.unbind(-2)
-        quad_query, lin_key = quad_query * attention.query_scale, lin_key * attention.key_scale
-        quad_query, lin_query, quad_key, lin_key = (
-            attention.grouped(head.to(dtype)) for head in (quad_query, lin_query, quad_key, lin_key)
-        )
+        heads = (quad_query, lin_query, quad_key, lin_key * attention.key_scale)
+        quad_query, lin_query, quad_key, lin_key = (attention.grouped(head.to(dtype)) for head in heads)
         bias = toeplitz(self.rel_pos_bias(attention.group)).to(dtype)
-        weights = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2))
+        weights = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2), alpha=attention.query_scale)
         weights = laplace(weights) if self.config.laplace_attn_fn else squared_relu(weights)
         weights = dropout(attention.hide(weights), attention.dropout, self.training)
         mixed = attention.add_linear(weights @ value, lin_query, attention.context(lin_key, value, batch))
@@ -198,7 +196,7 @@ class FLASHLayer(GradientCheckpointingLayer):
         if positions is not None:
             gate, mixed = gather_positions(gate, positions), gather_positions(mixed, positions)
         weights = weights.unflatten(0, (batch, -1)) if output_attentions else None
-        return residual + self.to_out(mixed.mul_(gate)), weights
+        return residual + self.to_out(mixed.mul_(F.silu(gate))), weights
 
     def fast_forward(self, hidden: torch.Tensor, attention: ChunkAttention, positions) -> torch.Tensor:
         """What `forward` adds to the residual, with the backward pass of gated.py; hidden is normed and shifted."""
