@@ -1,0 +1,53 @@
+"""run.json: the settings of a run, what differs from them, and whether the run has ended with all its files."""
+
+import sys
+
+import pytest
+
+from common.errors import ArgumentError
+from training.run_file import (
+    RUN_FILE,
+    changed_settings,
+    differences,
+    has_ended,
+    read_settings,
+    same_rows,
+    write_end,
+    write_settings,
+)
+
+BEFORE = {"arguments": {"seed": 1, "rows_per_step": 8}, "data": "wiki"}
+
+
+def test_settings_come_back_and_secrets_are_not_written(tmp_path, monkeypatch):
+    assert read_settings(tmp_path) is None
+    (tmp_path / "checkpoint-5").mkdir()
+    monkeypatch.setattr(sys, "argv", ["run.py", "--hub_token", "s3cret"])
+    write_settings(tmp_path, BEFORE, processes=2)
+    assert read_settings(tmp_path) == BEFORE and "s3cret" not in (tmp_path / RUN_FILE).read_text()
+    for damaged in ("{", "[]", '{"settings": 3}', '{"settings": {"arguments": 3}}'):
+        (tmp_path / RUN_FILE).write_text(damaged)
+        with pytest.raises(ArgumentError, match=r"run\.json must say with which settings"):
+            read_settings(tmp_path)
+
+
+def test_a_run_has_ended_while_all_files_of_its_model_are_there(tmp_path):
+    write_settings(tmp_path, BEFORE, processes=1)
+    (tmp_path / "generator").mkdir()
+    for name in ("model.safetensors", "generator/config.json", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    assert not has_ended(tmp_path)
+    write_end(tmp_path, step=7)
+    (tmp_path / "notes.txt").unlink()  # not the model's
+    assert has_ended(tmp_path)
+    (tmp_path / "generator/config.json").write_text("cut")
+    assert not has_ended(tmp_path)
+
+
+def test_differences_are_named_with_both_values():
+    now = {"arguments": {"seed": 2, "rows_per_step": 6}, "data": "wiki", "more": {"a": 1}}
+    changed = changed_settings(BEFORE, now)
+    assert changed == {"arguments.seed", "arguments.rows_per_step", "more.a"}
+    assert differences(BEFORE, now, {"arguments.seed"}) == "arguments.seed 1 (now 2)"
+    assert differences({}, now, changed) == "unknown settings"
+    assert "stay 8 to go on" in same_rows(BEFORE, changed) and same_rows(BEFORE, {"data"}) == ""
