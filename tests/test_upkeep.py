@@ -15,7 +15,7 @@ PACKAGES = ("data", "models", "training")  # none imports a sibling; each may im
 SOURCES = sorted([*ROOT.glob("*.py"), *(p for room in ("common", *PACKAGES) for p in (ROOT / room).rglob("*.py"))])
 ROOT_SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
 DATA_SCRIPTS = {p for p in (ROOT / "data").glob("*.py") if "def main(" in p.read_text(encoding="utf-8")}
-MOST_UNTESTED = 18  # modules that have no test file of their name
+MOST_UNTESTED = 10  # modules that have no test file of their name
 RECIPES = sorted((ROOT / "scripts").glob("*.sh"))
 
 
