@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.py on a CPU with toy sizes: every section gives rows, none fails, and what it writes agrees."""
+"""benchmarks/gpu_check.py on a CPU with toy sizes: every section gives rows, none fails, JSON and table agree."""
 
 import json
 

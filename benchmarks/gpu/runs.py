@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
 
 from benchmarks.gpu.table import ROOT, Case, Check, Wrong
 from benchmarks.gpu.waits import LAST, MARK, unknown
+from training.pretrained import load_tokenizer
 
 AT_A_TIME = 6  # processes that share the device
 STEPS, LIMIT = 2 * LAST, 300  # of a run; seconds after which it is ended
@@ -44,13 +46,20 @@ def write_corpus(check: Check) -> None:
     texts = ["".join(rng.choice(words, rng.integers(40, 400))) + "。" for _ in range(check.size(4000, 60))]
     lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
     (check.work / "text.jsonl").write_text("".join(lines), encoding="utf-8")
+    rows = [{"sentence": text[:60], "label": "yn"[index % 2]} for index, text in enumerate(texts)]
+    (check.work / "rows.json").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    BertModel(BertConfig(vocab_size=len(tokens), **sizes)).save_pretrained(check.work / "encoder")
+    load_tokenizer(str(folder), "--tokenizer_name").save_pretrained(check.work / "encoder")
     inputs = ["--model_name", folder, "--input_path", check.work / "text.jsonl", "--output_dir", check.work / "corpus"]
     shape = ["--max_seq_length", check.size(512, 64), "--workers", check.size(8, 1)]
     run(["run_chinese_ref.py", *inputs, *shape])
 
 
 def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The log of the run in a folder, or of the one job below it."""
+    (log,) = folder.rglob("*log.jsonl")
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 class Runs:
@@ -81,10 +90,18 @@ class Runs:
         output = ["--output_dir", self.work / name]
         return [script, "--do_train", *script_flags, *steps, *rows, *workers, *half, *output, *more]
 
-    def watched(self, script: str, name: str, overrides: str, *more) -> dict:
+    def finetuning(self, name: str, *more) -> list:
+        """The words of a run of run_glue.py."""
+        rows = ["--train_file", self.work / "rows.json", "--validation_file", self.work / "rows.json"]
+        steps = ["--max_steps", STEPS, "--eval_steps", STEPS, "--logging_steps", LAST // 2, "--lr", "1e-3"]
+        device = ["--device", "gpu", "--dtype", "fp16"] if self.check.cuda else ["--device", "cpu"]
+        output = ["--kind", "classification", "--model", self.work / "encoder", "--output_dir", self.work / name]
+        return ["run_glue", *rows, *steps, *device, *output, "--batch_size", self.check.size(32, 2), *more]
+
+    def watched(self, name: str, words: list) -> dict:
         """Run it; its last loss and where it waited, which must not be in code of ours."""
         start = time.perf_counter()
-        output = run(["benchmarks/gpu/waits.py", *self.words(script, name, overrides, *more)])
+        output = run(["benchmarks/gpu/waits.py", *words])
         places = json.loads(output.rsplit(MARK, 1)[1])
         last = next(record for record in reversed(records(self.work / name)) if "loss" in record)
         numbers = {"seconds_of_run": time.perf_counter() - start, "loss": last["loss"]}
@@ -143,7 +160,7 @@ def gpu_tests() -> dict:
 
 def cases_of(runs: Runs) -> dict:
     """Fused attention's backward need not give the same bits twice unless EXACT; our gated units must as they are."""
-    bert = ("--model_type", "bert")
+    bert, muon = ("--model_type", "bert"), ("--optimizer", "muon")
     return {
         "original's flags": runs.original_flags,
         "gau_alpha resumed": lambda: runs.resumed("run_mlm_wwm", "gau", runs.gau),
@@ -153,10 +170,11 @@ def cases_of(runs: Runs) -> dict:
         "electra resumed, exact": lambda: runs.resumed("run_electra", "electra-exact", runs.electra, EXACT),
         "transformer_xl resumed": lambda: runs.resumed("run_clm", "xl", runs.xl, exact=False),
         "transformer_xl resumed, exact": lambda: runs.resumed("run_clm", "xl-exact", runs.xl, EXACT),
-        "run_mlm_wwm waits": lambda: runs.watched("run_mlm_wwm", "waits-gau", runs.gau),
-        "run_mlm_wwm muon waits": lambda: runs.watched("run_mlm_wwm", "waits-muon", runs.gau, "--optimizer", "muon"),
-        "run_electra waits": lambda: runs.watched("run_electra", "waits-electra", runs.electra),
-        "run_clm waits": lambda: runs.watched("run_clm", "waits-xl", runs.xl),
+        "run_mlm_wwm waits": lambda: runs.watched("w-gau", runs.words("run_mlm_wwm", "w-gau", runs.gau)),
+        "run_mlm_wwm muon waits": lambda: runs.watched("w-muon", runs.words("run_mlm_wwm", "w-muon", runs.gau, *muon)),
+        "run_electra waits": lambda: runs.watched("w-rtd", runs.words("run_electra", "w-rtd", runs.electra)),
+        "run_clm waits": lambda: runs.watched("w-xl", runs.words("run_clm", "w-xl", runs.xl)),
+        "run_glue waits": lambda: runs.watched("w-glue", runs.finetuning("w-glue", "--rdrop", 1.0, "--fgm_eps", 1.0)),
         "tests marked gpu": gpu_tests,
     }
 

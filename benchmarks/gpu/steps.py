@@ -79,10 +79,8 @@ def measure(
     """Speed and memory of the step of a subject."""
     peak = check.peaks.get(DTYPES[dtype]) if mfu else None
     flops = flops_of(subject, check.device) if peak else 0.0
-    if compiled:
-        torch._dynamo.reset()
-        if hasattr(torch._dynamo.config, TRACED):
-            setattr(torch._dynamo.config, TRACED, True)
+    if compiled and hasattr(torch._dynamo.config, TRACED):
+        setattr(torch._dynamo.config, TRACED, True)
     started = time.perf_counter()
     training = Training(subject, dtype, check.device, compiled)
     for _ in range(check.size(3, 1)):
@@ -102,4 +100,7 @@ def measure(
         training.step()
         numbers["ms_to_launch"] = 1000 * (time.perf_counter() - start)  # close to ms_a_step: the CPU is the limit
         check.wait()
-    return numbers | ({"seconds_to_compile": first} if compiled else {})
+    if compiled:
+        numbers["seconds_to_compile"] = first
+        torch._dynamo.reset()  # or the graphs would keep the model
+    return numbers

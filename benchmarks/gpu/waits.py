@@ -36,7 +36,8 @@ class WaitsSeen:
 
     def __enter__(self):
         if torch.cuda.is_available():
-            self._show, self._filters = warnings.showwarning, warnings.filters[:]
+            self._caught = warnings.catch_warnings()
+            self._caught.__enter__()
             warnings.simplefilter("always")
             warnings.showwarning = self._note
             torch.set_warn_always(True)
@@ -47,10 +48,10 @@ class WaitsSeen:
         if torch.cuda.is_available():
             torch.cuda.set_sync_debug_mode("default")
             torch.set_warn_always(False)
-            warnings.showwarning, warnings.filters[:] = self._show, self._filters
+            self._caught.__exit__(*error)
 
     def _note(self, message, category, filename, lineno, file=None, line=None):
-        if "synchronizing" in str(message):
+        if "called a synchronizing" in str(message):  # and not what the mode says of itself
             self.places[f"{'/'.join(Path(filename).parts[-2:])}:{lineno}"] += 1
 
 
