@@ -61,8 +61,8 @@ from training.electra_arguments import (
     run_name,
 )
 from training.loop.extension import Extension
-from training.loop.layer_decay import factors_of_part
 from training.loop.metric_sums import SumEvaluator
+from training.loop.optimizers import factors_of_part
 from training.loop.run_report import RunReport, finetuning_command, padding_flags, tell_end
 from training.loop.trainer import Trainer
 from training.model_setup import check_fits, finish_config, load_model, make_config, set_unigram_bias

@@ -64,7 +64,7 @@ from training.finetune.extension import FastGradient, FinetuneExtension
 from training.finetune.job import BEST, Job, best_folder, log_to_console, move_jobs_aside, read_result
 from training.finetune.replaced_flags import REPLACED
 from training.finetune.task_model import EvalRows, Evaluator, TaskModel, make_task_model, output_names
-from training.loop.layer_decay import layer_factors
+from training.loop.optimizers import layer_factors
 from training.loop.run_report import RunReport, tell_results, tell_sweep
 from training.loop.trainer import Trainer
 from training.objectives.tasks import make_objective

@@ -24,16 +24,14 @@ from common.errors import Stopped
 from common.files import give_usual_rights
 from training.flag_checks import check_optimizer, check_scheduler, flags_blamed
 from training.loop.extension import Extension
-from training.loop.faults import last_state_named
 from training.loop.finiteness import Guard
-from training.loop.layer_decay import split_by_rate
 from training.loop.logs import ConsoleAndFile, TensorBoard
 from training.loop.model_parallel import ask_for, take_share
-from training.loop.optimizers import make_muon, own_adam
+from training.loop.optimizers import make_muon, own_adam, split_by_rate
 from training.loop.progress import Progress
 from training.loop.saving import Start, check_loaded, own_random_state, take_up, write_checkpoint
 from training.loop.schedules import FollowGlobalStep, check_schedule, follow_time, make_schedule
-from training.loop.stopping import StopEarly
+from training.loop.stopping import StopEarly, last_state_named
 from training.loop.upstream import check_upstream
 from training.objectives.base import Objective
 from training.peers import Peers
