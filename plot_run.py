@@ -26,6 +26,7 @@ ELECTRA_METRICS = (
 CAUSAL_METRICS = (("loss", "loss (nats per token)", 1), ("perplexity", "perplexity", 1))
 FINETUNING_METRICS = (("loss", "loss (nats per label)"), ("primary", "score on dev (%)"))
 FINETUNING_LOG = "train_log.jsonl"
+HIDDEN = "eval_mlm_hidden_accuracy"  # of the tokens that the input hides; older logs lack it
 CONSTANT = "constant_guess"  # loss of a discriminator that knows only the share of replaced tokens
 FEW = 20  # points of a curve that are marked one by one
 
@@ -78,7 +79,9 @@ def line(panel, curve: tuple[list[float], list[float]], **style) -> None:
 
 
 def draw_training(panels, runs: list[tuple[str, Path]]) -> str:
-    """Two panels over tokens; training thin, evaluation with dots, the constant guess dashed; returns a title."""
+    """Two panels over tokens; training thin, evaluation with dots (dotted: of hidden tokens alone), the constant guess
+    dashed; returns a title.
+    """
     logs = [read_log(run) for _, run in runs]
     names = {name for record in logs[0] for name in record}
     shown = CAUSAL_METRICS if "mlm_accuracy" not in names else METRICS
@@ -89,6 +92,9 @@ def draw_training(panels, runs: list[tuple[str, Path]]) -> str:
             if metric in names:
                 line(panel, curve(records, metric, scale), color=color, alpha=0.5, label=f"{name}, training")
             line(panel, curve(records, f"eval_{metric}", scale), color=color, marker="o", label=f"{name}, held out")
+            if metric == "mlm_accuracy" and any(HIDDEN in record for record in records):
+                label = f"{name}, held out, hidden tokens"
+                line(panel, curve(records, HIDDEN, scale), color=color, marker="o", linestyle=":", label=label)
             if metric == "discriminator_loss":
                 label = f"{name}, constant guess on held out"
                 line(panel, curve(records, CONSTANT, 1), color=color, linestyle="--", label=label)

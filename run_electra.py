@@ -31,7 +31,7 @@ from transformers import AutoModelForMaskedLM, set_seed
 import models  # noqa: F401  registers the model types
 from common.files import give_usual_rights
 from data.batches.electra_rows import ElectraRows
-from data.batches.masking import MASK_STYLES, make_collator
+from data.batches.masking import MASK_STYLES, make_collator, make_eval_collator
 from data.batches.packing import pack
 from data.batches.sampling import (
     HELD_OUT_SEED,
@@ -94,14 +94,16 @@ def main(argv=None) -> dict[str, float]:
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
 
-    options = masking_options(data_args, tokenizer) | {"noise": True, "seed": args.seed}
-    collator = make_collator(tokenizer, entry_count(tokenizer), data_args.mask_unit, multiple, **options)
+    entries, options = entry_count(tokenizer), masking_options(data_args, tokenizer) | {"seed": args.seed}
+    collator = make_collator(tokenizer, entries, data_args.mask_unit, multiple, noise=True, **options)
+    options = eval_masking_options(data_args)
+    eval_collator = make_eval_collator(tokenizer, entries, data_args.eval_mask_unit, multiple, noise=True, **options)
     objective = ReplacedTokenDetection(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     evaluator = None
     if held_out:
-        rows, fixed_masks = CorpusRows(held_out), collator.for_evaluation(HELD_OUT_SEED)
-        evaluator = SumEvaluator(args, objective, rows, make_eval_batches(args, held_out), fixed_masks)
+        eval_batches = make_eval_batches(args, held_out)
+        evaluator = SumEvaluator(args, objective, CorpusRows(held_out), eval_batches, eval_collator)
     batches = make_train_batches(args, train, plain, multiple) if args.do_train else None
     trainer = Trainer(
         model=model,
@@ -233,6 +235,12 @@ def masking_options(data_args, tokenizer) -> dict:
         "mask_share": mask_share,
         "random_share": random_share,
     }
+
+
+def eval_masking_options(data_args) -> dict:
+    """The same of held-out rows, by flags of their own: what a training is measured by does not change with it."""
+    mask_share, random_share = MASK_STYLES[data_args.eval_mask_style]
+    return {"probability": data_args.eval_mlm_probability, "mask_share": mask_share, "random_share": random_share}
 
 
 def rate_factors(model, args) -> dict[str, float]:

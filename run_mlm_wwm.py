@@ -28,10 +28,9 @@ from dataclasses import dataclass, field
 from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
-from data.batches.masking import MASKINGS, make_collator
+from data.batches.masking import MASKINGS, make_collator, make_eval_collator
 from data.batches.packing import pack
 from data.batches.sampling import (
-    HELD_OUT_SEED,
     CorpusRows,
     load_maskable_rows,
     make_eval_batches,
@@ -72,6 +71,12 @@ class DataArguments(CorpusArguments):
     mask_share: float = field(default=0.8, metadata={"help": "Share of labelled tokens that become [MASK]."})
     random_share: float = field(default=0.1, metadata={"help": "Share of labelled tokens replaced at random."})
     replace_by_word: bool = field(default=False, metadata={"help": "Draw the replacement per word, not per token."})
+    eval_mask_unit: str = field(
+        default="word", metadata={"help": "--mask_unit of held-out rows.", "choices": list(MASKINGS)}
+    )
+    eval_mlm_probability: float = field(default=0.15, metadata={"help": "--mlm_probability of held-out rows."})
+    eval_mask_share: float = field(default=0.8, metadata={"help": "--mask_share of held-out rows."})
+    eval_random_share: float = field(default=0.1, metadata={"help": "--random_share of held-out rows."})
     unigram_bias: bool = field(
         default=False, metadata={"help": "Start a new model's output bias at log word frequencies."}
     )
@@ -96,14 +101,16 @@ def main(argv=None) -> dict[str, float]:
         set_unigram_bias(model, train.corpus.token_counts())
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
-    options = masking_options(data_args) | {"seed": args.seed}
-    collator = make_collator(tokenizer, entry_count(tokenizer), data_args.mask_unit, multiple, **options)
+    entries, options = entry_count(tokenizer), masking_options(data_args) | {"seed": args.seed}
+    collator = make_collator(tokenizer, entries, data_args.mask_unit, multiple, **options)
+    options = eval_masking_options(data_args)
+    eval_collator = make_eval_collator(tokenizer, entries, data_args.eval_mask_unit, multiple, **options)
     objective = MaskedLanguageModelling(model, int(train.lengths.max()), data_args.mlm_probability)
     check_first_pass(model, objective, None if model_args.model_name_or_path else model_args.config_overrides or "")
     evaluator = None
     if held_out:
-        rows, fixed_masks = CorpusRows(held_out), collator.for_evaluation(HELD_OUT_SEED)
-        evaluator = SumEvaluator(args, objective, rows, make_eval_batches(args, held_out), fixed_masks)
+        eval_batches = make_eval_batches(args, held_out)
+        evaluator = SumEvaluator(args, objective, CorpusRows(held_out), eval_batches, eval_collator)
     batches = make_train_batches(args, train, plain, multiple) if args.do_train else None
     trainer = Trainer(
         model=model,
@@ -134,6 +141,15 @@ def masking_options(data_args) -> dict:
         "mask_share": data_args.mask_share,
         "random_share": data_args.random_share,
         "by_word": data_args.replace_by_word,
+    }
+
+
+def eval_masking_options(data_args) -> dict:
+    """The same of held-out rows, by flags of their own: what a training is measured by does not change with it."""
+    return {
+        "probability": data_args.eval_mlm_probability,
+        "mask_share": data_args.eval_mask_share,
+        "random_share": data_args.eval_random_share,
     }
 
 

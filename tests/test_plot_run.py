@@ -26,6 +26,18 @@ def test_an_evaluation_stands_at_the_tokens_seen_before_it(run):
     assert curve(records, "loss", 1) == ([1.0, 2.0], [9.0, 7.0])
 
 
+def test_accuracy_on_hidden_tokens_stands_beside_that_on_all(run):
+    def accuracies():
+        return [(line.get_label(), line.get_linestyle()) for line in draw([("mine", run)], []).axes[1].lines]
+
+    old = accuracies()
+    with open(run / "log.jsonl", "a") as file:
+        file.write(json.dumps({"step": 2, "eval_mlm_accuracy": 0.2, "eval_mlm_hidden_accuracy": 0.12}) + "\n")
+    new = accuracies()
+    assert new == [*old, ("mine, held out, hidden tokens", ":")], "and a log without it is drawn as ever"
+    assert draw([("mine", run)], []).axes[1].lines[-1].get_ydata() == [pytest.approx(12)]
+
+
 def test_panels_have_titles_and_few_points_are_marked(run):
     figure = draw([("mine", run)], [], title="Quickstart")
     loss, accuracy = figure.axes

@@ -36,6 +36,7 @@ SHAPE = "embedding_size=16,hidden_size=32,num_hidden_layers=2,num_attention_head
 NO_DROPOUT = SHAPE + ",hidden_dropout_prob=0,attention_probs_dropout_prob=0"
 GAU = "hidden_size=32,intermediate_size=64,num_hidden_layers=2,attention_key_size=16"
 METRICS = {"generator_loss", "generator_accuracy", "sampled_accuracy", "discriminator_loss", "discriminator_accuracy"}
+METRICS |= {"generator_hidden_accuracy"}
 METRICS |= {"discriminator_precision", "discriminator_recall", "discriminator_auc", "share_replaced"}
 
 
@@ -120,6 +121,16 @@ def test_every_kind_of_run_trains(flags, tmp_path, changes):
     run_electra.main(flags(**changes))
     losses = [record["loss"] for record in curve(tmp_path / "run")]
     assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]
+
+
+def test_what_networks_are_measured_by_does_not_depend_on_the_training(flags, tmp_path):
+    run_electra.main(flags(max_steps=3))
+    alone = {"model_name_or_path": tmp_path / "run", "config_overrides": None, "do_train": None, "do_eval": True}
+    alone |= {"output_dir": None, "validation_split": 0.2}
+    first = run_electra.main(flags(**alone))
+    recipe = {"mlm_probability": 0.4, "mask_style": "bert", "mask_unit": "word", "no_exclude_unk": True, "seed": 2}
+    assert run_electra.main(flags(**alone | recipe)) == first
+    assert run_electra.main(flags(**alone | {"eval_mlm_probability": 0.4})) != first
 
 
 def test_masks_leave_out_unknown_tokens_unless_told(tokenizer):

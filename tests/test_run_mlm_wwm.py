@@ -17,15 +17,17 @@ import torch
 import yaml
 
 import run_mlm_wwm
+from benchmarks import quickstart_baseline
 from common.errors import ArgumentError
+from data.batches.masking import make_eval_collator
 from data.corpus.store import CorpusError
 from tests.processes import run_together
-from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, read_log, weights
+from tests.runs import as_before_checksums, assert_close_runs, assert_same_run, curve, killed_in, read_log, weights
 from training.arguments import ModelArguments
 from training.loop.extension import Extension
 from training.loop.trainer import Trainer
 from training.model_setup import make_config
-from training.pretrained import load_config, load_tokenizer
+from training.pretrained import entry_count, load_config, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHAPE = "hidden_size=32,intermediate_size=64,num_hidden_layers=2,attention_key_size=16"
@@ -77,11 +79,16 @@ def test_the_seed_command_trains_and_logs(flags, tmp_path, caplog, monkeypatch, 
     assert training[-1]["loss"] < training[0]["loss"] - 0.3
     wanted = {"step", "loss", "mlm_accuracy", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "tokens_seen"}
     assert wanted <= training[0].keys()
-    assert {"eval_loss", "eval_mlm_accuracy", "eval_perplexity"} <= evaluation[-1].keys()
+    accuracies = {"eval_mlm_accuracy", "eval_mlm_hidden_accuracy"}
+    assert {"eval_loss", "eval_perplexity"} | accuracies <= evaluation[-1].keys()
+    assert all(0 <= record["mlm_hidden_accuracy"] <= 1 for record in training)
     assert list((tmp_path / "logs").glob("events*"))
     assert caplog.text.count("--fp16 has no use on a CPU") == 1
     line = next(message for message in caplog.messages if message.startswith("step 5/20"))
-    assert all(word in line for word in ("loss", "accuracy", "lr", "grad norm", "tokens/s", "MFU", "tokens seen"))
+    assert all(
+        word in line
+        for word in ("loss", "accuracy", "of hidden tokens", "lr", "grad norm", "tokens/s", "MFU", "tokens seen")
+    )
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["model_type"] == "gau_alpha" and config["architectures"] == ["GAUAlphaForMaskedLM"]
 
@@ -208,15 +215,42 @@ def test_gradient_checkpointing_changes_nothing(flags, tmp_path):
     assert_close_runs(tmp_path / "plain", tmp_path / "saving")
 
 
-def test_evaluation_masks_are_fixed_and_sums_do_not_depend_on_the_batch(flags, tmp_path):
-    run_mlm_wwm.main(flags(max_steps=2, validation_split=0.2))
-    weights_of = {"model_name_or_path": tmp_path / "run", "config_overrides": None, "do_train": None, "do_eval": True}
-    losses = [
-        run_mlm_wwm.main(flags(**weights_of, validation_split=0.2, per_device_eval_batch_size=size, seed=seed))
-        for size, seed in ((3, 1), (3, 2), (16, 1))
-    ]
-    assert losses[0] == losses[1]
-    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+RECIPES = (
+    {"seed": 2},
+    {"mlm_probability": 0.4},
+    {"mask_share": 0.5, "random_share": 0.3},
+    {"mask_unit": "token"},
+    {"replace_by_word": True},
+    {"packing": "concat"},
+)
+
+
+def test_what_a_checkpoint_is_measured_by_does_not_depend_on_the_training(flags, tmp_path):
+    """Nor on the batch and the processes, but for the order of sums; flags of its own change it."""
+    run_mlm_wwm.main(flags(validation_split=0.2))
+    alone = {"model_name_or_path": tmp_path / "run", "config_overrides": None, "do_train": None, "do_eval": True}
+    alone |= {"validation_split": 0.2, "per_device_eval_batch_size": 3, "output_dir": None}
+    first = run_mlm_wwm.main(flags(**alone))
+    assert {"eval_loss", "eval_mlm_accuracy", "eval_mlm_hidden_accuracy"} <= first.keys()
+    for recipe in RECIPES:
+        assert run_mlm_wwm.main(flags(**alone | recipe)) == first, recipe
+    accuracies = {name: value for name, value in first.items() if "accuracy" in name}
+    words = [*flags(**alone | {"per_device_eval_batch_size": 4} | RECIPES[1]), "--use_cpu"]
+    several = json.loads(run_together(ROOT / "run_mlm_wwm.py", words, tmp_path))
+    for numbers in (several, run_mlm_wwm.main(flags(**alone | {"per_device_eval_batch_size": 16}))):
+        assert numbers | accuracies == numbers and numbers == pytest.approx(first, rel=1e-6)
+    for name, value in (("mlm_probability", 0.4), ("mask_share", 0.5), ("random_share", 0), ("mask_unit", "token")):
+        other = run_mlm_wwm.main(flags(**alone | {f"eval_{name}": value}))
+        assert abs(other["eval_loss"] / first["eval_loss"] - 1) > 1e-5, name
+
+
+def test_the_quickstarts_baseline_is_measured_by_the_same_masks(prepared):
+    tokenizer = load_tokenizer(str(prepared[0]), "--tokenizer_name")
+    data_args = run_mlm_wwm.DataArguments()
+    options = run_mlm_wwm.eval_masking_options(data_args)
+    assert data_args.eval_mask_unit == "word" and quickstart_baseline.eval_collator(tokenizer) == make_eval_collator(
+        tokenizer, entry_count(tokenizer), data_args.eval_mask_unit, 1, **options
+    )
 
 
 # Resumption
@@ -262,6 +296,24 @@ def test_muon_workers_and_grouping_resume_exactly(flags, tmp_path):
         run_mlm_wwm.main(flags(dataloader_num_workers=2, **changes))
     run_mlm_wwm.main(flags(**changes))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_from_before_masks_of_the_evaluation_goes_on_and_is_told(flags, tmp_path, undisturbed, caplog):
+    changes = HELD_OUT | {"mlm_probability": 0.3}
+    with killed_in(6):
+        run_mlm_wwm.main(flags(**changes))
+    for file, part in (("run.json", ("settings", "data")), ("checkpoint-4/progress.json", ("sums",))):
+        content = values = json.loads((tmp_path / "run" / file).read_text())
+        for name in part:
+            values = values[name]
+        for name in [name for name in values if name.startswith("eval_") or "hidden" in name]:
+            del values[name]
+        (tmp_path / "run" / file).write_text(json.dumps(content))
+    as_before_checksums(tmp_path / "run" / "checkpoint-4")
+    run_mlm_wwm.main(flags(**changes))
+    assert "other masks from here on" in caplog.text and "data.eval_mlm_probability 0.3 (now 0.15)" in caplog.text
+    whole = weights(undisturbed(flags, **changes))
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
 def test_a_finished_run_stays_as_it_is(flags, tmp_path, undisturbed):
@@ -402,6 +454,8 @@ def test_a_named_checkpoint_may_change_the_schedule_and_nothing_else(flags, tmp_
     [
         ({"mlm_probability": 1.5}, "--mlm_probability must lie between 0 and 1, got 1.5"),
         ({"mask_share": 0.95}, "--mask_share"),
+        ({"eval_mlm_probability": 0}, "--eval_mlm_probability must lie between 0 and 1, got 0"),
+        ({"eval_random_share": 0.3}, "--eval_mask_share must leave room for random_share"),
         ({"train_dir": "missing"}, "--train_dir"),
         ({"train_dir": None}, "--train_dir"),
         ({"output_dir": None}, "--output_dir"),

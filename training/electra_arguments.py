@@ -121,6 +121,13 @@ class ElectraDataArguments(CorpusArguments):
             "choices": ["electra", "bert"],
         },
     )
+    eval_mask_unit: str = field(
+        default="token", metadata={"help": "--mask_unit of held-out rows.", "choices": ["word", "token"]}
+    )
+    eval_mlm_probability: float = field(default=0.15, metadata={"help": "--mlm_probability of held-out rows."})
+    eval_mask_style: str = field(
+        default="electra", metadata={"help": "--mask_style of held-out rows.", "choices": ["electra", "bert"]}
+    )
     exclude_unk: bool = field(default=True, metadata={"help": "Never mask [UNK], as no other special token."})
 
 

@@ -1,9 +1,11 @@
 """run.json: with which settings a run was begun, which decide its course, and that it has ended, with which files."""
 
 import json
+import logging
 import platform
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -13,6 +15,8 @@ from common.errors import ArgumentError
 from common.secrecy import shown_command
 from training.files import read_json, to_disk, write_whole
 from training.loop.checkpoints import all_checkpoints
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 # The files of a model, as globs.
@@ -76,6 +80,25 @@ def has_ended(output_dir: Path) -> bool:
         return bool(files) and all((output_dir / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
+
+
+def with_eval_masks(before: dict, now: dict) -> dict:
+    """Settings of a run as they would be written now: evaluation masks were those of the training once."""
+    data = before.get("data", {})
+    masks = {name: data.get(name.removeprefix("eval_")) for name in now.get("data", {}) if name.startswith("eval_")}
+    return before | {"data": masks | data} if data else before
+
+
+def hindering_settings(before: dict, now: dict, may_change: Collection[str] = ()) -> set[str]:
+    """Settings that differ, so that a run cannot go on; other evaluation masks do not hinder it, and are told."""
+    changed = changed_settings(before, now).difference(may_change)
+    masks = {name for name in changed if name.startswith("data.eval_")}
+    if masks and masks == changed:
+        logger.warning(
+            "evaluation is on other masks from here on, its numbers do not compare with those before: %s",
+            differences(before, now, masks),
+        )
+    return changed - masks
 
 
 def changed_settings(before: dict, now: dict) -> set[str]:

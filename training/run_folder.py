@@ -26,11 +26,12 @@ from training.run_file import (
     MODEL,
     RUN_FILE,
     WEIGHTS,
-    changed_settings,
     differences,
     has_ended,
+    hindering_settings,
     read_settings,
     same_rows,
+    with_eval_masks,
     write_end,
     write_settings,
 )
@@ -76,7 +77,8 @@ def settle_seed(args) -> None:
 
 
 def run_settings(args, data_args, manifest: dict, config, sources: dict) -> dict:
-    """All that decides which weights a run ends with: a run is resumed only with equal settings.
+    """All that decides which weights a run ends with, and what evaluates it: a run is resumed only with equal settings
+    (but for the masks of the evaluation).
 
     data_args: dataclass; manifest: of the corpus, which stands for its folder, file and column; config: the model's;
     sources: more.
@@ -150,10 +152,9 @@ def _prepare(args, settings: dict, held: ExitStack) -> Start:
             move_aside(_owned(output_dir), output_dir)
     elif wanted == "none":
         move_aside(_owned(output_dir), output_dir)
-    elif before == settings:
+    elif not (changed := hindering_settings(before := with_eval_masks(before, settings), settings)):
         start = _find_start(output_dir, args)
     elif not args.overwrite_output_dir:
-        changed = changed_settings(before, settings)
         raise ArgumentError(
             f"--output_dir {output_dir} must hold a run with the same settings, got one with "
             f"{differences(before, settings, changed)}; {same_rows(before, changed)}"
@@ -190,7 +191,8 @@ def _find_start(output_dir: Path, args) -> Start:
 def _make_way_for(checkpoint: Path, output_dir: Path, args, settings: dict) -> None:
     """Before going on from a named checkpoint: its settings must fit, and newer ones belong to another future."""
     before = read_settings(checkpoint.parent)
-    if before and (changed := changed_settings(before, settings) - _MAY_CHANGE):
+    before = before and with_eval_masks(before, settings)
+    if before and (changed := hindering_settings(before, settings, _MAY_CHANGE)):
         raise ArgumentError(
             f"--resume_from_checkpoint {checkpoint} must be of a run with the same settings, got one with "
             f"{differences(before, settings, changed)}; train on from its weights with --model_name_or_path instead"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from common.errors import ArgumentError
-from data.batches.sampling import draw, draw_at, share_of
+from data.batches.sampling import HELD_OUT_SEED, draw, draw_at, share_of
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 FIXED_EPOCH = 2**63 - 1  # no training epoch is ever this one: the highest int64
@@ -247,10 +247,6 @@ class MaskCollator:
             arrays |= piece_arrays([row["pieces"] for row in rows], real)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def for_evaluation(self, seed: int) -> "MaskCollator":
-        """The same with masks that depend on this seed and not on the epoch."""
-        return replace(self, masking=replace(self.masking, seed=seed), fixed=True)
-
 
 def piece_arrays(pieces: list[np.ndarray], real: np.ndarray) -> dict[str, np.ndarray]:
     """document_ids and position_ids, int64 [R, T], of rows of pieces of these lengths; real [R, T] is no padding."""
@@ -272,3 +268,15 @@ def make_collator(tokenizer, vocab_size: int, unit: str, multiple: int, *, noise
     options = {"special_ids": tuple(tokenizer.all_special_ids)} | options
     masking = MASKINGS[unit](vocab_size=vocab_size, mask_token_id=tokenizer.mask_token_id, **options)
     return MaskCollator(masking, tokenizer.pad_token_id, multiple, noise=noise)
+
+
+def make_eval_collator(tokenizer, vocab_size: int, unit: str, multiple: int, **options) -> MaskCollator:
+    """The collator of held-out rows, as make_collator: a row has the same mask in every epoch, every run and script.
+
+    ArgumentError naming the flag.
+    """
+    try:
+        collator = make_collator(tokenizer, vocab_size, unit, multiple, seed=HELD_OUT_SEED, **options)
+    except ArgumentError as error:  # which names the training's flag
+        raise ArgumentError(str(error).replace("--", "--eval_", 1)) from error
+    return replace(collator, fixed=True)

@@ -44,6 +44,8 @@ class ElectraJointOutput(ModelOutput):
         logits: [B, T] of being replaced.
         replaced: [B, T] bool, where the discriminator's input differs from the original.
         scored: [B, T] bool, the real tokens.
+        hidden, hidden_correct: masked tokens that the generator does not see, as they became [MASK] or another token,
+            and those of them whose likeliest token is the original, int64.
     """
 
     loss: torch.Tensor | None = None
@@ -55,6 +57,8 @@ class ElectraJointOutput(ModelOutput):
     logits: torch.Tensor | None = None
     replaced: torch.Tensor | None = None
     scored: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+    hidden_correct: torch.Tensor | None = None
 
 
 def discriminator_loss(
@@ -78,6 +82,7 @@ class MaskedTokens:
         labels: original tokens, -100 where an entry only fills a row of masked_positions.
         places: in the batch's B T tokens.
         keys: of their random numbers.
+        is_hidden: bool, whether the input has another token there.
         chosen: entries of masked_positions' B P that the others hold; None for all of them.
         count: how many there are without the fills.
     """
@@ -85,15 +90,20 @@ class MaskedTokens:
     labels: torch.Tensor
     places: torch.Tensor
     keys: torch.Tensor
+    is_hidden: torch.Tensor
     chosen: torch.Tensor | None
     count: torch.Tensor
 
     @classmethod
-    def of(cls, labels: torch.Tensor, positions: torch.Tensor, seeds: torch.Tensor) -> "MaskedTokens":
-        """labels [B, T], positions [B, P], seeds [B] int64; on a CPU, where it costs no waiting, without the fills."""
+    def of(
+        cls, input_ids: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor, seeds: torch.Tensor
+    ) -> "MaskedTokens":
+        """input_ids, labels [B, T], positions [B, P], seeds [B] int64; on a CPU, where it costs no waiting, without
+        the fills."""
         wanted = labels.gather(1, positions).flatten()
         rows = torch.arange(0, labels.numel(), labels.shape[1], device=labels.device).unsqueeze(-1)
-        lists = (wanted, (positions + rows).flatten(), place_keys(seeds, positions).flatten())
+        is_hidden = (input_ids.gather(1, positions).flatten() != wanted) & (wanted != IGNORED)
+        lists = (wanted, (positions + rows).flatten(), place_keys(seeds, positions).flatten(), is_hidden)
         chosen = (wanted != IGNORED).nonzero().squeeze(-1) if labels.device.type == "cpu" else None
         if chosen is not None:
             lists = (entries.index_select(0, chosen) for entries in lists)
@@ -169,7 +179,7 @@ class ElectraForJointPreTraining(PreTrainedModel):
         inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
         if noise_seed is None:
             noise_seed = torch.randint(2**63 - 1, labels.shape[:1], device=labels.device)
-        masked = MaskedTokens.of(labels, masked_positions, noise_seed)
+        masked = MaskedTokens.of(input_ids, labels, masked_positions, noise_seed)
         output, terms = ElectraJointOutput(masked=masked.count), []
         if self.generator is None:
             sampled = sample_uniformly(masked.keys, self.config.discriminator.vocab_size)
@@ -192,7 +202,7 @@ class ElectraForJointPreTraining(PreTrainedModel):
             hidden = hidden.index_select(0, masked.chosen)
         options = self.options
         sampler = Sampler(options.sampling, options.temperature, options.disallow_correct)
-        output.generator_loss, output.generator_correct, sampled = VocabularyLoss.apply(
+        output.generator_loss, correct, sampled = VocabularyLoss.apply(
             hidden,
             matrix,
             bias,
@@ -202,6 +212,8 @@ class ElectraForJointPreTraining(PreTrainedModel):
             options.gen_smooth_label,
             torch.is_grad_enabled(),
         )
+        output.generator_correct = correct.sum()
+        output.hidden, output.hidden_correct = masked.is_hidden.sum(), (correct & masked.is_hidden).sum()
         return sampled
 
     def _discriminate(self, output, original, inputs, masked: "MaskedTokens", sampled) -> None:

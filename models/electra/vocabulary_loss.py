@@ -20,7 +20,7 @@ CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**26}  # at a time: what a CPU's cache ho
 class VocabularyLoss(torch.autograd.Function):
     """(hidden [N, E], output matrix [V, E], its bias [V] or None, labels [N] int64, keys [N] int64 or None) ->
 
-    sum of cross entropies in at least fp32, number of rows whose likeliest token is the label, sampled tokens [N].
+    sum of cross entropies in at least fp32, whether each row's likeliest token is the label [N], sampled tokens [N].
     A label of -100 takes no part. Without a matrix hidden holds the logits [N, V]; without a sampler nothing is
     sampled and keys are not needed; smoothing moves the labels towards the uniform distribution; gradients are
     computed along with the loss, and not at all unless differentiate is true.
@@ -32,7 +32,7 @@ class VocabularyLoss(torch.autograd.Function):
     ):
         dtype, size = compute_dtype(hidden), hidden.shape[1] if weight is None else weight.shape[0]
         rows = max(1, CHUNK_LOGITS.get(hidden.device.type, 2**26) // size)
-        loss, correct = widened(hidden.new_zeros(())), labels.new_zeros(())
+        loss, correct = widened(hidden.new_zeros(())), torch.empty_like(labels, dtype=torch.bool)
         sampled = None if sampler is None else torch.empty_like(labels)
         ctx.gradients = [
             None if t is None or not differentiate else torch.zeros_like(t) for t in (hidden, weight, bias)
@@ -44,7 +44,7 @@ class VocabularyLoss(torch.autograd.Function):
                 inputs = hidden[part].to(dtype)
                 logits = widened(inputs.clone() if matrix is None else F.linear(inputs, matrix, offset))
                 numbers = consume(logits, labels[part], None if keys is None else keys[part], sampler, smoothing)
-                loss, correct = loss + numbers[0], correct + numbers[1]
+                loss, correct[part] = loss + numbers[0], numbers[1]
                 if sampler is not None:
                     sampled[part] = numbers[2]
                 if differentiate:
@@ -63,11 +63,11 @@ class VocabularyLoss(torch.autograd.Function):
 def consume(
     logits: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor | None, sampler: Sampler | None, smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Loss, number of correct rows and sampled tokens of logits [n, V], which become the loss's gradient."""
+    """Loss, which rows are correct and sampled tokens of logits [n, V], which become the loss's gradient."""
     valid, index = labels != IGNORED, labels.clamp(min=0).unsqueeze(-1)
     maxima = block_reduce(logits, torch.amax)
     maximum = maxima.amax(-1, keepdim=True)
-    correct = (likeliest(logits, maxima) == labels).sum()  # -100 is no token
+    correct = likeliest(logits, maxima) == labels  # -100 is no token
     target = (1 - smoothing) * logits.gather(1, index).squeeze(-1)
     if smoothing:
         target += smoothing * logits.mean(-1)

@@ -10,8 +10,10 @@ from training.run_file import (
     changed_settings,
     differences,
     has_ended,
+    hindering_settings,
     read_settings,
     same_rows,
+    with_eval_masks,
     write_end,
     write_settings,
 )
@@ -51,3 +53,18 @@ def test_differences_are_named_with_both_values():
     assert differences(BEFORE, now, {"arguments.seed"}) == "arguments.seed 1 (now 2)"
     assert differences({}, now, changed) == "unknown settings"
     assert "stay 8 to go on" in same_rows(BEFORE, changed) and same_rows(BEFORE, {"data"}) == ""
+
+
+def test_evaluation_masks_of_an_older_run_were_those_of_its_training(caplog):
+    """So that a run of the same masks goes on without a word, and one of others is told and goes on."""
+    now = {"data": {"mask_style": "bert", "eval_mask_style": "bert", "mask_unit": "word", "eval_mask_unit": "token"}}
+    for style, unit in (("bert", "token"), ("electra", "token"), ("bert", "word")):
+        old = with_eval_masks({"data": {"mask_style": style, "mask_unit": unit}}, now)
+        assert old["data"]["eval_mask_style"] == style and old["data"]["eval_mask_unit"] == unit
+    assert not caplog.records
+    same = with_eval_masks({"data": {"mask_style": "bert", "mask_unit": "word"}}, now)
+    assert hindering_settings(same, now) == set() and "eval_mask_unit word (now token)" in caplog.text
+    caplog.clear()
+    assert hindering_settings(now, now) == set() and not caplog.records
+    assert hindering_settings(with_eval_masks({"data": {"mask_style": "bert"}}, now), now) == {"data.mask_unit"}
+    assert hindering_settings(with_eval_masks({}, now), now) and not caplog.records, "somebody else's run"

@@ -21,7 +21,7 @@ class ReplacedTokenDetection(Objective):
         self.weights, self.metrics, self.histograms = {}, [], {}
         if model.generator is not None:
             self.weights["generator"] = options.gen_weight
-            self.metrics += ["generator_accuracy"]
+            self.metrics += ["generator_accuracy", "generator_hidden_accuracy"]
         if model.discriminator is not None:
             self.weights["discriminator"] = options.disc_weight
             names = ("accuracy", "precision", "recall")
@@ -44,6 +44,7 @@ class ReplacedTokenDetection(Objective):
         metrics = {}
         if "generator" in self.weights:
             metrics["generator_accuracy"] = (outputs.generator_correct, outputs.masked)
+            metrics["generator_hidden_accuracy"] = (outputs.hidden_correct, outputs.hidden)
         if "discriminator" in self.weights:
             metrics["sampled_accuracy"] = (outputs.sampled_correct, outputs.masked)
             metrics |= detection_metrics(outputs.logits.detach(), outputs.replaced, outputs.scored)

@@ -11,10 +11,13 @@ from training.objectives.base import IGNORED, Objective
 class MaskedLanguageModelling(Objective):
     """Cross entropy and accuracy at the labelled positions of a masked-LM head.
 
+    mlm_accuracy is what papers report, of all labelled tokens, some of which the model sees as they are;
+    mlm_hidden_accuracy leaves these out: it counts the tokens that the input hides, masked or replaced.
+
     A head whose forward takes `masked_positions` computes logits there only; rows with document_ids are isolated.
     """
 
-    weights, metrics, perplexity_of = MappingProxyType({"mlm": 1.0}), ("mlm_accuracy",), "mlm"
+    weights, metrics, perplexity_of = MappingProxyType({"mlm": 1.0}), ("mlm_accuracy", "mlm_hidden_accuracy"), "mlm"
 
     def __init__(self, model: torch.nn.Module, longest: int, probability: float):
         """longest: tokens of the longest row; probability: labelled tokens per token."""
@@ -31,18 +34,20 @@ class MaskedLanguageModelling(Objective):
 
     def __call__(self, model, inputs: dict):
         inputs = separate_documents(inputs)
-        labels, positions = inputs["labels"], inputs["masked_positions"]
+        ids, labels, positions = inputs["input_ids"], inputs["labels"], inputs["masked_positions"]
         if self._takes_positions:
             outputs = model(**inputs)
-            labels = labels.gather(1, positions)  # [B, P]
+            ids, labels = ids.gather(1, positions), labels.gather(1, positions)  # [B, P]
         else:
             outputs = model(**{name: tensor for name, tensor in inputs.items() if name != "masked_positions"})
+        is_hidden = (ids != labels) & (labels != IGNORED)
         count = (labels != IGNORED).sum()
         with torch.no_grad():
-            correct = (outputs.logits.argmax(-1) == labels).sum()  # -100 equals no id
+            is_right = outputs.logits.argmax(-1) == labels  # -100 equals no id
         # The head's loss is a mean over its own labels, and whatever it is without any: weigh it by 0 then.
         total = torch.where(count > 0, outputs.loss.float(), 0.0) * count
-        return {"mlm": total}, {"mlm_accuracy": (correct, count)}
+        hidden = ((is_right & is_hidden).sum(), is_hidden.sum())
+        return {"mlm": total}, {"mlm_accuracy": (is_right.sum(), count), "mlm_hidden_accuracy": hidden}
 
 
 def separate_documents(inputs: dict) -> dict:

@@ -39,7 +39,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy(inputs, smoothing, rows, 
     expected = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
     loss, correct, sampled = run(tensors, labels, smoothing=smoothing)
     torch.testing.assert_close(loss, expected)
-    assert correct == (logits.argmax(-1) == labels).sum() and sampled is None
+    assert torch.equal(correct, logits.argmax(-1) == labels) and sampled is None
     leaves = [tensor for tensor in tensors if tensor is not None]
     wanted = torch.autograd.grad(3 * expected, leaves)
     for actual, gradient in zip(torch.autograd.grad(3 * loss, leaves), wanted, strict=True):
@@ -63,7 +63,7 @@ def test_no_token_at_all_gives_loss_zero_and_zero_gradients(inputs):
     hidden = torch.zeros(0, E, dtype=torch.float64, requires_grad=True)
     loss, correct, sampled = run((hidden, matrix, bias), torch.zeros(0, dtype=torch.int64), Sampler("fp32_gumbel"))
     loss.backward()
-    assert loss == 0 and correct == 0 and len(sampled) == 0 and not matrix.grad.any() and not bias.grad.any()
+    assert loss == 0 and len(correct) == 0 and len(sampled) == 0 and not matrix.grad.any() and not bias.grad.any()
 
 
 def test_nothing_is_differentiated_unless_asked(inputs):

@@ -85,6 +85,20 @@ def test_terms_and_metrics_follow_the_options(batch):
         assert objective.counts(batch).keys() == terms
 
 
+def test_a_generators_hidden_tokens_are_those_that_its_input_changes(batch):
+    model = make(electra_objective=False)
+    objective = ReplacedTokenDetection(model, 12, 0.15)
+    labelled = batch["labels"] != -100
+    shown = labelled & (torch.arange(12) % 2 == 1)
+    batch["input_ids"] = torch.where(shown, batch["labels"], batch["input_ids"])
+    metrics = objective(model, batch)[1]
+    right, hidden = metrics["generator_hidden_accuracy"]
+    logits = model.generator(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    wanted = labelled & (batch["input_ids"] != batch["labels"])
+    assert hidden == wanted.sum() and 0 < hidden < metrics["generator_accuracy"][1]
+    assert right == ((logits.argmax(-1) == batch["labels"]) & wanted).sum()
+
+
 def test_an_example_of_each_length_runs():
     model = make()
     objective = ReplacedTokenDetection(model, 20, 0.15)

@@ -1,9 +1,44 @@
-"""Documents of one row are kept apart by a mask of pairs, and padding never makes a row of attention empty."""
+"""Both accuracies; documents of one row are kept apart by a mask of pairs, and padding never makes a row of attention
+empty.
+"""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 from training.objectives.masked_lm import MaskedLanguageModelling, separate_documents
+
+MASK = 9
+
+
+class Everywhere(nn.Module):
+    """Guesses 7, or what stands there where the input is not [MASK]; logits of all places."""
+
+    def forward(self, input_ids, attention_mask, labels):
+        logits = nn.functional.one_hot(input_ids.masked_fill(input_ids == MASK, 7), 10).float()
+        return SimpleNamespace(logits=logits, loss=torch.zeros(()))
+
+
+class AtLabels(Everywhere):
+    def forward(self, input_ids, attention_mask, labels, masked_positions):
+        return super().forward(input_ids.gather(1, masked_positions), None, None)
+
+
+@pytest.mark.parametrize("model", [Everywhere(), AtLabels()])
+def test_tokens_that_the_input_shows_do_not_count_as_hidden(model):
+    # Right at a [MASK], wrong at one, wrong at a random token, right at one left as it is; a row without labels.
+    inputs = {
+        "input_ids": torch.tensor([[1, MASK, MASK, 4, 5, 6], [1, 2, 7, 2, 7, 0]]),
+        "labels": torch.tensor([[-100, 7, 3, 8, 5, -100], [-100] * 6]),
+        "masked_positions": torch.tensor([[1, 2, 3, 4], [0, 0, 0, 0]]),
+    }
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    _, metrics = MaskedLanguageModelling(model, 6, 0.5)(model, inputs)
+    pairs = {name: tuple(int(number) for number in pair) for name, pair in metrics.items()}
+    assert pairs == {"mlm_accuracy": (2, 4), "mlm_hidden_accuracy": (1, 3)}
 
 
 def test_document_ids_become_a_mask_of_pairs():
@@ -27,4 +62,5 @@ def test_a_batch_without_labels_adds_nothing_to_the_loss_of_any_model():
     objective = MaskedLanguageModelling(model, 4, 0.5)
     losses, metrics = objective(model, inputs)
     assert losses["mlm"].item() == 0 and objective.counts(inputs)["mlm"] == 0
-    assert [value.item() for value in metrics["mlm_accuracy"]] == [0, 0]
+    for name in ("mlm_accuracy", "mlm_hidden_accuracy"):
+        assert [value.item() for value in metrics[name]] == [0, 0]
