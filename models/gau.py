@@ -142,7 +142,7 @@ class GatedUnit(nn.Module):
         attention = attention if positions is None else attention.at(positions)
         if not output_attentions and may_be_fast(self, self.i_dense, self.o_dense):
             return self.fast_forward(hidden, attention), None
-        dtype, table = compute_dtype(hidden), attention.table.squeeze(-2)
+        dtype, table = compute_dtype(hidden), attention.table.squeeze(-3)
         gate, value, base = F.silu(self.i_dense(hidden)).split(self.sizes, dim=-1)
         query = rotate(self.q_scaleoffset(base), table, interleaved=True) * attention.query_scale
         key = rotate(self.k_scaleoffset(base), table, interleaved=True)

@@ -20,8 +20,11 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def records_gradients() -> bool:
-    """Whether a torch.autograd.Function may run: gradients are wanted, and no exporter follows each operation."""
-    return torch.is_grad_enabled() and not torch.compiler.is_exporting() and not torch.jit.is_tracing()
+    """Whether a torch.autograd.Function may run: gradients are wanted, and nothing follows each operation.
+
+    An exporter cannot look inside; a compiler fuses the plain formula, forward and backward, better than by hand.
+    """
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def inverse_rms(x: torch.Tensor, eps: float, clamped: bool) -> torch.Tensor:
@@ -119,12 +122,12 @@ def sinusoid_table(positions: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def rotary_table(positions: torch.Tensor, dim: int, width: int | None = None) -> torch.Tensor:
-    """cos + i sin for `rotate`, complex [..., 1, width/2]; the axis of length one runs over heads.
+    """cos and sin for `rotate`, fp32 [..., 1, width/2, 2]; the axis of length one runs over heads.
 
     Only the first dim of width channels turn; width is dim unless given.
     """
     angles = F.pad(position_angles(positions, dim), (0, ((width or dim) - dim) // 2)).unsqueeze(-2)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
 
 
 def rotate(heads: torch.Tensor, table: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -132,10 +135,14 @@ def rotate(heads: torch.Tensor, table: torch.Tensor, interleaved: bool) -> torch
 
     Pairs are (2i, 2i+1) when `interleaved`, else (i, i + D/2), and always come back side by side: every use is a dot
     product of two tensors that went through here, which does not see the order of channels. As complex numbers, since
-    one product of these is one pass over memory forward and one backward.
+    one product of these is one pass over memory forward and one backward; a compiler has no code for them.
     """
+    if torch.compiler.is_compiling():
+        real, imaginary = heads.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else heads.chunk(2, -1)
+        cos, sin = table.unbind(-1)
+        return torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1).flatten(-2)
     pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2))) if interleaved else torch.complex(*heads.chunk(2, -1))
-    return torch.view_as_real(pairs * table).flatten(-2)
+    return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2)
 
 
 def affine_heads(base: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -172,8 +179,12 @@ def keep_factors(like: torch.Tensor, probability: float) -> torch.Tensor:
 
 
 def dropout(hidden: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Inverted dropout of probability below 1, rounded to 1/32768 on CPU."""
-    return hidden * keep_factors(hidden, probability) if training and probability else hidden
+    """Inverted dropout of probability below 1, rounded to 1/32768 on CPU; torch's own elsewhere and when compiled."""
+    if not training or not probability:
+        return hidden
+    if hidden.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(hidden, probability)
+    return hidden * keep_factors(hidden, probability)
 
 
 def turned(matrix: torch.Tensor, ones: bool = False) -> torch.Tensor:

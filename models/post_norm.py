@@ -2,8 +2,8 @@
 
 Autograd keeps queries, keys and values twice, probabilities before and after dropout, both sides of the activation and
 the inputs and outputs of both norms; it draws dropout's numbers one by one and copies heads back and forth. Here what
-is cheap is computed again, and matrix products read the heads where they lie. On a device with fused attention
-transformers' own layer runs. Letters: B batch, T tokens, H hidden_size, A heads.
+is cheap is computed again, and matrix products read the heads where they lie. On a device with fused attention,
+and under a compiler, transformers' own layer runs. Letters: B batch, T tokens, H hidden_size, A heads.
 """
 
 import types
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
-from .layers import compute_dtype, is_plain, linear_gradients
+from .layers import compute_dtype, is_plain, linear_gradients, records_gradients
 
 LAYERS = ("BertLayer", "RobertaLayer", "ElectraLayer")  # one and the same under three names
 UNSEEN = -1e4  # added to the score of a key that may not be seen
@@ -210,7 +210,7 @@ def use_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
 
 def _layer_forward(layer: nn.Module, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs):
     attention, output = layer.attention.self, layer.attention.output
-    fast = hidden_states.device.type == "cpu" and torch.is_grad_enabled()
+    fast = hidden_states.device.type == "cpu" and records_gradients()
     fast = fast and attention.config._attn_implementation == "sdpa"
     if not fast or not all(module is layer or is_plain(module) for module in layer.modules()):
         return type(layer).forward(layer, hidden_states, attention_mask, *args, **kwargs)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from common.errors import ArgumentError
 
-from .base import StrictPreTrainedModel
+from .base import Encoder, StrictPreTrainedModel
 from .layers import gather_positions
 
 _MIXING = ("sliding_window", "local_attention", "attention_window", "trigram_input")  # in a config: tokens mix
@@ -91,7 +91,7 @@ def states_at(
     model: adapted, or one of this repository's; input_ids [B, T], and the others as it takes them.
     """
     encoder, types = model.base_model, {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-    if "output_positions" in inspect.signature(encoder.forward).parameters:
+    if isinstance(encoder, Encoder):
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **types}
         return encoder(input_ids, output_positions=positions, **inputs).last_hidden_state
     inputs = _stock_inputs(model, attention_mask, position_ids) | types

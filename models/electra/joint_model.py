@@ -99,13 +99,14 @@ class MaskedTokens:
         cls, input_ids: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor, seeds: torch.Tensor
     ) -> "MaskedTokens":
         """input_ids, labels [B, T], positions [B, P], seeds [B] int64; on a CPU, where it costs no waiting, without
-        the fills."""
+        the fills. Not so when compiled, since a graph does not know how many they are."""
         wanted = labels.gather(1, positions).flatten()
         rows = torch.arange(0, labels.numel(), labels.shape[1], device=labels.device).unsqueeze(-1)
         is_hidden = (input_ids.gather(1, positions).flatten() != wanted) & (wanted != IGNORED)
         lists = (wanted, (positions + rows).flatten(), place_keys(seeds, positions).flatten(), is_hidden)
-        chosen = (wanted != IGNORED).nonzero().squeeze(-1) if labels.device.type == "cpu" else None
-        if chosen is not None:
+        chosen = None
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            chosen = (wanted != IGNORED).nonzero().squeeze(-1)
             lists = (entries.index_select(0, chosen) for entries in lists)
         return cls(*lists, chosen, (wanted != IGNORED).sum())
 

@@ -31,7 +31,7 @@ def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
     )
     valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool()
     attention = Attention(
-        table=rotary_table(torch.arange(T), D).to(torch.complex128),
+        table=rotary_table(torch.arange(T), D).double(),
         interleaved=kind == "softmax",
         query_scale=0.7,
         unseen=~valid.unsqueeze(1),
@@ -58,7 +58,7 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
     )
     valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool() if masked else None
     attention = ChunkAttention(
-        table=rotary_table(torch.arange(T), 4, D).to(torch.complex128),
+        table=rotary_table(torch.arange(T), 4, D).double(),
         group=group,
         query_scale=0.7,
         key_scale=torch.full((1, 1, 1), 0.5, dtype=torch.float64) if valid is None else valid.unsqueeze(-1) / 2,

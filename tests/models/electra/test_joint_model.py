@@ -434,7 +434,7 @@ def test_it_trains_under_torch_compile(kind, both, batch):
     expected = model(**batch).loss
     expected.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     for _ in range(2):
         model.zero_grad()
         loss = compiled(**batch).loss
