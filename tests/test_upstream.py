@@ -128,6 +128,17 @@ models/stock.py: transformers.PreTrainedConfig:
     _attn_implementation
 training/objectives/causal_lm.py: transformers.PreTrainedConfig:
     _attn_implementation
+benchmarks/gpu/steps.py: torch:
+    _dynamo
+benchmarks/gpu/steps.py: torch._dynamo.config:
+    trace_autograd_ops
+training/loop/logs.py: torch:
+    _subclasses
+training/loop/logs.py: torch._subclasses.fake_tensor:
+    FakeCopyMode(fake_mode)
+    FakeTensorMode
+training/loop/optimizers.py: torch.amp.grad_scaler:
+    "_step_supports_amp_scaling"
 models/electra/config.py: transformers.PreTrainedConfig:
     "_name_or_path"
 training/run_folder.py: transformers.PreTrainedConfig:

@@ -14,7 +14,6 @@ from benchmarks.gpu.table import Check
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0
 ROUNDS = 3  # medians are over so many stretches of steps
-TRACED = "trace_autograd_ops"  # of torch._dynamo's config, from torch 2.11 on: lets autograd.grad into the graph
 
 
 class Training:
@@ -79,8 +78,8 @@ def measure(
     """Speed and memory of the step of a subject."""
     peak = check.peaks.get(DTYPES[dtype]) if mfu else None
     flops = flops_of(subject, check.device) if peak else 0.0
-    if compiled and hasattr(torch._dynamo.config, TRACED):
-        setattr(torch._dynamo.config, TRACED, True)
+    if compiled:
+        torch._dynamo.config.trace_autograd_ops = True  # of the backward passes by hand, which call autograd.grad
     started = time.perf_counter()
     training = Training(subject, dtype, check.device, compiled)
     for _ in range(check.size(3, 1)):
@@ -102,5 +101,5 @@ def measure(
         check.wait()
     if compiled:
         numbers["seconds_to_compile"] = first
-        torch._dynamo.reset()  # or the graphs would keep the model
+        torch.compiler.reset()  # or the graphs would keep the model
     return numbers
