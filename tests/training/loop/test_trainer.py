@@ -188,7 +188,7 @@ def test_an_update_skipped_for_an_overflow_does_not_hold_the_schedule_up(tmp_pat
         ({"metric_for_best_model": "loss"}, "--metric_for_best_model needs held-out data"),
         (
             {"metric_for_best_model": "nonsense", "validation_split": 0.2},
-            "one of loss, mlm_accuracy, perplexity, got n",
+            "one of loss, mlm_accuracy, mlm_hidden_accuracy, perplexity, got n",
         ),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
