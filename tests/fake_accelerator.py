@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 from transformers import PreTrainedModel, TrainerCallback
 
+from common.script import _end_processes
 from training.loop.trainer import Trainer
 
 NAME = "fakegpu"
@@ -108,6 +109,15 @@ def failure_of(function) -> str:
     except Exception:
         return traceback.format_exc()
     return ""
+
+
+def end_alone_over_gloo() -> None:
+    """common/script.py ends this process, the only one of its group, as if it were one of several on CPUs."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    with patch("os._exit") as leave, patch("threading._shutdown"), patch("atexit._run_exitfuncs"):
+        _end_processes(7)
+    leave.assert_called_once_with(7)
+    assert not torch.distributed.is_initialized()
 
 
 class _Enough(BaseException):

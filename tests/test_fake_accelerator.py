@@ -122,7 +122,7 @@ def take_steps(build, optimizer=None, scaled=False, checkpointing=False, adversa
         torch.manual_seed(0)
         model, objective, rows = build()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         fake_accelerator.move(model).train()
         rows = send_to_device(rows, fake_accelerator.NAME)
         optimizer = optimizer and OPTIMIZERS[optimizer](model)
@@ -217,4 +217,9 @@ def test_the_scripts_wait_for_nothing_in_a_steady_step(apart, small_runs, tmp_pa
     quiet |= {"device": "gpu"} if script == "glue" else {"use_cpu": False}
     words = small_runs.words(script, tmp_path / "run", **quiet | changes)
     failure = apart(partial(fake_accelerator.run_script, SCRIPTS[script], words))
+    assert not failure, failure
+
+
+def test_processes_of_gloo_end_without_the_device_that_their_machine_has(apart):
+    failure = apart(fake_accelerator.end_alone_over_gloo)
     assert not failure, failure

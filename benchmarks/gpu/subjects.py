@@ -63,7 +63,7 @@ class Subject:
     def checkpointing(self) -> "Subject":
         def make():
             model = self.make()
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
             return model
 
         return replace(self, make=make)

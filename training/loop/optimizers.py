@@ -49,13 +49,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         adamw_groups, muon_groups: parameter groups with their own lr and weight_decay.
         betas, eps: of AdamW.
 
-    Like fused AdamW it takes found_inf, a number on the device that says whether a step must change nothing, and
-    grad_scale, what gradients are to be divided by: fp16's scaler sets both, and nobody waits for either.
+    Like fused AdamW it takes two numbers on the device, which nobody waits for and fp16's scaler sets as attributes
+    for the time of a step: found_inf, whether it must change nothing, and grad_scale, what divides its gradients.
     """
 
     _step_supports_amp_scaling = True  # torch's mark of such an optimiser
-    found_inf: torch.Tensor | None = None
-    grad_scale: torch.Tensor | None = None
 
     def __init__(self, adamw_groups: list[dict], muon_groups: list[dict], betas=(0.9, 0.999), eps=1e-8):
         self._adamw = torch.optim.AdamW(adamw_groups, betas=betas, eps=eps, fused=True)
@@ -76,20 +74,21 @@ class MuonWithAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         loss = None if closure is None else torch.enable_grad()(closure)()
-        self._adamw.found_inf, self._adamw.grad_scale = self.found_inf, self.grad_scale
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        self._adamw.found_inf, self._adamw.grad_scale = found_inf, scale
         self._adamw.step()
-        if self.found_inf is None:
+        if found_inf is None:
             self._muon.step()
         else:
-            self._step_if_finite(self.found_inf.bool())
+            self._step_if_finite(found_inf.bool(), scale)
         return loss
 
-    def _step_if_finite(self, found_inf: torch.Tensor) -> None:
+    def _step_if_finite(self, found_inf: torch.Tensor, scale: torch.Tensor | None) -> None:
         """Muon's step, which leaves matrices and momentum bit for bit as they are where found_inf is true."""
         groups = self._muon.param_groups
         matrices = [matrix for group in groups for matrix in group["params"] if matrix.grad is not None]
         for matrix in matrices:
-            gradient = matrix.grad if self.grad_scale is None else matrix.grad / self.grad_scale
+            gradient = matrix.grad if scale is None else matrix.grad / scale
             momentum = self.state[matrix].get("momentum_buffer", torch.zeros_like(matrix))
             matrix.grad = torch.where(found_inf, momentum, gradient)  # the momentum's own mean with itself
         before = [matrix.clone() for matrix in matrices]

@@ -112,13 +112,16 @@ class TestMuonUnderAScaler:
         trained.step()
         assert all(map(torch.equal, self.tensors(trained), before))
 
-    def test_any_other_is_the_step_without_a_scaler(self):
+    @pytest.mark.parametrize("unscaled", [True, False], ids=["clipped", "not clipped"])
+    def test_any_other_is_the_step_without_a_scaler(self, unscaled):
         plain, trained = self.trained(), self.trained()
         self.give_gradients(plain)
         plain.step()
-        self.give_gradients(trained, 8.0)
-        trained.found_inf, trained.grad_scale = torch.tensor(0.0), torch.tensor(8.0)
-        trained.step()
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        self.give_gradients(trained, scaler.scale(torch.tensor(1.0)).item())
+        if unscaled:
+            scaler.unscale_(trained)
+        scaler.step(trained)
         assert all(map(torch.equal, self.tensors(trained), self.tensors(plain)))
 
 
