@@ -47,6 +47,7 @@ from .layers import (
     rotary_table,
     rotate,
     sinusoid_table,
+    split_scale,
     squared_relu,
     toeplitz,
 )
@@ -184,11 +185,9 @@ class FLASHLayer(GradientCheckpointingLayer):
         value, gate = self.to_hidden[0](hidden).chunk(2, dim=-1)
         value = attention.grouped(F.silu(value))
         heads = rotate(self.qk_offset_scale(F.silu(self.to_qk[0](hidden))), attention.table, interleaved=True)
-        quad_query, lin_query, quad_key, lin_key = heads.unbind(-2)
-        heads = (quad_query, lin_query, quad_key, lin_key * attention.key_scale)
-        quad_query, lin_query, quad_key, lin_key = (attention.grouped(head.to(dtype)) for head in heads)
+        quad_query, lin_query, quad_key, lin_key = attention.scaled(heads, dtype)
         bias = toeplitz(self.rel_pos_bias(attention.group)).to(dtype)
-        weights = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2), alpha=attention.query_scale)
+        weights = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2))
         weights = laplace(weights) if self.config.laplace_attn_fn else squared_relu(weights)
         weights = dropout(attention.hide(weights), attention.dropout, self.training)
         mixed = attention.add_linear(weights @ value, lin_query, attention.context(lin_key, value, batch))
@@ -240,28 +239,35 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         self.encoder = nn.ModuleDict({"layers": layers})
         self.post_init()
 
-    def linear_key_scale(self, valid: torch.Tensor | None, embeds: torch.Tensor) -> torch.Tensor:
-        """What a linear key is multiplied with, [B or 1, T or 1, 1] fp32: 0 at padding, else 1 over the divisor."""
+    def linear_scales(self, valid: torch.Tensor | None, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What linear queries and linear keys are multiplied with, [1, 1, 1] and [B or 1, T or 1, 1] fp32.
+
+        Together 1 over the divisor, and 0 at padding. Split as `split_scale` does it, the power of two being the
+        queries' here: 1 / T alone would bring the keys of a long row below the least numbers of fp16.
+        """
         config, length = self.config, embeds.shape[1]
         divisor = torch.full((1, 1), length, dtype=torch.float32, device=embeds.device)
+        query_scale = torch.ldexp(torch.ones_like(divisor), -(torch.frexp(divisor).exponent // 2))
         if config.causal:
             divisor = torch.full_like(divisor, config.group_size)
         elif config.linear_divisor == "max_position":
             divisor = torch.full_like(divisor, config.max_position_embeddings)
         elif config.linear_divisor == "valid" and valid is not None:
             divisor = valid.sum(-1, keepdim=True).clamp(min=1).float()
-        return ((1 if valid is None else valid) / divisor).unsqueeze(-1)
+        key_scale = (1 if valid is None else valid) / divisor / query_scale
+        return query_scale.unsqueeze(-1), key_scale.unsqueeze(-1)
 
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
         valid = None if attention_mask is None else attention_mask.bool()
         width = self.config.query_key_dim
+        quad_query, quad_key = split_scale(1 / self.config.group_size)
+        lin_query, lin_key = self.linear_scales(valid, embeds)
         attention = ChunkAttention(
             table=rotary_table(positions, min(ROTARY_WIDTH, width), width),
             group=min(self.config.group_size, embeds.shape[1]),  # a short row is one group of its own length
-            query_scale=1 / self.config.group_size,
-            key_scale=self.linear_key_scale(valid, embeds),
+            scales=(quad_query, lin_query, quad_key, lin_key),
             unseen=None if valid is None else ~valid,
             causal=self.config.causal,
             per_group=not self.config.reduce_group_non_causal_attn,

@@ -49,6 +49,7 @@ from .layers import (
     rotate,
     segment_vectors,
     sinusoid_table,
+    split_scale,
     squared_relu,
 )
 
@@ -147,7 +148,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         dtype = compute_dtype(hidden)
         gate, value, base = F.silu(self.uv(hidden)).split(self.sizes, dim=-1)
         query, key = rotate(affine_heads(base, self.weight, self.bias), attention.table, interleaved=False).unbind(-2)
-        query, key = (query * attention.query_scale).to(dtype), key.to(dtype)
+        query, key = (query * attention.query_scale).to(dtype), (key * attention.key_scale).to(dtype)
         if positions is not None:
             gate, query = gather_positions(gate, positions), gather_positions(query, positions)
         bias = attention.bias(self.distances(hidden.shape[1])).to(dtype)
@@ -208,10 +209,12 @@ class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
         valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
         if valid.dim() == 2:  # padding neither sees nor is seen
             valid = valid.unsqueeze(1) & valid.unsqueeze(2)
+        query_scale, key_scale = split_scale(1 / self.config.max_position_embeddings)
         attention = Attention(
             table=rotary_table(positions, self.config.s),
             interleaved=False,
-            query_scale=1 / self.config.max_position_embeddings,
+            query_scale=query_scale,
+            key_scale=key_scale,
             unseen=~valid,
             softmax=False,
         )

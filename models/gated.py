@@ -25,9 +25,10 @@ class Attention:
 
     table: torch.Tensor  # of `rotate`
     interleaved: bool  # of `rotate`
-    query_scale: torch.Tensor | float  # every factor of the scores, so that none is [T, T]; [B, 1 or T, 1] or a number
+    query_scale: torch.Tensor | float  # with key_scale every factor of the scores: none is [T, T]; [B, 1 or T, 1]
     unseen: torch.Tensor  # [B, 1 or T, T], true where a query may not see a key
     softmax: bool  # else squared ReLU
+    key_scale: float | None = None  # None for 1
     divisor: torch.Tensor | None = None  # of the squared ReLU, [B, 1 or T, 1]
     dropout: float = 0.0
     positions: torch.Tensor | None = None  # [B, P], the only queries; else all T
@@ -50,7 +51,7 @@ class Attention:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """base [B, T, D] before its activation -> query, key [B, T or P, D] in base's dtype, computed in fp32."""
         query, key = rotate(affine_heads(F.silu(base), scale, offset), self.table, self.interleaved).unbind(-2)
-        query = (query * self.query_scale).to(base.dtype)
+        query, key = (query * self.query_scale).to(base.dtype), key if self.key_scale is None else key * self.key_scale
         query = query if self.positions is None else gather_positions(query, self.positions)
         return query, key.to(base.dtype)
 
@@ -149,8 +150,8 @@ class ChunkAttention:
 
     table: torch.Tensor  # of `rotate`
     group: int  # G, at most the length of the row
-    query_scale: float  # of the quadratic part
-    key_scale: torch.Tensor  # of the linear part, [B or 1, T or 1, 1]; 0 at padding
+    # Of quadratic and linear queries, quadratic and linear keys (0 at padding); numbers or [B or 1, T or 1, 1].
+    scales: tuple[torch.Tensor | float, ...]
     unseen: torch.Tensor | None  # [B, T], true at keys to skip
     causal: bool
     per_group: bool  # linear attention stays inside the group
@@ -170,9 +171,12 @@ class ChunkAttention:
     def heads(self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """base [B, T, D] before its activation -> quadratic and linear query, quadratic and linear key [B N, G, D]."""
         heads = rotate(affine_heads(F.silu(base), scale, offset), self.table, interleaved=True)
-        quad_query, lin_query, quad_key, lin_key = heads.unbind(-2)
-        scaled = (quad_query * self.query_scale, lin_query, quad_key, lin_key * self.key_scale)
-        return tuple(self.grouped(head.to(base.dtype)) for head in scaled)
+        return self.scaled(heads, base.dtype)
+
+    def scaled(self, heads: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        """heads [B, T, 4, D] -> each head [B N, G, D] times its scale, in dtype."""
+        scaled = (head * scale for head, scale in zip(heads.unbind(-2), self.scales, strict=True))
+        return tuple(self.grouped(head.to(dtype)) for head in scaled)
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
         """[B N, G, G]; after ReLU unless laplace."""

@@ -6,6 +6,8 @@ the length and are made anew in each forward pass: no length limit, and nothing 
 Letters: B batch, T tokens, H hidden_size, D query/key width.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -143,6 +145,15 @@ def rotate(heads: torch.Tensor, table: torch.Tensor, interleaved: bool) -> torch
         return torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1).flatten(-2)
     pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2))) if interleaved else torch.complex(*heads.chunk(2, -1))
     return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2)
+
+
+def split_scale(scale: float) -> tuple[float, float]:
+    """Factors of queries and of keys whose product is the scale of their scores: neither leaves the numbers of fp16.
+
+    The keys' is a power of two, which rounds nothing: fp32 scores are what they are with one factor, bit for bit.
+    """
+    keys = 2.0 ** (math.frexp(scale)[1] // 2)
+    return scale / keys, keys
 
 
 def affine_heads(base: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

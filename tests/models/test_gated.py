@@ -34,6 +34,7 @@ def test_gated_attention_has_the_gradient_of_its_output(kind, offset, dropout):
         table=rotary_table(torch.arange(T), D).double(),
         interleaved=kind == "softmax",
         query_scale=0.7,
+        key_scale=0.5 if kind == "biased_squared_relu" else None,
         unseen=~valid.unsqueeze(1),
         softmax=kind == "softmax",
         divisor=valid.sum(-1)[:, None, None].double() if kind == "squared_relu" else None,
@@ -60,8 +61,7 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
     attention = ChunkAttention(
         table=rotary_table(torch.arange(T), 4, D).double(),
         group=group,
-        query_scale=0.7,
-        key_scale=torch.full((1, 1, 1), 0.5, dtype=torch.float64) if valid is None else valid.unsqueeze(-1) / 2,
+        scales=(0.7, 0.25, 0.5, 0.5 if valid is None else valid.unsqueeze(-1) / 2),
         unseen=None if valid is None else ~valid,
         causal=option == "causal",
         per_group=option == "per_group",

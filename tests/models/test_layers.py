@@ -1,10 +1,12 @@
 """Norms, dropout, rotary angles, Toeplitz matrices and linear layers that the gated units share."""
 
+import math
+
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from models.layers import Linear, UnitNorm, dropout, toeplitz
+from models.layers import Linear, UnitNorm, dropout, split_scale, toeplitz
 from tests.models.small_models import batch, doubles, make
 
 
@@ -71,3 +73,9 @@ def test_linear_is_torchs_linear(outputs, bias):
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.02)
         assert mine.dtype == theirs.dtype and mine.stride() == theirs.stride()
+
+
+@pytest.mark.parametrize("scale", [1 / 512, 1 / 300, 0.7, 3.0])
+def test_a_split_scale_is_two_factors_of_like_size_that_round_nothing(scale):
+    queries, keys = split_scale(scale)
+    assert queries * keys == scale and 0.25 <= queries / keys <= 4 and math.log2(keys).is_integer()
