@@ -55,7 +55,7 @@ def generated(check: Check, model: TransformerXLForCausalLM) -> dict:
 
 
 def decoding(check: Check) -> Iterator[Case]:
-    made = cache(lambda: make_model(check))
+    model = cache(lambda: make_model(check))
     for rows in (1, 8):
-        yield f"2.9B bf16, {rows} at a time", lambda rows=rows: tokens(check, made(), rows)
-    yield "2.9B bf16, generate()", lambda: generated(check, made())
+        yield f"2.9B bf16, {rows} at a time", lambda rows=rows: tokens(check, model(), rows)
+    yield "2.9B bf16, generate()", lambda: generated(check, model())

@@ -44,11 +44,9 @@ def environment(check: Check) -> Iterator[Case]:
     yield "copy", copy
 
 
-def beside(check: Check, peer: str, cases: dict, **options) -> Iterator[Case]:
-    """The peer's row and then ours, each with its speed over the peer's of the same kind, eager or compiled.
-
-    cases: name -> subject, the peer's among them.
-    """
+def beside(check: Check, cases: dict[str, subjects.Subject], **options) -> Iterator[Case]:
+    """Rows of subjects by their names, of which the first is the peer: each other with its speed over the peer's."""
+    peer, *_ = cases
     speeds = {}
 
     def case(name):
@@ -56,64 +54,52 @@ def beside(check: Check, peer: str, cases: dict, **options) -> Iterator[Case]:
         speeds[name] = numbers["tokens_per_second"]
         return numbers | ({"times_peer": speeds[name] / speeds[peer]} if name != peer and peer in speeds else {})
 
-    for name in sorted(cases, key=lambda name: name != peer):
+    for name in cases:
         yield name, lambda name=name: case(name)
 
 
-def comparisons(check: Check) -> list[tuple[str, dict]]:
-    """(the peer, subjects by name) of one size each."""
+def comparisons(check: Check) -> list[dict[str, subjects.Subject]]:
+    """Models of one size each, a peer from transformers first."""
     deep, modern, shallow, half = (check.shape(*size) for size in ((24, 64), (22, 64), (12, 64), (12, 32)))
     small, base = (check.shape(12, rows, length, vocabulary=30522) for rows, length in ((128, 128), (32, 512)))
     base_size = check.size("base", "small")
     return [
-        (
-            "BertForMaskedLM L12",
-            {
-                "BertForMaskedLM L12": subjects.stock_bert(shallow),
-                "bert L12": subjects.bert(shallow),
-                "gau_alpha L24": subjects.gated("gau_alpha", deep),
-                "flash_quad L24": subjects.gated("flash_quad", deep),
-                "flash L12": subjects.gated("flash", shallow),
-                "ModernBertForMaskedLM L22": subjects.stock_modernbert(modern),
-                "gau_alpha L24, the original's way": subjects.original("gau_alpha", deep),
-            },
-        ),
-        (
-            "Electra* small 128x128",
-            {
-                "Electra* small 128x128": subjects.stock_electra("small", small),
-                "electra small 128x128": subjects.electra("small", small),
-            },
-        ),
-        (
-            "Electra* base 32x512",
-            {
-                "Electra* base 32x512": subjects.stock_electra(base_size, base),
-                "electra base 32x512": subjects.electra(base_size, base),
-            },
-        ),
-        (
-            "GPT2LMHeadModel L12",
-            {
-                "GPT2LMHeadModel L12": subjects.stock_gpt2(half),
-                "transformer_xl L12, no memory": subjects.transformer_xl(half, 0),
-                "transformer_xl L12, memory 256": subjects.transformer_xl(half, half.length // 2),
-            },
-        ),
+        {
+            "BertForMaskedLM L12": subjects.stock_bert(shallow),
+            "bert L12": subjects.bert(shallow),
+            "gau_alpha L24": subjects.gated("gau_alpha", deep),
+            "flash_quad L24": subjects.gated("flash_quad", deep),
+            "flash L12": subjects.gated("flash", shallow),
+            "ModernBertForMaskedLM L22": subjects.stock_modernbert(modern),
+            "gau_alpha L24, the original's way": subjects.original("gau_alpha", deep),
+        },
+        {
+            "Electra* small 128x128": subjects.stock_electra("small", small),
+            "electra small 128x128": subjects.electra("small", small),
+        },
+        {
+            "Electra* base 32x512": subjects.stock_electra(base_size, base),
+            "electra base 32x512": subjects.electra(base_size, base),
+        },
+        {
+            "GPT2LMHeadModel L12": subjects.stock_gpt2(half),
+            "transformer_xl L12, no memory": subjects.transformer_xl(half, 0),
+            "transformer_xl L12, memory 256": subjects.transformer_xl(half, half.length // 2),
+        },
     ]
 
 
 def speed(check: Check) -> Iterator[Case]:
     """Training steps, not compiled, in bf16."""
-    for peer, cases in comparisons(check):
-        yield from beside(check, peer, cases)
+    for cases in comparisons(check):
+        yield from beside(check, cases)
 
 
 def compiled(check: Check) -> Iterator[Case]:
     """The same under torch.compile, which takes a minute a model where layers are many."""
-    for peer, cases in comparisons(check):
+    for cases in comparisons(check):
         named = {f"{name}, compiled": subject for name, subject in cases.items() if "original" not in name}
-        yield from beside(check, f"{peer}, compiled", named, compiled=True)
+        yield from beside(check, named, compiled=True)
 
 
 def lengths(check: Check) -> Iterator[Case]:
