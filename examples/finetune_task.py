@@ -54,7 +54,9 @@ def main(argv=None) -> dict[str, float]:
     windows = make_features(task, validation, training=False, **inputs)
     batches = {"batch_size": args.batch_size, "collate_fn": TaskCollator(task.kind, tokenizer.pad_token_id)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-    loader, window_loader = accelerator.prepare(DataLoader(rows, shuffle=True, **batches), DataLoader(windows, **batches))
+    loader, window_loader = accelerator.prepare(
+        DataLoader(rows, shuffle=True, **batches), DataLoader(windows, **batches)
+    )
     schedule = get_linear_schedule_with_warmup(optimizer, 0, args.epochs * len(loader))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     for epoch in range(args.epochs):
