@@ -4,8 +4,7 @@
         --train_file outputs/mine/notes.tsv --validation_file outputs/mine/notes.tsv
     torchrun --nproc_per_node 2 examples/finetune_task.py ...      # on two devices; or accelerate launch
 
-Model: a folder or hub name; files: TSV, CSV or JSONL with one or two columns of text and a column `label`. --batch_size
-counts the rows of all processes. Long texts are cut for training, and evaluation averages over their windows.
+Files are TSV, CSV or JSONL with one or two columns of text and a column `label`; --batch_size is of all processes.
 """
 
 import inspect
@@ -54,9 +53,8 @@ def main(argv=None) -> dict[str, float]:
     windows = make_features(task, validation, training=False, **inputs)
     batches = {"batch_size": args.batch_size, "collate_fn": TaskCollator(task.kind, tokenizer.pad_token_id)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-    loader, window_loader = accelerator.prepare(
-        DataLoader(rows, shuffle=True, **batches), DataLoader(windows, **batches)
-    )
+    loader = accelerator.prepare(DataLoader(rows, shuffle=True, **batches))
+    window_loader = accelerator.prepare(DataLoader(windows, **batches))
     schedule = get_linear_schedule_with_warmup(optimizer, 0, args.epochs * len(loader))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     for epoch in range(args.epochs):
