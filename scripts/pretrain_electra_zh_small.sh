@@ -6,6 +6,7 @@
 #   NPROC          processes, one per GPU: a power of two up to 1024
 #   TOKENIZER      folder or hub name of the tokenizer that made the corpus
 # Further flags go to run_electra.py. 1024 rows an update, shared out among processes and accumulation.
+# Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TRAIN_DIR=${TRAIN_DIR:-clue_small_wwm_data}
@@ -46,6 +47,6 @@ torchrun --nproc_per_node "$NPROC" run_electra.py \
     --save_steps 10000 \
     --save_total_limit 2 \
     --dataloader_num_workers 3 \
-    --fp16 \
+    --bf16 \
     --seed 11081 \
     --override "$@"

@@ -5,6 +5,7 @@
 #   NPROC          processes, one per GPU
 #   TOKENIZER      folder or hub name of the tokenizer that made the corpus
 # Further flags go to run_mlm_wwm.py. Rows per update: NPROC x per_device_train_batch_size x gradient_accumulation_steps.
+# Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TRAIN_DIR=${TRAIN_DIR:-clue_small_wwm_data}
@@ -36,6 +37,6 @@ torchrun --nproc_per_node "$NPROC" run_mlm_wwm.py \
     --save_steps 5000 \
     --save_total_limit 5 \
     --dataloader_num_workers 6 \
-    --fp16 \
+    --bf16 \
     --seed 1234 \
     --override "$@"

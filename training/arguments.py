@@ -27,6 +27,11 @@ logger = logging.getLogger(__name__)
 TRAINERS = "Flags of transformers' Trainer"
 
 
+def has_bf16() -> bool:
+    """Whether the card multiplies bf16 matrices itself."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @dataclass
 class RunArguments(TrainingArguments):
     """How to train: optimiser, schedule, precision, logging, checkpoints."""
@@ -110,6 +115,9 @@ class RunArguments(TrainingArguments):
         if self.fp16 and self.use_cpu:
             logger.warning("--fp16 has no use on a CPU: training with bf16 autocast instead")
             self.fp16, self.bf16 = False, True
+        if self.bf16 and not self.use_cpu and device.type == "cuda" and not has_bf16():
+            logger.warning("--bf16 needs a card of 2020 (Ampere) or later: training with fp16 autocast instead")
+            self.fp16, self.bf16 = True, False
         self.remove_unused_columns = False  # the collator reads columns that no model takes
         output_dir = self.output_dir
         if self.metric_for_best_model is not None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from training.arguments import CPU_TOKENS, RunArguments, parse_arguments, split_for_cpu
 
@@ -40,3 +41,17 @@ def test_fp16_on_a_cpu_becomes_bf16_with_one_line(tmp_path, caplog):
     args = parse(tmp_path, "--fp16")
     assert (args.fp16, args.bf16, args.mixed_precision) == (False, True, "bf16")
     assert [record.message.count("\n") for record in caplog.records] == [0]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_card_without_bf16_trains_in_fp16_with_one_line(tmp_path, caplog, monkeypatch, able):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: None)
+    monkeypatch.setattr(RunArguments, "_check", lambda self: None)
+    monkeypatch.setattr(RunArguments, "device", torch.device("cuda:0"))
+    monkeypatch.setattr(RunArguments, "n_gpu", 1)
+    args = RunArguments(output_dir=str(tmp_path), bf16=True)
+    assert (args.bf16, args.fp16) == (able, not able)
+    assert [record.message for record in caplog.records if "Ampere" not in record.message] == []
+    assert len(caplog.records) == (not able)

@@ -9,6 +9,8 @@ decay ** (n + offset - depth). Offset 1 is the paper's text, offset 2 the origin
 that is no longer there was left free (its issue 51).
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -40,6 +42,21 @@ def own_adam(args) -> tuple[type, dict] | None:
         return None
     betas = (args.adam_beta1, args.adam_beta2)
     return AdamWithoutBiasCorrection, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
+
+
+def raise_first_scale(scaler: torch.amp.GradScaler | None, objective, rows: int) -> None:
+    """Let fp16's loss scale begin higher the more tokens a step has; rows: of a step.
+
+    The loss is a mean over them, and the gradients that flow through the network shrink as they grow in number: at
+    80,000 labelled tokens of 524,288 those of queries and keys are off by up to 15 % under torch's 2^16, 0.4 % under
+    2^22. A scale that is too high is halved in the first steps, which change nothing then. Nothing happens without a
+    scaler.
+    """
+    if scaler is None or not rows:
+        return
+    tokens = rows * max(map(float, objective.counts(objective.example(objective.example_lengths[-1])).values()))
+    scale = 2.0 ** min(max(math.floor(math.log2(8 * tokens)), 16), 24)
+    scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

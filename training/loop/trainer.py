@@ -27,7 +27,7 @@ from training.loop.extension import Extension
 from training.loop.finiteness import Guard
 from training.loop.logs import ConsoleAndFile, TensorBoard
 from training.loop.model_parallel import ask_for, take_share
-from training.loop.optimizers import make_muon, own_adam, split_by_rate
+from training.loop.optimizers import make_muon, own_adam, raise_first_scale, split_by_rate
 from training.loop.progress import Progress
 from training.loop.saving import Start, check_loaded, own_random_state, take_up, write_checkpoint
 from training.loop.schedules import FollowGlobalStep, check_schedule, follow_time, make_schedule
@@ -73,6 +73,7 @@ class Trainer(transformers.Trainer):
             ask_for(kwargs["model"], args)
         with flags_blamed(args):  # an eval_dataset that is not None is all that transformers asks for
             super().__init__(eval_dataset=evaluator, optimizer_cls_and_kwargs=own_adam(args), **kwargs)
+        raise_first_scale(self.accelerator.scaler, objective, 0 if train_batches is None else train_batches.step_size)
         if args.data_process:  # other dropout than the first's, on other rows
             set_seed(args.seed + args.data_process)
         self.remove_callback(PrinterCallback)

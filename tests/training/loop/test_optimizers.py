@@ -24,8 +24,10 @@ from training.loop.optimizers import (
     factors_of_part,
     layer_factors,
     make_muon,
+    raise_first_scale,
     split_by_rate,
 )
+from training.objectives.base import Objective
 
 GRADIENTS = (0.1, -0.2, 0.3)
 
@@ -272,3 +274,52 @@ def test_a_part_of_a_joint_model_has_factors_by_the_names_of_the_whole():
     assert factors["first.electra.embeddings.word_embeddings.weight"] == 0.125
     assert factors["second.electra.encoder.layer.0.output.dense.weight"] == 0.25
     assert not any("first.electra.encoder" in name for name in factors)
+
+
+class Labelled(Objective):
+    """As many targets as there are tokens."""
+
+    weights = {"labelled": 1.0}  # noqa: RUF012
+
+    def counts(self, inputs):
+        return {"labelled": inputs["labels"].sum()}
+
+
+@pytest.mark.parametrize(("rows", "scale"), [(0, 2**16), (8, 2**16), (128, 2**19), (1024, 2**22), (2**20, 2**24)])
+def test_fp16s_first_scale_grows_with_the_tokens_of_a_step(rows, scale):
+    scaler = torch.amp.GradScaler("cpu")
+    raise_first_scale(scaler, Labelled(512), rows)
+    assert scaler.get_scale() == scale
+    raise_first_scale(None, Labelled(512), rows)
+
+
+FP16 = {"vocab_size": 300, "hidden_size": 768, "num_hidden_layers": 2}
+FP16_CASES = {
+    "GAUAlpha": {"intermediate_size": 1536, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "FLASHQuad": {},
+    "FLASH": {},
+}
+QUERIES_AND_KEYS = ("scaleoffset.weight", "qk_offset_scale.weight", "to_qk.0.weight", ".layer.0.weight")
+
+
+@pytest.mark.parametrize("family", FP16_CASES)
+def test_queries_and_keys_have_their_gradients_in_fp16_at_a_recipes_batch(family):
+    """What one row adds to the gradient of a step of 1,024 rows, 80,000 labelled tokens, against fp32."""
+    torch.manual_seed(0)
+    config = getattr(models, f"{family}Config")(**FP16 | FP16_CASES[family])
+    model = getattr(models, f"{family}ForMaskedLM")(config).train()
+    ids, positions = torch.randint(5, 300, (1, 512)), torch.arange(0, 512, 7).unsqueeze(0)
+    labels = torch.full_like(ids, -100).scatter(1, positions, ids.gather(1, positions))
+    scaler = torch.amp.GradScaler("cpu")
+    raise_first_scale(scaler, Labelled(512), 1024)
+
+    def gradients(half):
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            loss = model(ids, labels=labels, masked_positions=positions).loss * positions.numel() / 80_000
+        loss = scaler.scale(loss) if half else loss
+        factor = scaler.get_scale() if half else 1
+        return [gradient / factor for gradient in torch.autograd.grad(loss, list(model.parameters()))]
+
+    for (name, _), half, full in zip(model.named_parameters(), gradients(True), gradients(False), strict=True):
+        if name.endswith(QUERIES_AND_KEYS):
+            assert (half - full).norm() <= 0.01 * full.norm(), name

@@ -15,6 +15,7 @@ from common.errors import UserError
 from models import GAUAlphaConfig, GAUAlphaForMaskedLM
 from tests.runs import checkpoints, read_log, weights
 from training.arguments import RunArguments, parse_arguments
+from training.loop import trainer as trainer_module
 from training.loop.metric_sums import SumEvaluator
 from training.loop.trainer import Trainer
 from training.objectives.base import Objective
@@ -139,6 +140,17 @@ def test_the_loss_is_the_sum_over_the_step_by_its_count(tmp_path):
     norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in model.parameters()]))
     assert records[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert records[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_fp16s_scale_begins_by_the_rows_of_a_step(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(trainer_module, "raise_first_scale", lambda *arguments: calls.append(arguments))
+    flags = ["--output_dir", str(tmp_path), "--report_to", "none", "--use_cpu"]
+    (args,) = parse_arguments([RunArguments], flags)
+    model, objective = torch.nn.Linear(2, 2), TwoTerms()
+    Trainer(model=model, args=args, objective=objective)
+    Trainer(model=model, args=args, objective=objective, train_dataset=Rows(), train_batches=Batches(SIZE))
+    assert calls == [(None, objective, 0), (None, objective, SIZE)]
 
 
 @pytest.mark.parametrize("optimizer", [["--optim", "sgd"], ["--adam_bias_correction", "false"]], ids=lambda w: w[0])
