@@ -38,7 +38,7 @@ from transformers.integrations.deepspeed import (
 import models  # noqa: F401  registers the model types
 from data.batches.causal_documents import load_documents, text_frame
 from data.batches.causal_streams import CausalCollator, StreamRows, Windows, make_eval_batches, make_train_batches
-from data.batches.sampling import CorpusRows
+from data.batches.sampling import EpochRows
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
@@ -135,13 +135,13 @@ def main(argv=None) -> dict[str, float]:
         windows = Windows(held_out, length, data_args.stride or length)
         whole_segments = CausalCollator(pad, length if mem_len else None)
         eval_batches = make_eval_batches(args, windows, mem_len)
-        evaluator = SumEvaluator(args, objective, CorpusRows(windows), eval_batches, whole_segments)
+        evaluator = SumEvaluator(args, objective, EpochRows(windows), eval_batches, whole_segments)
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
         objective=objective,
-        train_dataset=CorpusRows(rows) if rows else None,
+        train_dataset=EpochRows(rows) if rows else None,
         train_batches=batches,
         data_collator=CausalCollator(pad, length),
         evaluator=evaluator,

@@ -35,7 +35,7 @@ from data.batches.masking import MASK_STYLES, make_collator, make_eval_collator
 from data.batches.packing import pack
 from data.batches.sampling import (
     HELD_OUT_SEED,
-    CorpusRows,
+    EpochRows,
     PlainRows,
     Rows,
     load_maskable_rows,
@@ -103,14 +103,14 @@ def main(argv=None) -> dict[str, float]:
     evaluator = None
     if held_out:
         eval_batches = make_eval_batches(args, held_out)
-        evaluator = SumEvaluator(args, objective, CorpusRows(held_out), eval_batches, eval_collator)
+        evaluator = SumEvaluator(args, objective, EpochRows(held_out), eval_batches, eval_collator)
     batches = make_train_batches(args, train, plain, multiple) if args.do_train else None
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
         objective=objective,
-        train_dataset=CorpusRows(train),
+        train_dataset=EpochRows(train),
         train_batches=batches,
         data_collator=collator,
         evaluator=evaluator,

@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from data.batches.sampling import CorpusRows, padding_share
+from data.batches.sampling import EpochRows, padding_share
 from data.features.build import (
     Features,
     TaskCollator,
@@ -262,7 +262,7 @@ def make_trainer(data: JobData, model: TaskModel, features: dict[str, Features],
         args=args,
         processing_class=model.tokenizer,
         objective=make_objective(task.kind, settings, longest, weights),
-        train_dataset=rows and CorpusRows(rows),
+        train_dataset=rows and EpochRows(rows),
         train_batches=batches,
         data_collator=collator(data, model),
         evaluator=make_evaluator(data, model, features, data.plan.scored),

@@ -31,7 +31,7 @@ import models  # noqa: F401  registers the model types
 from data.batches.masking import MASKINGS, make_collator, make_eval_collator
 from data.batches.packing import pack
 from data.batches.sampling import (
-    CorpusRows,
+    EpochRows,
     load_maskable_rows,
     make_eval_batches,
     make_train_batches,
@@ -110,14 +110,14 @@ def main(argv=None) -> dict[str, float]:
     evaluator = None
     if held_out:
         eval_batches = make_eval_batches(args, held_out)
-        evaluator = SumEvaluator(args, objective, CorpusRows(held_out), eval_batches, eval_collator)
+        evaluator = SumEvaluator(args, objective, EpochRows(held_out), eval_batches, eval_collator)
     batches = make_train_batches(args, train, plain, multiple) if args.do_train else None
     trainer = Trainer(
         model=model,
         args=args,
         processing_class=tokenizer,
         objective=objective,
-        train_dataset=CorpusRows(train),
+        train_dataset=EpochRows(train),
         train_batches=batches,
         data_collator=collator,
         evaluator=evaluator,

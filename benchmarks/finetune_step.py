@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: F401  registers the model types
 from benchmarks.measuring import DTYPES, add_options, in_child, report
-from data.batches.sampling import BUCKET_STEPS, CorpusRows
+from data.batches.sampling import BUCKET_STEPS, EpochRows
 from data.features.build import TaskCollator, make_features, make_train_batches
 from data.tasks.own_files import adhoc_task
 from training.pretrained import load_tokenizer
@@ -68,7 +68,7 @@ def our_batches(task, records: list[dict], labels: dict[str, int], tokenizer, ar
     )
     batches = make_train_batches(features, args.batch, 1, 1, 0, steps=MANY, seed=0)
     collator = TaskCollator(task.kind, tokenizer.pad_token_id, 8 if args.dtype == "bf16" else 1)
-    return DataLoader(CorpusRows(features), batch_sampler=batches, collate_fn=collator)
+    return DataLoader(EpochRows(features), batch_sampler=batches, collate_fn=collator)
 
 
 class Trainee:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.ngram_counts import fit_ngrams
 from data.batches.masking import MaskCollator, make_collator, make_eval_collator
-from data.batches.sampling import CorpusRows, EvalBatches, PlainRows, TrainBatches
+from data.batches.sampling import EpochRows, EvalBatches, PlainRows, TrainBatches
 from data.corpus.store import Corpus
 from training.pretrained import entry_count, load_tokenizer
 from training.process import tune_cpu
@@ -83,7 +83,7 @@ def train_bert(corpus: Corpus, collator, heldout: list[dict], learning_rate: flo
     model = BertForMaskedLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     batches = TrainBatches(len(corpus), args.batch_size, steps=10**9, seed=args.seed)
-    rows = CorpusRows(corpus)
+    rows = EpochRows(corpus)
     budget, start, tokens, steps = args.minutes * 60, time.process_time(), 0, 0
     for pairs in batches:
         elapsed = (time.process_time() - start) / budget
@@ -106,7 +106,7 @@ def train_bert(corpus: Corpus, collator, heldout: list[dict], learning_rate: flo
 
 def masked_batches(rows, collator) -> list[dict]:
     """All rows, those of like length together."""
-    source = CorpusRows(rows)
+    source = EpochRows(rows)
     return [collator(source.__getitems__(pairs)) for pairs in EvalBatches(rows.lengths, 64)]
 
 

@@ -157,7 +157,7 @@ def in_shard(indices: np.ndarray, first_row: int, rows: int) -> np.ndarray:
     return indices[begin:end] - first_row
 
 
-class CorpusRows(Dataset):
+class EpochRows(Dataset):
     """Rows by pairs of an epoch and an index, a micro-batch at a time.
 
     `source.rows(indices)` must give a list of dicts; each gains the key epoch.

@@ -87,7 +87,7 @@ def _draw_apart(module: torch.nn.Module, forward, part: int, *arguments):
     """
     if not module.training:
         return forward(*arguments)
-    seed = int(torch.randint(2**62, ()))
+    seed = int(torch.randint(2**62, ()))  # any; room is left below 2**63 for the parts
     device = next(module.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed + part)

@@ -8,7 +8,7 @@ import pytest
 
 from data.batches.causal_streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
 from data.batches.masking import IGNORED
-from data.batches.sampling import CorpusRows
+from data.batches.sampling import EpochRows
 from tests.data.batches.documents import END, documents_of, random_documents
 
 ORIGINAL = json.loads((Path(__file__).parents[2] / "fixtures" / "xl_dataset.json").read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def test_segments_of_documents_come_in_order_and_side_by_side(processes):
         listed = list(batches)
         assert len(listed) == len(batches)
         for pairs in listed:
-            rows = CorpusRows(windows).__getitems__(pairs)
+            rows = EpochRows(windows).__getitems__(pairs)
             batch = collate(rows)
             assert batch["fresh"] == any(len(row["input_ids"]) and row["position_ids"][0] == 0 for row in rows)
             for column, (_, row) in enumerate(pairs):

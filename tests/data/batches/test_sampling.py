@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from data.batches.sampling import (
     BUCKET_STEPS,
     HELD_OUT_SEED,
-    CorpusRows,
+    EpochRows,
     EvalBatches,
     PlainRows,
     TrainBatches,
@@ -101,11 +101,11 @@ def test_rows_of_the_corpus_carry_their_epoch():
         def rows(self, indices):
             return [{"index": index} for index in indices]
 
-    assert CorpusRows(Corpus()).__getitems__([(4, 2), (5, 0)]) == [
+    assert EpochRows(Corpus()).__getitems__([(4, 2), (5, 0)]) == [
         {"epoch": 4, "index": 2},
         {"epoch": 5, "index": 0},
     ]
-    assert len(CorpusRows(Corpus())) == 3
+    assert len(EpochRows(Corpus())) == 3
 
 
 def test_no_rows_are_refused():

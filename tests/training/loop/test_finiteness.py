@@ -51,13 +51,13 @@ def test_a_run_without_numbers_ends_with_a_code_of_its_own_and_keeps_what_is_fin
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_rows_of_the_first_such_step_are_named(flags, monkeypatch, spoiled, accumulation):
     spoiled(range(3, 99))
-    seen, real = [], run_mlm_wwm.CorpusRows.__getitems__
+    seen, real = [], run_mlm_wwm.EpochRows.__getitems__
 
     def watching(self, pairs):
         seen.append([row for _, row in pairs])
         return real(self, pairs)
 
-    monkeypatch.setattr(run_mlm_wwm.CorpusRows, "__getitems__", watching)
+    monkeypatch.setattr(run_mlm_wwm.EpochRows, "__getitems__", watching)
     with pytest.raises(NotFinite) as caught:
         run_mlm_wwm.main(flags(nan_steps=2, gradient_accumulation_steps=accumulation, group_by_length=True))
     step = 3 if accumulation == 1 else 2  # of the third call
