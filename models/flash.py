@@ -264,9 +264,11 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         width = self.config.query_key_dim
         quad_query, quad_key = split_scale(1 / self.config.group_size)
         lin_query, lin_key = self.linear_scales(valid, embeds)
+        group = min(self.config.group_size, embeds.shape[1])  # a short row is one group of its own length
         attention = ChunkAttention(
             table=rotary_table(positions, min(ROTARY_WIDTH, width), width),
-            group=min(self.config.group_size, embeds.shape[1]),  # a short row is one group of its own length
+            group=group,
+            groups=-(-embeds.shape[1] // group),
             scales=(quad_query, lin_query, quad_key, lin_key),
             unseen=None if valid is None else ~valid,
             causal=self.config.causal,

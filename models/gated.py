@@ -150,6 +150,7 @@ class ChunkAttention:
 
     table: torch.Tensor  # of `rotate`
     group: int  # G, at most the length of the row
+    groups: int  # N
     # Of quadratic and linear queries, quadratic and linear keys (0 at padding); numbers or [B or 1, T or 1, 1].
     scales: tuple[torch.Tensor | float, ...]
     unseen: torch.Tensor | None  # [B, T], true at keys to skip
@@ -160,13 +161,22 @@ class ChunkAttention:
 
     def grouped(self, tensor: torch.Tensor) -> torch.Tensor:
         """[B, T, X] -> [B N, G, X], zeros after the last token."""
-        padding = -tensor.shape[1] % self.group
+        batch, length, width = tensor.shape
+        padding = self.groups * self.group - length
         padded = F.pad(tensor, (0, 0, 0, padding)) if padding else tensor  # padding by nothing would copy
-        return padded.reshape(-1, self.group, tensor.shape[-1])
+        return padded.reshape(batch * self.groups, self.group, width)
+
+    def joined(self, tensor: torch.Tensor, batch: int) -> torch.Tensor:
+        """[B N, G, X] -> [B, N G, X]. No -1 among the sizes: a compiler would take seconds to find out what it is."""
+        return tensor.view(batch, self.groups * self.group, tensor.shape[-1])
 
     def ungrouped(self, tensor: torch.Tensor, batch: int, length: int) -> torch.Tensor:
         """[B N, G, X] -> [B, T, X]."""
-        return tensor.view(batch, -1, tensor.shape[-1])[:, :length]
+        return self.joined(tensor, batch)[:, :length]
+
+    def sharing(self, tensor: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """[B N, G, X], with the groups of a row joined if they share one context."""
+        return tensor if self.causal or self.per_group else self.joined(tensor, context.shape[0])
 
     def heads(self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """base [B, T, D] before its activation -> quadratic and linear query, quadratic and linear key [B N, G, D]."""
@@ -186,8 +196,9 @@ class ChunkAttention:
     def hide(self, weights: torch.Tensor) -> torch.Tensor:
         """Zeroes, in place, what must not be seen."""
         if self.unseen is not None:
-            unseen = F.pad(self.unseen, (0, -self.unseen.shape[1] % self.group), value=True)
-            weights.masked_fill_(unseen.reshape(-1, 1, self.group), 0)
+            batch, length = self.unseen.shape
+            unseen = F.pad(self.unseen, (0, self.groups * self.group - length), value=True)
+            weights.masked_fill_(unseen.reshape(batch * self.groups, 1, self.group), 0)
         return weights.tril_() if self.causal else weights
 
     def weights(self, scores: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
@@ -205,19 +216,17 @@ class ChunkAttention:
     def context(self, key: torch.Tensor, value: torch.Tensor, batch: int) -> torch.Tensor:
         """What linear queries read: sum of key^T value over all groups [B, D, E], or for each group [B N, D, E]."""
         if not self.causal and not self.per_group:
-            rows = (batch, -1)
-            return key.view(*rows, key.shape[-1]).transpose(-1, -2) @ value.view(*rows, value.shape[-1])
+            return self.joined(key, batch).transpose(-1, -2) @ self.joined(value, batch)
         sums = key.transpose(-1, -2) @ value
         if not self.causal:
             return sums
-        sums = sums.view(batch, -1, *sums.shape[1:])
+        sums = sums.view(batch, self.groups, *sums.shape[1:])
         before = F.pad(sums[:, :-1].cumsum(1), (0, 0, 0, 0, 1, 0))  # a token reads strictly earlier groups
         return before.to(sums.dtype).flatten(0, 1)
 
     def add_linear(self, mixed: torch.Tensor, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Adds query context to mixed [B N, G, E], in place; the groups of a row may share one context."""
-        rows = (context.shape[0], -1)
-        mixed.view(*rows, mixed.shape[-1]).baddbmm_(query.view(*rows, query.shape[-1]), context)
+        self.sharing(mixed, context).baddbmm_(self.sharing(query, context), context)
         return mixed
 
 
@@ -272,9 +281,8 @@ class MixedChunkAttention(torch.autograd.Function):
                 value = attention.grouped(F.silu(v)).requires_grad_()
                 context = attention.context(key_leaf, value, batch)
                 table = toeplitz(leaves[3])
-            rows = (context.shape[0], -1)
-            linear_gradient = gradient.view(*rows, gradient.shape[-1])
-            context_gradient = lin_query.detach().view(*rows, lin_query.shape[-1]).transpose(-1, -2) @ linear_gradient
+            linear_gradient = attention.sharing(gradient, context)
+            context_gradient = attention.sharing(lin_query.detach(), context).transpose(-1, -2) @ linear_gradient
             query_gradient = (linear_gradient @ context.detach().transpose(-1, -2)).view(lin_query.shape)
             key_gradient, value_gradient = torch.autograd.grad(context, (key_leaf, value), context_gradient)
             value_gradient.baddbmm_(weights.transpose(-1, -2), gradient)

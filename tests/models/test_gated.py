@@ -61,6 +61,7 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
     attention = ChunkAttention(
         table=rotary_table(torch.arange(T), 4, D).double(),
         group=group,
+        groups=-(-T // group),
         scales=(0.7, 0.25, 0.5, 0.5 if valid is None else valid.unsqueeze(-1) / 2),
         unseen=None if valid is None else ~valid,
         causal=option == "causal",
