@@ -275,3 +275,14 @@ def test_steps_without_an_answer_token_are_no_steps_into_nowhere(flags, tmp_path
     losses = [record["loss"] for record in curve(tmp_path / "run") if "loss" in record]
     assert all(math.isfinite(loss) for loss in losses) and 0.0 in losses
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_run(flags, tmp_path):
+    torch.compiler.reset()
+    changes = {"config_overrides": NO_DROPOUT, "max_steps": 4, "logging_steps": 1, "learning_rate": 1e-3}
+    run_clm.main(flags(output_dir=tmp_path / "plain", **changes))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    run_clm.main(flags(torch_compile_backend="aot_eager", **changes))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    assert_close_runs(tmp_path / "plain", tmp_path / "run", rel=1e-4, atol=1e-4)

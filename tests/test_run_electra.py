@@ -358,3 +358,14 @@ def test_the_command_line_ends_in_one_line_without_a_traceback(flags, monkeypatc
     with pytest.raises(SystemExit) as end:
         runpy.run_path(script, run_name="__main__")
     assert end.value.code.startswith("run_electra.py: --train_dir") and "\n" not in end.value.code
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_run(flags, tmp_path):
+    torch.compiler.reset()
+    changes = {"config_overrides": NO_DROPOUT, "max_steps": 4, "logging_steps": 1, "learning_rate": 1e-3}
+    run_electra.main(flags(output_dir=tmp_path / "plain", **changes))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    run_electra.main(flags(torch_compile_backend="aot_eager", **changes))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    assert_close_runs(tmp_path / "plain", tmp_path / "run", rel=1e-4, atol=1e-4)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import run_mlm_wwm
 from benchmarks import quickstart_baseline
@@ -172,6 +173,23 @@ def test_published_flash_folders_get_the_divisor_they_were_trained_with(publishe
     assert config.linear_divisor == "max_position"
     (folder / "config.json").write_text(json.dumps(config.to_dict() | {"linear_divisor": "valid"}))
     assert load_config(str(folder), "--model_name_or_path").linear_divisor == "valid"
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_training_is_the_same_run_under_the_same_names(flags, tmp_path, backend):
+    torch.compiler.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    changes = {"config_overrides": NO_DROPOUT, "max_steps": 5, "logging_steps": 1, "save_steps": 2}
+    changes |= {"validation_split": 0.2, "learning_rate": 1e-3}
+    run_mlm_wwm.main(flags(output_dir=tmp_path / "plain", **changes))
+    changes |= {"torch_compile_backend": backend}
+    with killed_in(5):
+        run_mlm_wwm.main(flags(**changes))
+    assert 4 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 8
+    run_mlm_wwm.main(flags(**changes))
+    assert_close_runs(tmp_path / "plain", tmp_path / "run", rel=1e-4, atol=1e-4)
+    states = [load_file(tmp_path / run / "checkpoint-4/model.safetensors") for run in ("plain", "run")]
+    assert states[0].keys() == states[1].keys()
 
 
 # Exact sums

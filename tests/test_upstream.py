@@ -132,6 +132,12 @@ benchmarks/gpu/steps.py: torch:
     _dynamo
 benchmarks/gpu/steps.py: torch._dynamo.config:
     trace_autograd_ops
+training/loop/compiling.py: torch:
+    _dynamo
+training/loop/compiling.py: torch._dynamo.config:
+    recompile_limit
+training/loop/compiling.py: accelerate.state.AcceleratorState:
+    .dynamo_plugin
 training/loop/logs.py: torch:
     _subclasses
 training/loop/logs.py: torch._subclasses.fake_tensor:

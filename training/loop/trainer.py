@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from common.errors import Stopped
 from common.files import give_usual_rights
 from training.flag_checks import check_optimizer, check_scheduler, flags_blamed
+from training.loop.compiling import compile_for
 from training.loop.extension import Extension
 from training.loop.finiteness import Guard
 from training.loop.logs import ConsoleAndFile, TensorBoard
@@ -179,6 +180,7 @@ class Trainer(transformers.Trainer):
             checkpoint = self.peers.fetch(Path(resume_from_checkpoint))
             take_up(self, checkpoint)
         self.progress.measure(self.model, self.objective)
+        compile_for(self)
         if self.args.model_parallel_size > 1:
             take_share(self.model, self.args.model_part, self.args.model_parallel_size)
         with self.stop.listening(), last_state_named(self.args):
