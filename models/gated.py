@@ -8,14 +8,26 @@ Letters: B batch, T tokens, N groups of G tokens, H hidden_size, E expanded widt
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .layers import affine_heads, gather_positions, keep_factors, linear_gradients, rotate, scatter_positions, toeplitz
+from .layers import (
+    affine_heads,
+    gather_positions,
+    keep_factors,
+    linear_gradients,
+    rotate,
+    scatter_positions,
+    toeplitz,
+    widened,
+)
 
+# Queries at a time where rows are longer than LONG tokens: scores then take memory for these, not for the whole row.
+QUERIES, LONG = 1024, 2048
 silu_backward_into = torch.ops.aten.silu_backward.grad_input
 
 
@@ -40,6 +52,13 @@ class Attention:
             for tensor in (self.unseen, self.divisor)
         ]
         return replace(self, unseen=rows[0], divisor=rows[1], positions=positions)
+
+    def parts(self, queries: int, distances: torch.Tensor | None) -> list[tuple[slice, "Attention"]]:
+        """Runs of queries, and how each meets the keys: one of all, or of a long row QUERIES at a time."""
+        if queries <= LONG or distances is not None:
+            return [(slice(queries), self)]
+        runs = [slice(start, start + QUERIES) for start in range(0, queries, QUERIES)]
+        return [(run, replace(self, unseen=_of(self.unseen, run), divisor=_of(self.divisor, run))) for run in runs]
 
     def bias(self, distances: torch.Tensor) -> torch.Tensor:
         """[T, T], or [B, P, T], from the bias of each distance [2T-1]."""
@@ -84,21 +103,52 @@ class Attention:
         return gradient.mul_(scores).mul_(2)
 
 
+def _of(tensor: torch.Tensor | None, run: slice) -> torch.Tensor | None:
+    """The rows of a run of queries in what has a row for each query, or one for all."""
+    return tensor if tensor is None or tensor.shape[1] == 1 else tensor[:, run]
+
+
+def _joined(runs: list[torch.Tensor]) -> torch.Tensor:
+    """Runs of queries [B, *, X] after one another."""
+    return runs[0] if len(runs) == 1 else torch.cat(runs, dim=1)
+
+
+def _sum(total: torch.Tensor | None, term: torch.Tensor) -> torch.Tensor:
+    """total + term, total None for 0; of two terms and more in fp32."""
+    return term if total is None else widened(total).add_(term)
+
+
+def _factors(probability: float, seed: int | None, device: torch.device) -> Callable:
+    """What gives dropout's factors of scores, None for probability 0; with a seed those of run after run again."""
+    if not probability:
+        return lambda scores: None
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    return lambda scores: keep_factors(scores, probability, generator)
+
+
 class GatedAttention(torch.autograd.Function):
     """(projected [B, T, 2E+D] before its activation, Wo, its bias, narrow parameters) -> output [B, T, H].
 
     Projected holds u, v and the base of queries and keys; distances [2T-1] is a bias per key minus query, or None.
     With attention.positions, the output is [B, P, H], u comes as gate [B, P, E] and projected is [B, T, E+D].
+    Of a long row, which is taken in parts, scores and dropout's factors are made again in the backward pass.
     """
 
     @staticmethod
     def forward(ctx, projected, gate, weight, bias, scale, offset, distances, attention: Attention):
         with torch.autocast(projected.device.type, enabled=False):
             u, v, base = parts(projected, gate, scale.shape[-1])
-            scores = attention.scores(*attention.heads(base, scale, offset), distances)
-            keep = keep_factors(scores, attention.dropout) if attention.dropout else None
-            mixed = attention.weights(scores, keep) @ F.silu(v)
+            query, key = attention.heads(base, scale, offset)
+            runs, value = attention.parts(query.shape[1], distances), F.silu(v)
+            ctx.seed = None if len(runs) == 1 or not attention.dropout else int(torch.randint(2**62, ()))
+            factors, mixed = _factors(attention.dropout, ctx.seed, query.device), []
+            for run, part in runs:
+                scores = part.scores(query[:, run], key, distances)
+                keep = factors(scores)
+                mixed.append(part.weights(scores, keep) @ value)
+            mixed = _joined(mixed)
             output = linear_in(F.silu(u).mul_(mixed), weight, bias)
+        scores, keep = (scores, keep) if len(runs) == 1 else (None, None)
         ctx.save_for_backward(projected, gate, mixed, scores, keep, weight, bias, scale, offset, distances)
         ctx.attention = attention
         return output
@@ -117,17 +167,31 @@ class GatedAttention(torch.autograd.Function):
             gradient, linear = through_linear(gradient, opened * mixed, weight, bias)
             silu_backward_into(gradient * mixed, u, grad_input=u_result)
             gradient.mul_(opened)  # of A v
-            weights = attention.weights(scores, keep)
-            silu_backward_into(weights.transpose(-1, -2) @ gradient, v, grad_input=v_result)
-            scores_gradient = gradient @ F.silu(v).transpose(-1, -2)
-            scores_gradient = attention.scores_gradient(scores_gradient, scores, keep)
             with torch.enable_grad():
                 leaves = [None if t is None else t.detach().requires_grad_() for t in (base, *narrow)]
-                query, key = attention.heads(*leaves[:3])
-                outputs, gradients = [query, key], [scores_gradient @ key, scores_gradient.transpose(-1, -2) @ query]
-                if leaves[3] is not None:
+                outputs = list(attention.heads(*leaves[:3]))
+            (query, key), value = (head.detach() for head in outputs), F.silu(v)
+            value_gradient = key_gradient = None
+            factors, query_gradients = _factors(attention.dropout, ctx.seed, gradient.device), []
+            for run, part in attention.parts(gradient.shape[1], narrow[2]):
+                if scores is None:
+                    run_scores = part.scores(query[:, run], key, None)
+                    run_keep = factors(run_scores)
+                else:
+                    run_scores, run_keep = scores, keep
+                inner = gradient[:, run]
+                weights = part.weights(run_scores, run_keep)
+                value_gradient = _sum(value_gradient, weights.transpose(-1, -2) @ inner)
+                scores_gradient = inner @ value.transpose(-1, -2)
+                scores_gradient = part.scores_gradient(scores_gradient, run_scores, run_keep)
+                query_gradients.append(scores_gradient @ key)
+                key_gradient = _sum(key_gradient, scores_gradient.transpose(-1, -2) @ query[:, run])
+            silu_backward_into(value_gradient.to(v.dtype), v, grad_input=v_result)
+            gradients = [_joined(query_gradients), key_gradient.to(key.dtype)]
+            if leaves[3] is not None:
+                with torch.enable_grad():
                     outputs.append(attention.bias(leaves[3]))
-                    gradients.append(scores_gradient.sum_to_size(outputs[2].shape).to(leaves[3].dtype))
+                gradients.append(scores_gradient.sum_to_size(outputs[2].shape).to(leaves[3].dtype))
             narrow = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
             base_gradient, *narrow = [None if leaf is None else next(narrow) for leaf in leaves]
             base_result.copy_(base_gradient)

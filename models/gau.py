@@ -148,13 +148,22 @@ class GatedUnit(nn.Module):
         key = rotate(self.k_scaleoffset(base), table, interleaved=True)
         if positions is not None:
             gate, query = gather_positions(gate, positions), gather_positions(query, positions)
-        weights = query.to(dtype) @ key.to(dtype).transpose(-1, -2)
+        query, key, whole = query.to(dtype), key.to(dtype), output_attentions or torch.is_grad_enabled()
+        mixed = []
+        for run, part in [(slice(None), attention)] if whole else attention.parts(query.shape[1], None):
+            weights = self.weights(query[:, run], key, part)
+            mixed.append(weights @ value)
+        mixed = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+        return self.o_dense(mixed.mul_(gate)), weights if output_attentions else None
+
+    def weights(self, query: torch.Tensor, key: torch.Tensor, attention: Attention) -> torch.Tensor:
+        """A of these queries."""
+        weights = query @ key.transpose(-1, -2)
         if self.config.normalization == "squared_relu":
             weights = squared_relu(weights.masked_fill_(attention.unseen, 0)).div_(attention.divisor)
         else:  # -1e4 is the originals' score of an unseen key: a row that sees none becomes uniform, not NaN
-            weights = torch.softmax(weights.masked_fill_(attention.unseen, -1e4), dim=-1, dtype=dtype)
-        weights = dropout(weights, attention.dropout, self.training)
-        return self.o_dense((weights @ value).mul_(gate)), weights if output_attentions else None
+            weights = torch.softmax(weights.masked_fill_(attention.unseen, -1e4), dim=-1, dtype=query.dtype)
+        return dropout(weights, attention.dropout, self.training)
 
     def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
         """The output of `forward`, with the backward pass of gated.py."""

@@ -174,16 +174,17 @@ def toeplitz(offsets: torch.Tensor) -> torch.Tensor:
     return offsets.unfold(0, length, 1).flip(0)
 
 
-def keep_factors(like: torch.Tensor, probability: float) -> torch.Tensor:
+def keep_factors(like: torch.Tensor, probability: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """Dropout's factors, of like's shape and dtype: 0 with probability, else 1 / (1 - probability).
 
     On CPU integers of 15 bits decide, by arithmetic alone: bernoulli_ draws one number after the other, which takes
     longer than the layer's activations, and a boolean mask is converted again each time that it is used.
     """
     if like.device.type != "cpu":
-        return torch.empty_like(like).bernoulli_(1 - probability).div_(1 - probability)
+        return torch.empty_like(like).bernoulli_(1 - probability, generator=generator).div_(1 - probability)
     dropped = round(probability * 2**15)
-    numbers = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    numbers = torch.empty(-(-like.numel() // 4), dtype=torch.int64)
+    numbers = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)
     # From -2^14 to 2^14 - 1; the sign of their distance from the border is shifted down to -1 (kept) or 0.
     keep = numbers.bitwise_right_shift_(1).neg_().add_(dropped - 2**14 - 1).bitwise_right_shift_(15)
     return keep[: like.numel()].view(like.shape).to(like.dtype).mul_(-(2**15) / (2**15 - dropped))

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from benchmarks.originals.flash import OriginalFLASH
 from benchmarks.originals.flashquad import OriginalFLASHQuad
 from benchmarks.originals.gau_alpha import OriginalGAUAlpha
+from models import gated
 from models.gated import Attention, ChunkAttention, GatedAttention, MixedChunkAttention
 from models.layers import rotary_table
 from tests.models.small_models import EVERY, batch, doubles, make
@@ -74,6 +76,69 @@ def test_mixed_chunk_attention_has_the_gradient_of_its_output(option, masked):
     gate, positions = *doubles((2, 3, E)), torch.tensor([[1, 3, 4], [2, 0, 0]])
     arguments = (hidden[..., :E], gate, *narrow, positions, attention)
     assert gradcheck(lambda *inputs: seeded(MixedChunkAttention, *inputs), arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("kind", ["softmax", "squared_relu"])
+def test_a_long_row_in_parts_is_the_row_as_a_whole(kind, dropout, monkeypatch):
+    projected, weight, bias, scale, shift = doubles((2, T, 2 * E + D), (H, E), (H,), (2, D), (2, D))
+    valid = torch.tensor([[1] * T, [1] * 4 + [0] * (T - 4)]).bool()
+    attention = Attention(
+        table=rotary_table(torch.arange(T), D).double(),
+        interleaved=True,
+        query_scale=0.7,
+        unseen=~(valid.unsqueeze(1) & torch.ones(T, T).tril().bool()),
+        softmax=kind == "softmax",
+        divisor=torch.arange(1.0, T + 1).expand(2, T).unsqueeze(-1).double() if kind == "squared_relu" else None,
+        dropout=dropout,
+    )
+    arguments = (projected, None, weight, bias, scale, shift, None, attention)
+    whole = GatedAttention.apply(*arguments)
+    monkeypatch.setattr(gated, "LONG", 2)
+    monkeypatch.setattr(gated, "QUERIES", 2)
+    assert [run for run, _ in attention.parts(T, None)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    if not dropout:
+        torch.testing.assert_close(GatedAttention.apply(*arguments), whole)
+    assert gradcheck(lambda *inputs: seeded(GatedAttention, *inputs), arguments, fast_mode=True)
+
+
+class Largest(TorchDispatchMode):
+    """Most numbers of a tensor that some operation made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            expanded = not isinstance(tensor, torch.Tensor) or 0 in tensor.stride()
+            self.numbers = max(self.numbers, 0 if expanded else tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gau_alpha_at_4096_tokens_never_has_all_scores_at_once(training, monkeypatch):
+    length = 4096
+    fields = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "attention_key_size": 8}
+    config = models.GAUAlphaConfig(**fields | NO_DROPOUT, num_hidden_layers=1)
+    torch.manual_seed(0)
+    model = models.GAUAlphaForMaskedLM(config).train(training)
+    ids = torch.randint(1, 50, (1, length))
+
+    def logits_and_gradients():
+        with Largest() as largest, torch.set_grad_enabled(training):
+            logits = model(ids).logits
+            loss = logits.float().square().sum()
+            gradients = torch.autograd.grad(loss, list(model.parameters())) if training else ()
+        return largest.numbers, logits.detach(), gradients
+
+    numbers, logits, gradients = logits_and_gradients()
+    assert numbers == length * gated.QUERIES == length**2 / 4
+    monkeypatch.setattr(gated, "LONG", length)
+    whole, expected, expected_gradients = logits_and_gradients()
+    assert whole == length**2
+    torch.testing.assert_close(logits, expected)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        assert (gradient - wanted).norm() <= 1e-5 * wanted.norm()
 
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 40}
