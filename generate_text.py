@@ -34,10 +34,10 @@ from data.text.prompts import TEMPLATES, fill_template, read_prompts
 from data.tokens.tokenizer_files import split_frame
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
+from models.text_generator import PROCESS, PROCESSES, Generator, SharedInterrupt
 from models.tokenization_cog import cog_tokenizer, find_model_file
-from training.generation import PROCESS, PROCESSES, Generator, SharedInterrupt
 from training.model_setup import own_memory, read_model
-from training.pretrained import load_config, load_tokenizer
+from training.pretrained import entry_count, load_config, load_tokenizer
 from training.pretraining_flags import GENERATION
 
 ASK = "\nContext prompt (stop to exit) >>> "
@@ -107,6 +107,12 @@ def make_generator(args, interrupt: SharedInterrupt) -> Generator:
         raise ArgumentError("--newline_token needs a sentencepiece file as --tokenizer_name; leave it out")
     tokenizer = cog_tokenizer(file, args.newline_token) if file else load_tokenizer(name, flag, args.trust_remote_code)
     model = load_model(args, tokenizer)
+    entries = model.config.get_text_config().vocab_size
+    if entries < entry_count(tokenizer):
+        raise ArgumentError(
+            f"--tokenizer_name must have at most the {entries} entries of MODEL, got {entry_count(tokenizer)}; "
+            "name the tokenizer that the model was trained with"
+        )
     begin = [] if model.config.is_encoder_decoder else split_frame(tokenizer.backend_tokenizer)[0]
     return Generator(model, tokenizer, begin, interrupt, args)
 

@@ -33,10 +33,10 @@ from training.loop.progress import Progress
 from training.loop.saving import Start, check_loaded, own_random_state, take_up, write_checkpoint
 from training.loop.schedules import FollowGlobalStep, check_schedule, follow_time, make_schedule
 from training.loop.stopping import StopEarly, last_state_named
-from training.loop.upstream import check_upstream
 from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
+from training.upstream import check_upstream
 
 
 class Trainer(transformers.Trainer):

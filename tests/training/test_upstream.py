@@ -7,10 +7,10 @@ import pytest
 import transformers
 
 from common.errors import UserError
-from training.loop import upstream
+from training import upstream
 from training.loop.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_trainers_list_of_overrides_is_complete():

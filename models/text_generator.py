@@ -17,7 +17,6 @@ from tokenizers import Regex, decoders
 from transformers import LogitsProcessor, TextStreamer
 
 from common.errors import ArgumentError
-from training.pretrained import entry_count
 
 logger = logging.getLogger(__name__)
 
@@ -91,23 +90,16 @@ class Generator:
     """
 
     def __init__(self, model, tokenizer, begin: list[int], interrupt: SharedInterrupt, args):
-        """ArgumentError when the tokenizer has more entries than the model."""
         self.model, self.tokenizer, self.args, self._begin = model.eval(), tokenizer, args, begin
         self.interrupt = interrupt
         config = model.config
-        entries = config.get_text_config().vocab_size
-        if entries < entry_count(tokenizer):
-            raise ArgumentError(
-                f"--tokenizer_name must have at most the {entries} entries of MODEL, got {entry_count(tokenizer)}; "
-                "name the tokenizer that the model was trained with"
-            )
         self._two_parts = bool(config.is_encoder_decoder)
         parts = [model.get_encoder(), model.get_decoder()] if self._two_parts else [model]
         self._most_prompt, self._most = position_count(parts[0]), position_count(parts[-1])
         if not self._two_parts and not getattr(config, "relative_encoding", False):
             self._most = min(self._most, getattr(config, "max_position_embeddings", None) or sys.maxsize)
         self._pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        self._settings = self._make_settings(entries)
+        self._settings = self._make_settings(config.get_text_config().vocab_size)
         backend = tokenizer.backend_tokenizer
         if json.loads(backend.to_str())["model"]["type"] == "WordPiece":
             backend.decoder = decoders.Sequence([decoders.WordPiece(), decoders.Replace(_NO_SPACE_BEFORE, "")])
