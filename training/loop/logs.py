@@ -83,7 +83,7 @@ class ConsoleAndFile(TrainerCallback):
 
 
 def progress(state, first_step: int, seconds: float, most_minutes: float | None) -> list[str]:
-    """Share done and time left of a run, in words; none of an evaluation alone.
+    """Share of its steps that a run has done and time left, in words; none of an evaluation alone.
 
     first_step: where this call began; seconds: what it has taken since, evaluation and checkpoints included;
     most_minutes: when it ends at the latest.
@@ -91,11 +91,14 @@ def progress(state, first_step: int, seconds: float, most_minutes: float | None)
     steps = state.global_step - first_step
     if not 0 < state.global_step <= state.max_steps:
         return []
-    words = [f"{state.global_step / state.max_steps:.1%}"]
+    words, last_step = [], state.max_steps
     if steps > 0 and state.global_step < state.max_steps:
         left = seconds / steps * (state.max_steps - state.global_step)
-        words.append(f"{clock(left if most_minutes is None else max(min(left, 60 * most_minutes - seconds), 0))} left")
-    return words
+        if most_minutes is not None:
+            left = max(min(left, 60 * most_minutes - seconds), 0)
+            last_step = state.global_step + steps / seconds * left
+        words = [f"{clock(left)} left"]
+    return [f"{state.global_step / last_step:.1%}", *words]
 
 
 def clock(seconds: float | None) -> str:

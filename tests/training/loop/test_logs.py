@@ -55,7 +55,7 @@ def test_flops_of_a_row_are_those_of_its_matrix_products(monkeypatch, large):
     [
         (50, 0, 100, None, ["5.0%", "31:40 left"]),
         (500, 400, 100, None, ["50.0%", "8:20 left"]),  # 100 steps of this call
-        (500, 400, 100, 3, ["50.0%", "1:20 left"]),  # it ends after three minutes
+        (500, 400, 100, 3, ["86.2%", "1:20 left"]),  # it ends after three minutes, at step 580
         (1000, 0, 100, None, ["100.0%"]),
         (400, 400, 100, None, ["40.0%"]),
         (0, 0, 0, None, []),
