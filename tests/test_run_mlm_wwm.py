@@ -371,11 +371,14 @@ def test_a_time_limit_saves_evaluates_and_goes_on(flags, tmp_path, undisturbed, 
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_a_schedule_by_time_ends_with_the_minutes(flags, tmp_path):
+def test_a_schedule_by_time_ends_with_the_minutes(flags, tmp_path, caplog):
+    caplog.set_level("INFO")
     changes = {"max_steps": 100000, "max_train_minutes": 0.05, "schedule_by_time": True, "logging_steps": 1}
     run_mlm_wwm.main(flags(save_steps=100000, **changes))
     rates = [record["learning_rate"] for record in read_log(tmp_path / "run")]
     assert rates[0] > 0.009 and rates[-1] < 0.002 and rates == sorted(rates, reverse=True)
+    assert "as --schedule_by_time has it; more minutes go on from here" in caplog.text
+    assert f"finished: the model is in {tmp_path / 'run'}; next, for example" in caplog.text
     run_mlm_wwm.main(flags(**changes))  # the time is up: one more step
     more = [record["learning_rate"] for record in read_log(tmp_path / "run")][len(rates) :]
     assert len(more) == 1 and more[0] <= rates[-1]

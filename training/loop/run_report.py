@@ -122,15 +122,12 @@ def tell_end(args, models: Sequence[Path | str], commands: Sequence[str]) -> Non
     if args.process_index:
         return
     finished = "finished" in read_json(Path(args.output_dir, RUN_FILE))
+    written = all(Path(model, "config.json").is_file() for model in models)  # not after a signal
     where = " and ".join(map(str, models))
-    if finished:
-        logger.info(
-            "%s",
-            "\n".join(
-                (f"finished: the model is in {where}; next, for example", *(f"  {command}" for command in commands))
-            ),
-        )
-    elif all(Path(model, "config.json").is_file() for model in models):
+    if finished or (written and args.schedule_by_time):  # whose rate has come down with the minutes
+        lines = [f"finished: the model is in {where}; next, for example", *(f"  {command}" for command in commands)]
+        logger.info("%s", "\n".join(lines))
+    elif written:
         logger.info("not finished: the model as it is now is in %s; the same command goes on", where)
 
 

@@ -113,10 +113,11 @@ class StopEarly(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.reason is not None:
-            self.outcome = (
-                f"stopped at step {state.global_step} of {state.max_steps} ({self.reason}); "
-                "the same command goes on from here"
-            )
+            if self.across_calls and not self.signalled:
+                what_then = "as --schedule_by_time has it; more minutes go on from here"
+            else:
+                what_then = "the same command goes on from here"
+            self.outcome = f"stopped at step {state.global_step} of {state.max_steps} ({self.reason}); {what_then}"
             logger.info("%s", self.outcome)
 
 
