@@ -181,11 +181,11 @@ class GatedAttention(torch.autograd.Function):
                     run_scores, run_keep = scores, keep
                 inner = gradient[:, run]
                 weights = part.weights(run_scores, run_keep)
-                value_gradient = _sum(value_gradient, weights.transpose(-1, -2) @ inner)
+                value_gradient = _sum(value_gradient, torch.bmm(weights.transpose(-1, -2), inner))
                 scores_gradient = inner @ value.transpose(-1, -2)
                 scores_gradient = part.scores_gradient(scores_gradient, run_scores, run_keep)
                 query_gradients.append(scores_gradient @ key)
-                key_gradient = _sum(key_gradient, scores_gradient.transpose(-1, -2) @ query[:, run])
+                key_gradient = _sum(key_gradient, torch.bmm(scores_gradient.transpose(-1, -2), query[:, run]))
             silu_backward_into(value_gradient.to(v.dtype), v, grad_input=v_result)
             gradients = [_joined(query_gradients), key_gradient.to(key.dtype)]
             if leaves[3] is not None:
