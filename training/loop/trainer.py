@@ -87,15 +87,10 @@ class Trainer(transformers.Trainer):
             self._rehearse()
 
     def _own_callbacks(self, tensorboard: bool) -> list[TrainerCallback]:
-        args, output_dir = self.args, Path(self.args.output_dir)
-        return [
-            *([TensorBoard(args.logging_dir or str(output_dir / "runs"))] if tensorboard else []),
-            ConsoleAndFile(output_dir / self.extension.log_file),
-            self.stop,
-            FollowGlobalStep(),
-            self.extension,
-            Start(self),
-        ]
+        folder = Path(self.args.output_dir)
+        callbacks = [TensorBoard(self.args.logging_dir or str(folder / "runs"))] if tensorboard else []
+        callbacks += [ConsoleAndFile(folder / self.extension.log_file), self.stop, FollowGlobalStep()]
+        return [*callbacks, self.extension, Start(self)]
 
     def _rehearse(self) -> None:
         """Make optimiser and schedule once, before a folder is touched: ArgumentError where they cannot be made."""
