@@ -128,10 +128,6 @@ models/stock.py: transformers.PreTrainedConfig:
     _attn_implementation
 training/objectives/causal_lm.py: transformers.PreTrainedConfig:
     _attn_implementation
-benchmarks/gpu/steps.py: torch:
-    _dynamo
-benchmarks/gpu/steps.py: torch._dynamo.config:
-    trace_autograd_ops
 training/loop/compiling.py: torch:
     _dynamo
 training/loop/compiling.py: torch._dynamo.config:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.subjects import Subject
 from benchmarks.gpu.table import Check
+from training.loop.compiling import compile_layers
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0
@@ -25,9 +26,8 @@ class Training:
             self.model = subject.make()
         self.model.to(device).train()
         self.loss_of, self.dtype, self.device = subject.make_loss(self.model), DTYPES[dtype], device
-        # On a CPU only what dynamo makes of the model is of interest, not the minutes of its compiler.
-        backend = "inductor" if device.type == "cuda" else "eager"
-        self.runs = torch.compile(self.model, backend=backend) if compiled else self.model
+        if compiled:  # as --torch_compile does; on a CPU its graphs alone are of interest, not the minutes of inductor
+            compile_layers(self.model, backend="inductor" if device.type == "cuda" else "eager")
         self.batch = {name: tensor.to(device) for name, tensor in subject.batch.items()}
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=True)
@@ -39,7 +39,7 @@ class Training:
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss and the norm of the gradient, on the device, which is not waited for."""
-        loss = self.loss(self.batch, self.runs)
+        loss = self.loss(self.batch, self.model)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
@@ -78,8 +78,6 @@ def measure(
     """Speed and memory of the step of a subject."""
     peak = check.peaks.get(DTYPES[dtype]) if mfu else None
     flops = flops_of(subject, check.device) if peak else 0.0
-    if compiled:
-        torch._dynamo.config.trace_autograd_ops = True  # of the backward passes by hand, which call autograd.grad
     started = time.perf_counter()
     training = Training(subject, dtype, check.device, compiled)
     for _ in range(check.size(3, 1)):
