@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,11 @@ from training.pretrained import load_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # beside the repository
+
+# Started in the background or by nohup, a suite ignores these, as then would the processes that its tests signal.
+for ignored, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, default)
 
 
 def pytest_collection_modifyitems(items):
