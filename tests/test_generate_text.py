@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -250,6 +251,7 @@ def test_the_commands_run_on_a_published_checkpoint_on_one_process_and_two(publi
         until(process, generate_text.ASK)
         typed(process, prompt)
         assert until(process, generate_text.ASK) == alone
+        time.sleep(0.5)  # between its prompt and its read, input() does not see a signal; no hand is as quick
         os.killpg(process.pid, signal.SIGINT)
         finished(process)
     change_mp.main([str(published_txl), "2"])
