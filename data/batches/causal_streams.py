@@ -167,15 +167,7 @@ def make_train_batches(args, rows: StreamRows, mem_len: int) -> TrainBatches:
 
     args: RunArguments, max_steps set. CorpusError when there are more streams than rows.
     """
-    batches = (StreamBatches if mem_len else TrainBatches)(
-        len(rows),
-        args.train_batch_size,
-        args.gradient_accumulation_steps,
-        args.data_processes,
-        args.data_process,
-        steps=args.max_steps,
-        seed=args.seed if args.data_seed is None else args.data_seed,
-    )
+    batches = (StreamBatches if mem_len else TrainBatches).of_run(args, len(rows))
     if mem_len and batches.step_size > len(rows):
         raise CorpusError(
             f"--per_device_train_batch_size x --gradient_accumulation_steps x processes, the streams, must be at most "

@@ -217,6 +217,13 @@ class TrainBatches:
         self.start = 0
         self._orders: dict[int, np.ndarray] = {}
 
+    @classmethod
+    def of_run(cls, args, rows: int, **options) -> "TrainBatches":
+        """This process's micro-batches of a whole run; args: RunArguments, max_steps set; options: of this class."""
+        share = (args.train_batch_size, args.gradient_accumulation_steps, args.data_processes, args.data_process)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return cls(rows, *share, steps=args.max_steps, seed=seed, **options)
+
     def __len__(self) -> int:
         return self.steps * self.accumulation
 
@@ -305,17 +312,8 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
     """
 
     def batches_of(source: Rows) -> TrainBatches:
-        return TrainBatches(
-            len(source),
-            args.train_batch_size,
-            args.gradient_accumulation_steps,
-            args.data_processes,
-            args.data_process,
-            steps=args.max_steps,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths=source.lengths,
-            pool_steps=BUCKET_STEPS if args.train_sampling_strategy == "group_by_length" else 1,
-        )
+        pool_steps = BUCKET_STEPS if args.train_sampling_strategy == "group_by_length" else 1
+        return TrainBatches.of_run(args, len(source), lengths=source.lengths, pool_steps=pool_steps)
 
     batches = batches_of(rows)
     batches.padding = padding_share(batches, rows, multiple)
