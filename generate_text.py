@@ -28,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import models  # noqa: F401  registers the model types
 from common.errors import ArgumentError
-from common.flags import FlagParser
+from common.flags import FlagParser, parse_bool
 from common.script import run_script
 from data.text.prompts import TEMPLATES, fill_template, read_prompts
 from data.tokens.tokenizer_files import split_frame
@@ -68,6 +68,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=1234, help="of sampling")
     add("--attention_window", type=int, help="keys that a Transformer-XL sees: 512 as trained, 768 as published")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="auto: as saved")
+    text = "decode a Transformer-XL on one GPU, without beams, by replaying one recorded step"
+    add("--cuda_graph", type=parse_bool, nargs="?", const=True, default=True, help=text)
     add("--use_cpu", action="store_true", help="leave an accelerator alone")
     args = parser.parse_args(argv)
     check(args)

@@ -180,6 +180,14 @@ def _meaning(values: list[str]) -> list:
     return [float(word) if _NUMBER.fullmatch(word) else word.lower() for word in values or ["true"]]
 
 
+def parse_bool(text: str) -> bool:
+    """true or false, as people write them. argparse.ArgumentTypeError for anything else."""
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return known[text.lower()]
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """A line for each flag with all its words and what it does; defaults where they say something."""
 

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.errors import ArgumentError
-from common.flags import FlagParser
+from common.flags import FlagParser, parse_bool
 from common.script import run_script, tell_next
 from data.corpus.concat_shards import group_rows
 from data.corpus.output_folder import begin, finish, locked_output
@@ -36,14 +36,6 @@ from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
 from training.pretrained import check_vocabulary_file, load_tokenizer, resolve_pretrained
 
 VALIDATION = "validation"  # folder of the held-out documents below --output_dir
-
-
-def parse_bool(text: str) -> bool:
-    """true or false, as people write them. argparse.ArgumentTypeError for anything else."""
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
-    return known[text.lower()]
 
 
 def build_parser() -> FlagParser:

@@ -37,11 +37,15 @@ def given_cache(cache: DynamicCache | None, past_key_values: DynamicCache | None
 
 @dataclass(frozen=True)
 class Block:
-    """A run of queries, the keys that any of them may see, and the mask of pairs, None where all are seen."""
+    """A run of queries, the keys that any of them may see, and the mask of pairs, None where all are seen.
+
+    order: for one query whose keys lie in another order, the place of each in the order of distances, farthest first.
+    """
 
     queries: slice
     keys: slice
     visible: torch.Tensor | None  # bool [B or 1, 1, queries, keys]
+    order: torch.Tensor | None = None  # int64 [keys]
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,8 @@ def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> 
             bias = by_distance[:, :, block.queries] @ relative[:, :, -columns:].transpose(-1, -2)
             if block.queries.stop - block.queries.start > 1:
                 bias = Shift.apply(bias)
+            elif block.order is not None:
+                bias = bias.index_select(-1, block.order)
             if block.visible is not None:
                 bias = torch.where(block.visible, bias, -torch.inf)
         outputs.append(

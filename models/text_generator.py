@@ -11,12 +11,15 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from tokenizers import Regex, decoders
 from transformers import LogitsProcessor, TextStreamer
 
 from common.errors import ArgumentError
+
+from .static_decoding import StaticStep, can_capture, captured_step, decode
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ class Generator:
 
     begin: ids before every prompt of a causal model. interrupt: of this process. args: temperature (0 takes the
     likeliest), top_k, top_p (0 for all), repetition_penalty, num_beams, max_length (tokens of prompt and text) or
-    max_new_tokens, source_prefix.
+    max_new_tokens, source_prefix, cuda_graph (whether a Transformer-XL on one card decodes by a CUDA graph).
     """
 
     def __init__(self, model, tokenizer, begin: list[int], interrupt: SharedInterrupt, args):
@@ -100,6 +103,8 @@ class Generator:
             self._most = min(self._most, getattr(config, "max_position_embeddings", None) or sys.maxsize)
         self._pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self._settings = self._make_settings(config.get_text_config().vocab_size)
+        self._captures = args.cuda_graph and PROCESSES == 1 and args.num_beams == 1 and can_capture(model)
+        self._steps: dict[int, StaticStep | None] = {}  # by their rows
         backend = tokenizer.backend_tokenizer
         if json.loads(backend.to_str())["model"]["type"] == "WordPiece":
             backend.decoder = decoders.Sequence([decoders.WordPiece(), decoders.Replace(_NO_SPACE_BEFORE, "")])
@@ -153,6 +158,15 @@ class Generator:
             logger.info("MODEL's positions end after %d tokens of the text, before --max_new_tokens", most)
         return [min(room, most) for room in rooms]
 
+    def _decoding(self, rows: int, streamer) -> dict:
+        """The argument of generate() that lets it decode so many rows by a captured step; {} for its own way."""
+        if not self._captures:
+            return {}
+        if rows not in self._steps:
+            self._steps[rows] = captured_step(self.model, rows)
+        step = self._steps[rows]
+        return {} if step is None else {"custom_generate": partial(decode, step, streamer)}
+
     @torch.no_grad()
     def generate(self, prompts: list[str], streamer: TextStreamer | None = None) -> list[str]:
         """The text that follows each prompt."""
@@ -160,6 +174,7 @@ class Generator:
         rooms, longest = self._room([len(row) for row in rows]), max(map(len, rows))
         ids = torch.tensor([[self._pad] * (longest - len(row)) + row for row in rows])  # [B, T]
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        decoding = self._decoding(len(rows), streamer)
         device, started = self.model.device, time.perf_counter()
         ids_after = self.model.generate(
             input_ids=ids.to(device),
@@ -167,6 +182,7 @@ class Generator:
             streamer=streamer,
             max_new_tokens=max(rooms),
             **self._settings,
+            **decoding,
         )
         new = ids_after if self._two_parts else ids_after[:, longest:]
         seconds = time.perf_counter() - started

@@ -273,6 +273,15 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         table = relative_table(length, self.config.hidden_size, self.config.positions_dtype, hidden.device)
         return dropout(table.to(hidden.dtype).unsqueeze(0), self.config.hidden_dropout, self.training)
 
+    def run_layers(self, hidden, mems, band: Band, table, cache) -> list[torch.Tensor]:
+        """What enters each layer, and what leaves the last, [B, Q, H] each; mems, table and cache as in forward."""
+        biases = (None, None) if self.rel_bias is None else self.rel_bias()
+        states = [hidden]
+        for number, layer in enumerate(self.layers):
+            memory = mems[number] if mems else None
+            states.append(layer(states[-1], memory, band, table, biases, **named_cache(cache)))
+        return states
+
     @can_return_tuple
     def forward(
         self,
@@ -319,14 +328,8 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         remembered = mems[0].shape[1] if mems else min(past, config.attention_window - 1)
         hidden = self.embed(embeds, attention_mask, position_ids, past)
         band = make_band(length, remembered, config.attention_window, attention_mask, hidden.device)
-        table = self.position_table(hidden, band.longest, cache)
-        biases = (None, None) if self.rel_bias is None else self.rel_bias()
-        states = [hidden]
-        for number, layer in enumerate(self.layers):
-            memory = mems[number] if mems else None
-            hidden = layer(hidden, memory, band, table, biases, **named_cache(cache))
-            states.append(hidden)
-        hidden = self.final_layernorm(hidden)
+        states = self.run_layers(hidden, mems, band, self.position_table(hidden, band.longest, cache), cache)
+        hidden = self.final_layernorm(states[-1])
         return TransformerXLOutput(
             last_hidden_state=hidden,
             hidden_states=(*states[:-1], hidden) if output_hidden_states else None,

@@ -10,13 +10,31 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import send_to_device
-from transformers import AutoModelForMaskedLM, BertConfig, ElectraConfig, GPT2Config, GPT2LMHeadModel, RobertaConfig
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    ElectraConfig,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LogitsProcessorList,
+    RobertaConfig,
+    StoppingCriteriaList,
+)
+from transformers.generation.logits_process import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 import models
 from data.batches.sampling import TrainBatches
 from models.electra.config import ElectraOptions, electra_configs, generator_config
 from models.electra.joint_model import new_joint_model
 from models.post_norm import use_fast_layers
+from models.static_decoding import StaticStep, extend
 from models.stock import accept_our_inputs
 from models.task_heads import HEAD_CLASSES
 from tests import fake_accelerator
@@ -149,6 +167,23 @@ def take_steps(build, optimizer=None, scaled=False, checkpointing=False, adversa
             optimizer.zero_grad()
 
 
+def decode_tokens() -> None:
+    """Tokens drawn, and the steps of one shape between them, as on CUDA, where a graph records the step."""
+    with fake_accelerator.Accelerator() as accelerator, torch.no_grad():
+        model = fake_accelerator.move(causal()[0]).eval()
+        step, device = StaticStep(model, 3), torch.device(fake_accelerator.NAME)
+        ids, mask = (tensor.to(device) for tensor in padded_rows())
+        drawn = [TemperatureLogitsWarper(0.9), TopKLogitsWarper(5), TopPLogitsWarper(0.9)]
+        drawn = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.2), *drawn])
+        ends = StoppingCriteriaList([MaxLengthCriteria(99), EosTokenCriteria(torch.tensor([7], device=device))])
+        settings, finished = GenerationConfig(do_sample=True, pad_token_id=0), torch.zeros(3, dtype=bool).to(device)
+        logits = step.begin(ids, mask)
+        accelerator.steady = True
+        for _ in range(2):
+            ids, finished = extend(ids, finished, drawn(ids, logits.float()), ends, settings)
+            logits = step(ids[:, -1:])
+
+
 CASES = {name: partial(take_steps, partial(masked_lm, name)) for name in (*VARIANTS, *STOCK_CONFIGS)}
 for name in ("gau", "gau_squared_relu", "flash_quad", "bert", "roberta", "electra"):
     CASES[f"{name}, isolated"] = partial(take_steps, partial(masked_lm, name, isolated=True))
@@ -177,6 +212,7 @@ CASES |= {
     "transformer_xl, checkpointing": partial(take_steps, causal, checkpointing=True),
     "gpt2": partial(take_steps, partial(causal, stock=True, memory=0)),
 }
+CASES["transformer_xl, decoding"] = decode_tokens
 for kind in HEADS:
     CASES[kind] = partial(take_steps, partial(task, kind))
     CASES[f"{kind}, bert, two passes"] = partial(take_steps, partial(task, kind, "bert", rdrop=1.0), adversary=True)

@@ -24,7 +24,8 @@ from transformers import (
 
 import generate_text
 from data.text.prompts import fill_template
-from models import TransformerXLConfig, TransformerXLForCausalLM
+from models import TransformerXLConfig, TransformerXLForCausalLM, text_generator
+from models.static_decoding import StaticStep
 from tests.processes import search_path
 from training.pretrained import load_tokenizer
 
@@ -103,6 +104,21 @@ def test_prompts_of_a_file_give_the_same_alone_and_in_batches(folder, tmp_path, 
     assert len(alone) == 3 and alone == together
     printed = run(capsys, *ask)
     assert all(text.strip() in printed for text in alone)
+
+
+def test_a_step_of_one_shape_gives_the_same_texts(folder, tmp_path, monkeypatch):
+    """As a GPU decodes, without its graph: one step for each number of rows, none for beams."""
+    (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n北京\n{'他在研究生命' * 9}\n", encoding="utf-8")
+    ask = (folder, "--input_file", tmp_path / "prompts.txt", "--max_new_tokens", 20, "--batch_size", 2)
+    choices = (("--repetition_penalty", 1.5, "--top_k", 5), ("--num_beams", 2))
+    wanted = [texts(tmp_path, *ask, *choice) for choice in choices]
+    rows = []
+    monkeypatch.setattr(text_generator, "can_capture", lambda model: True)
+    monkeypatch.setattr(text_generator, "captured_step", lambda *about: rows.append(about[1]) or StaticStep(*about))
+    assert [texts(tmp_path, *ask, *choice) for choice in choices] == wanted and rows == [2, 1]
+    assert texts(tmp_path, *ask, *choices[0], "--cuda_graph", "false") == wanted[0] and len(rows) == 2
+    monkeypatch.setattr(text_generator, "captured_step", lambda *about: None)
+    assert texts(tmp_path, *ask, *choices[0]) == wanted[0]
 
 
 def test_templates_are_those_of_the_pretraining_corpora(folder, tmp_path):
