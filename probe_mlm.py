@@ -7,9 +7,13 @@ MODEL is what the example of run_mlm_wwm.py trains, or a published one:
     python probe_mlm.py junnyu/flashquad_small_wwm_cluecorpussmall "天气预报说今天的天[MASK]很好。" --top_k 5
 
 prints 天气预报说今天的天[气+0.9948||空+0.0011||...]很好。
+
+--probe_file FILE asks for the texts of a file, one a line; behind a tab each, a line may hold what belongs into its
+blanks, and the last line printed counts how many of these the model guesses first.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 if __name__ == "__main__":
     import common.script  # noqa: F401  no traceback of Ctrl-C amid the slow imports
@@ -73,16 +77,76 @@ class Probe:
         return "".join(part + guess for part, guess in zip(parts, [*guesses, ""], strict=True))
 
 
+@dataclass(frozen=True)
+class Question:
+    """A text with blanks, and the tokens that belong there, of which there may be none."""
+
+    text: str
+    answers: tuple[str, ...] = ()
+
+
+def read_questions(path: str, tokenizer) -> list[Question]:
+    """Those of a UTF-8 file of lines `text` or `text<TAB>answer<TAB>answer ...`; empty lines are left out.
+
+    Raises ArgumentError, which names the line: no blank, another number of answers, an answer that is no token.
+    """
+    questions, tokens = [], tokenizer.get_vocab()
+    if not Path(path).is_file():
+        raise ArgumentError(f"--probe_file must name a file, got {path!r}; check the path")
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        try:
+            text, *answers = line.decode("utf-8-sig").split("\t")
+        except UnicodeDecodeError:
+            raise ArgumentError(f"--probe_file {path} line {number} must be UTF-8; convert the file") from None
+        if not text.strip():
+            continue
+        blanks = text.count(tokenizer.mask_token)
+        if not blanks or (answers and len(answers) != blanks):
+            raise ArgumentError(
+                f"--probe_file {path} line {number} must hold a text with {tokenizer.mask_token} and one answer for "
+                f"each or none, got {blanks} blanks and {len(answers)} answers; mend the line"
+            )
+        unknown = [answer for answer in answers if answer not in tokens]
+        if unknown:
+            raise ArgumentError(
+                f"--probe_file {path} line {number} must have answers of one token, got {unknown[0]!r}; take "
+                "another blank"
+            )
+        questions.append(Question(text, tuple(answers)))
+    return questions
+
+
+def ask(probe: Probe, questions: list[Question], top_k: int) -> str:
+    """Print each text filled, and what belongs where the first guess is another; how many first guesses are right."""
+    right = asked = 0
+    for question in questions:
+        line = probe.fill(question.text, top_k)
+        if question.answers:
+            firsts = [guess[0].token for guess in probe.candidates(question.text, 1)]
+            hits = [first == answer for first, answer in zip(firsts, question.answers, strict=True)]
+            right, asked = right + sum(hits), asked + len(hits)
+            line += "" if all(hits) else f"    wanted: {' '.join(question.answers)}"
+        print(line)
+    return f"{right} of {asked} blanks right at the first guess" if asked else ""
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = FlagParser(doc=__doc__)
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of a masked LM")
-    parser.add_argument("texts", metavar="TEXT", nargs="+", help="sentence with one or more [MASK]")
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="sentence with one or more [MASK]")
+    parser.add_argument("--probe_file", help="file of such sentences, behind tabs what belongs into their blanks")
     parser.add_argument("--top_k", type=int, default=5, help="candidates printed at each [MASK]")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with MODEL (auto_map)")
     arguments = parser.parse_args(argv)
+    if not arguments.texts and arguments.probe_file is None:
+        raise ArgumentError("TEXT or --probe_file must be given, got neither; add a sentence with [MASK]")
     probe = Probe(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    for text in arguments.texts:
-        print(probe.fill(text, arguments.top_k))
+    questions = [Question(text) for text in arguments.texts]
+    if arguments.probe_file is not None:
+        questions += read_questions(arguments.probe_file, probe.tokenizer)
+    score = ask(probe, questions, arguments.top_k)
+    if score:
+        print(score)
 
 
 if __name__ == "__main__":
