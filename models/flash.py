@@ -155,9 +155,10 @@ class FLASHEmbeddings(nn.Module):
 class FLASHLayer(GradientCheckpointingLayer):
     """X + (U * (A V + q'(Z) (k'(Z)^T V) / n)) Wo of U, V = silu(norm(X) Wh) and Z = silu(norm(X) Wqk).
 
-    The mixed chunk attention of Hua et al. 2022 (arXiv 2202.10447): A = relu(q(Z) k(Z)^T / G + b)^2 inside each group,
-    linear attention across groups, the sum over their keys divided by n tokens. q, k, q', k' scale and shift the
-    channels of Z and turn them by their position; b is T5's bias of each distance.
+    The mixed chunk attention of Hua et al. 2022 (arXiv 2202.10447), equations 5, 6 and 8 of Su's account,
+    spaces.ac.cn/archives/8934: A = relu(q(Z) k(Z)^T / G + b)^2 inside each group, linear attention across groups, the
+    sum over their keys divided by n tokens. q, k, q', k' scale and shift the channels of Z and turn them by their
+    position; b is T5's bias of each distance.
     """
 
     def __init__(self, config: FLASHConfig):

@@ -116,8 +116,9 @@ class FLASHQuadEmbeddings(nn.Module):
 class FLASHQuadLayer(GradientCheckpointingLayer):
     """U, V, Z = silu(norm(X) Wuv);  A = relu(q(Z) k(Z)^T / M + b)^2;  X + (U * A V) Wo; never divided by T.
 
-    FLASH-Quad, the gated attention unit of Hua et al. 2022 (arXiv 2202.10447). q and k scale and shift the channels of
-    Z and turn them by their position; b is a learned bias of each distance.
+    FLASH-Quad, the gated attention unit of Hua et al. 2022 (arXiv 2202.10447); equations 3 and 4 of Su's account,
+    spaces.ac.cn/archives/8934, with the factor 1 / M^2 of the paper's listing for its 1 / ns. q and k scale and shift
+    the channels of Z and turn them by their position; b is a learned bias of each distance.
     """
 
     def __init__(self, config: FLASHQuadConfig):

@@ -124,8 +124,9 @@ class GAUAlphaEmbeddings(nn.Module):
 class GatedUnit(nn.Module):
     """U, V, Z = silu(X Wi);  A = softmax(log(n) / log(512) q(Z) k(Z)^T / sqrt(D));  O = (U * A V) Wo.
 
-    The gated attention unit of Hua et al. 2022 (arXiv 2202.10447), with the softmax of GAU-alpha (Su 2022) for the
-    squared ReLU. q and k scale the channels of Z and turn them by their position; n is how many keys are seen.
+    The gated attention unit of Hua et al. 2022 (arXiv 2202.10447) in the numbering of Su's account: equation 3 of
+    spaces.ac.cn/archives/8934, with GAU-alpha's softmax (equation 5 of archives/8823, chosen in archives/9052) for the
+    squared ReLU of equation 4. q and k scale the channels of Z and turn them by their position; n keys are seen.
     """
 
     def __init__(self, config: GAUAlphaConfig):
