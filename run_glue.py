@@ -284,7 +284,7 @@ def make_evaluator(data: JobData, model: TaskModel, features: dict[str, Features
         rows = features[name]
         batches = make_eval_batches(rows, args.eval_batch_size, args.data_processes, args.data_process)
         scorer = SplitScorer(data.task, data.splits[name], rows, model.label_ids, options)
-        splits[name] = EvalRows(rows.rows, batches, collator(data, model)), scorer
+        splits[name] = EvalRows(EpochRows(rows), batches, collator(data, model)), scorer
     return Evaluator(splits, partial(merge_splits, data.task))
 
 

@@ -80,9 +80,9 @@ class Accelerator(TorchDispatchMode):
         kinds = {tensor.device.type for tensor in tensors} | ({target} - {None})
         hosts = [tensor for tensor in tensors if tensor.device.type == "cpu"]
         if func in COPIES:
-            to_device = target == NAME or (target is None and args[0].device.type == NAME)
+            # To the host, too: torch then copies into pinned memory of its own, which nobody can read here.
             asynchronous = kwargs.get("non_blocking") or (func is COPIES[1] and len(args) > 2 and args[2])
-            if "cpu" in kinds and not (to_device and asynchronous):
+            if "cpu" in kinds and not asynchronous:
                 raise Waits(f"{func} between {' and '.join(sorted(kinds))}")
         elif any(tensor.dim() for tensor in hosts):
             raise Waits(f"{func} takes a tensor of the CPU among those of the device")

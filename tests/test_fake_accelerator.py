@@ -4,8 +4,10 @@ What transformers itself waits for (whether a mask is all ones, once a forward o
 show here: it does not ask tensors without numbers.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -43,11 +45,13 @@ from tests.models.small_models import batch as padded_rows
 from tests.processes import SERVER
 from tests.small_runs import SCRIPTS
 from training.finetune.extension import FastGradient
+from training.finetune.task_model import EvalRows, run_model
+from training.loop.metric_sums import MetricSums, SumEvaluator
 from training.loop.optimizers import AdamWithoutBiasCorrection, make_muon
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.objectives.electra import ReplacedTokenDetection
 from training.objectives.masked_lm import MaskedLanguageModelling
-from training.objectives.tasks import make_objective
+from training.objectives.tasks import TaskObjective, make_objective
 
 SIZE = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2}
 STOCK = SIZE | {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 48, "pad_token_id": 0}
@@ -167,6 +171,33 @@ def take_steps(build, optimizer=None, scaled=False, checkpointing=False, adversa
             optimizer.zero_grad()
 
 
+def evaluate(build) -> None:
+    """Two batches of held-out rows by their evaluator, whose sums are read once, behind the last of them."""
+
+    def read_sums(sums, *_):
+        accelerator.steady = False
+        return {name: torch.zeros(value.shape).tolist() for name, value in sums._device.items()}
+
+    with fake_accelerator.Accelerator() as accelerator, patch.object(MetricSums, "totals", read_sums):
+        model, objective, rows = build()
+        args = SimpleNamespace(device=torch.device(fake_accelerator.NAME), eval_workers=0, model_parallel_size=1)
+        args.metric_for_best_model = None
+        trainer = SimpleNamespace(model=fake_accelerator.move(model), objective=objective, args=args)
+        trainer.accelerator = SimpleNamespace(autocast=nullcontext)
+        both = [rows, rows]
+        if isinstance(objective, CausalLanguageModelling):  # documents that begin, and go on
+            both = [rows | {"documents": torch.arange(3), "fresh": fresh} for fresh in (True, False)]
+        trainer.loader = lambda *_: both
+        accelerator.steady = True
+        if isinstance(objective, TaskObjective):
+            indices, scores, sums = run_model(trainer, EvalRows(None, [[(0, 0), (0, 1)], [(0, 2)]], None))
+            assert indices == [0, 1, 2] and len(scores) == 2 and sums.device.type == fake_accelerator.NAME
+            assert all(batch.device.type == "cpu" for batch in scores)
+        else:
+            SumEvaluator(args, objective, None, None, None)(trainer)
+            assert not accelerator.steady, "the sums are read"
+
+
 def decode_tokens() -> None:
     """Tokens drawn, and the steps of one shape between them, as on CUDA, where a graph records the step."""
     with fake_accelerator.Accelerator() as accelerator, torch.no_grad():
@@ -213,6 +244,10 @@ CASES |= {
     "gpt2": partial(take_steps, partial(causal, stock=True, memory=0)),
 }
 CASES["transformer_xl, decoding"] = decode_tokens
+EVALUATED = {name: partial(masked_lm, name) for name in ("gau", "flash_quad", "flash", *STOCK_CONFIGS)}
+EVALUATED |= {"gau, isolated": partial(masked_lm, "gau", isolated=True), "joint": joint, "transformer_xl": causal}
+EVALUATED |= {"gpt2": partial(causal, stock=True, memory=0)} | {kind: partial(task, kind) for kind in HEADS}
+CASES |= {f"{name}, evaluation": partial(evaluate, build) for name, build in EVALUATED.items()}
 for kind in HEADS:
     CASES[kind] = partial(take_steps, partial(task, kind))
     CASES[f"{kind}, bert, two passes"] = partial(take_steps, partial(task, kind, "bert", rdrop=1.0), adversary=True)

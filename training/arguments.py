@@ -158,6 +158,11 @@ class RunArguments(TrainingArguments):
         """Which of its group's processes this one is."""
         return self.process_index % self.model_parallel_size
 
+    @property
+    def eval_workers(self) -> int:
+        """Processes that collate held-out rows while a device computes; on a CPU they would take its cores."""
+        return 0 if self.device.type == "cpu" else self.dataloader_num_workers
+
     def _check(self):
         """ValueError for values that transformers accepts and that cannot train."""
         check_settled(self)

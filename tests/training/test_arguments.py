@@ -55,3 +55,10 @@ def test_a_card_without_bf16_trains_in_fp16_with_one_line(tmp_path, caplog, monk
     assert (args.bf16, args.fp16) == (able, not able)
     assert [record.message for record in caplog.records if "Ampere" not in record.message] == []
     assert len(caplog.records) == (not able)
+
+
+def test_held_out_rows_have_loader_processes_where_a_device_computes(tmp_path, monkeypatch):
+    args = parse(tmp_path, "--use_cpu", "--dataloader_num_workers", "3")
+    assert args.eval_workers == 0
+    monkeypatch.setattr(RunArguments, "device", torch.device("cuda:0"))
+    assert args.eval_workers == 3

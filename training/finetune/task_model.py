@@ -2,13 +2,14 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object, send_to_device
+from torch.utils.data import Dataset
 from transformers import AutoModel
 
 from common.errors import ArgumentError, library_errors
@@ -157,12 +158,30 @@ def match_labels(labels: tuple[str, ...], id2label: dict[int, str], order: str |
 class EvalRows:
     """Rows to predict.
 
-    rows: (indices) -> list of dicts. batches: this process's share, lists of (epoch, index) pairs. collator: of rows.
+    dataset: by pairs of an epoch and an index. batches: this process's share, lists of such pairs. collator: of rows.
     """
 
-    rows: Callable[[Sequence[int]], list[dict]]
+    dataset: Dataset
     batches: Iterable[list[tuple[int, int]]]
     collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+
+
+def run_model(trainer, data: EvalRows) -> tuple[list[int], list[torch.Tensor], torch.Tensor]:
+    """This process's part of `predict`, without a wait for the device: indices, scores by batch, loss and count [2].
+
+    The scores are on the host once the sums [2], fp64 on the device, have been read.
+    """
+    objective, model, args = trainer.objective, trainer.model, trainer.args
+    scores, sums = [], torch.zeros(2, dtype=torch.float64, device=args.device)
+    model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        for inputs in trainer.loader(data.dataset, data.batches, data.collator, args.eval_workers):
+            inputs = send_to_device(inputs, args.device, non_blocking=True)
+            outputs = objective.scores(model, inputs)
+            if "labels" in inputs or "start_positions" in inputs:
+                sums += torch.stack((objective.loss(outputs, inputs).double(), objective.count(inputs).double()))
+            scores.append(outputs.to("cpu", non_blocking=True))
+    return [index for batch in data.batches for _, index in batch], scores, sums
 
 
 def predict(trainer, data: EvalRows) -> tuple[list[int], list[np.ndarray], float | None]:
@@ -171,19 +190,9 @@ def predict(trainer, data: EvalRows) -> tuple[list[int], list[np.ndarray], float
     Every process returns the same: indices of the rows in any order, the fp32 scores of each as the objective gives
     them (padding included), and the mean loss of the targets, None where a row has none.
     """
-    objective, model = trainer.objective, trainer.model
-    indices, scores, loss, count = [], [], 0.0, 0.0
-    model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
-        for batch in data.batches:
-            here = [index for _, index in batch]
-            inputs = send_to_device(data.collator(data.rows(here)), trainer.args.device)
-            outputs = objective.scores(model, inputs)
-            if "labels" in inputs or "start_positions" in inputs:
-                loss += objective.loss(outputs, inputs).double().item()
-                count += objective.count(inputs).double().item()
-            indices += here
-            scores += list(outputs.cpu().numpy())
+    indices, batches, sums = run_model(trainer, data)
+    loss, count = sums.tolist()  # waits for the device, and so for the copies of the scores
+    scores = [row for batch in batches for row in batch.numpy()]
     if trainer.args.world_size > 1:
         indices, scores = gather_object(indices), gather_object(scores)
         loss, count = (sum(gather_object([value])) for value in (loss, count))

@@ -106,7 +106,7 @@ class SumEvaluator:
         sums.add_metrics({name: zero.expand(bins) for name, (bins, _) in objective.histograms.items()})
         trainer.model.eval()
         with torch.no_grad(), trainer.accelerator.autocast():
-            for batch in trainer.loader(*self._rows):
+            for batch in trainer.loader(*self._rows, args.eval_workers):
                 batch = send_to_device(batch, args.device, non_blocking=True)
                 counts = objective.counts(batch)
                 terms, metrics = objective(trainer.model, batch)
