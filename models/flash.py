@@ -134,9 +134,9 @@ class OffsetScale(nn.Module):
         self.weight = nn.Parameter(torch.empty(4, width))
         self.bias = nn.Parameter(torch.zeros(4, width))
 
-    def forward(self, base: torch.Tensor) -> torch.Tensor:
-        """base [..., D] -> [..., 4, D], at least fp32."""
-        return affine_heads(base, self.weight, self.bias)
+    def forward(self, base: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        """base [..., D] and a factor of each head [4, 1] -> [..., 4, D], at least fp32."""
+        return affine_heads(base, self.weight * scales, self.bias * scales)
 
 
 class FLASHEmbeddings(nn.Module):
@@ -185,8 +185,9 @@ class FLASHLayer(GradientCheckpointingLayer):
         dtype, (batch, length, _) = compute_dtype(hidden), hidden.shape
         value, gate = self.to_hidden[0](hidden).chunk(2, dim=-1)
         value = attention.grouped(F.silu(value))
-        heads = rotate(self.qk_offset_scale(F.silu(self.to_qk[0](hidden))), attention.table, interleaved=True)
-        quad_query, lin_query, quad_key, lin_key = attention.scaled(heads, dtype)
+        heads = self.qk_offset_scale(F.silu(self.to_qk[0](hidden)), attention.scales)
+        heads = rotate(heads, attention.table, interleaved=True)
+        quad_query, lin_query, quad_key, lin_key = attention.separate(heads, dtype)
         bias = toeplitz(self.rel_pos_bias(attention.group)).to(dtype)
         weights = torch.baddbmm(bias, quad_query, quad_key.transpose(-1, -2))
         weights = laplace(weights) if self.config.laplace_attn_fn else squared_relu(weights)
@@ -240,37 +241,38 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         self.encoder = nn.ModuleDict({"layers": layers})
         self.post_init()
 
-    def linear_scales(self, valid: torch.Tensor | None, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What linear queries and linear keys are multiplied with, [1, 1, 1] and [B or 1, T or 1, 1] fp32.
+    def scales(self, valid: torch.Tensor | None, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factors of the four heads [4, 1], and besides of linear keys [B or 1, T or 1, 1], 0 at padding; fp32.
 
-        Together 1 over the divisor, and 0 at padding. Split as `split_scale` does it, the power of two being the
-        queries' here: 1 / T alone would bring the keys of a long row below the least numbers of fp16.
+        Those of linear attention together are 1 over the divisor, split as `split_scale` does it, the power of two
+        being the queries' here: 1 / T alone would bring the keys of a long row below the least numbers of fp16.
         """
         config, length = self.config, embeds.shape[1]
         divisor = torch.full((1, 1), length, dtype=torch.float32, device=embeds.device)
-        query_scale = torch.ldexp(torch.ones_like(divisor), -(torch.frexp(divisor).exponent // 2))
+        lin_query = torch.ldexp(torch.ones_like(divisor), -(torch.frexp(divisor).exponent // 2))
         if config.causal:
             divisor = torch.full_like(divisor, config.group_size)
         elif config.linear_divisor == "max_position":
             divisor = torch.full_like(divisor, config.max_position_embeddings)
         elif config.linear_divisor == "valid" and valid is not None:
             divisor = valid.sum(-1, keepdim=True).clamp(min=1).float()
-        key_scale = (1 if valid is None else valid) / divisor / query_scale
-        return query_scale.unsqueeze(-1), key_scale.unsqueeze(-1)
+        lin_key = (1 if valid is None else valid) / divisor / lin_query
+        quad_query, quad_key, one = (torch.full_like(lin_query, x) for x in (*split_scale(1 / config.group_size), 1))
+        return torch.cat((quad_query, lin_query, quad_key, one)), lin_key.unsqueeze(-1)
 
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
         valid = None if attention_mask is None else attention_mask.bool()
         width = self.config.query_key_dim
-        quad_query, quad_key = split_scale(1 / self.config.group_size)
-        lin_query, lin_key = self.linear_scales(valid, embeds)
+        scales, key_scale = self.scales(valid, embeds)
         group = min(self.config.group_size, embeds.shape[1])  # a short row is one group of its own length
         attention = ChunkAttention(
             table=rotary_table(positions, min(ROTARY_WIDTH, width), width),
             group=group,
             groups=-(-embeds.shape[1] // group),
-            scales=(quad_query, lin_query, quad_key, lin_key),
+            scales=scales,
+            key_scale=key_scale,
             unseen=None if valid is None else ~valid,
             causal=self.config.causal,
             per_group=not self.config.reduce_group_non_causal_attn,

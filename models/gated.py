@@ -215,8 +215,8 @@ class ChunkAttention:
     table: torch.Tensor  # of `rotate`
     group: int  # G, at most the length of the row
     groups: int  # N
-    # Of quadratic and linear queries, quadratic and linear keys (0 at padding); numbers or [B or 1, T or 1, 1].
-    scales: tuple[torch.Tensor | float, ...]
+    scales: torch.Tensor  # of quadratic and linear queries, quadratic and linear keys, [4, 1]
+    key_scale: torch.Tensor  # besides, of linear keys, [B or 1, T or 1, 1]; 0 at padding
     unseen: torch.Tensor | None  # [B, T], true at keys to skip
     causal: bool
     per_group: bool  # linear attention stays inside the group
@@ -244,13 +244,13 @@ class ChunkAttention:
 
     def heads(self, base: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """base [B, T, D] before its activation -> quadratic and linear query, quadratic and linear key [B N, G, D]."""
-        heads = rotate(affine_heads(F.silu(base), scale, offset), self.table, interleaved=True)
-        return self.scaled(heads, base.dtype)
+        heads = affine_heads(F.silu(base), scale * self.scales, offset * self.scales)
+        return self.separate(rotate(heads, self.table, interleaved=True), base.dtype)
 
-    def scaled(self, heads: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """heads [B, T, 4, D] -> each head [B N, G, D] times its scale, in dtype."""
-        scaled = (head * scale for head, scale in zip(heads.unbind(-2), self.scales, strict=True))
-        return tuple(self.grouped(head.to(dtype)) for head in scaled)
+    def separate(self, heads: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        """heads [B, T, 4, D], times their scales -> each [B N, G, D] in dtype."""
+        *others, lin_key = heads.unbind(-2)
+        return tuple(self.grouped(head.to(dtype)) for head in (*others, lin_key * self.key_scale))
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
         """[B N, G, G]; after ReLU unless laplace."""

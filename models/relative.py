@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from .layers import dropout
 
 ROWS = 256  # queries at a time: scores then take memory for their window, not for the whole sequence
+ALIGNED = 8  # columns of scores come in multiples of it where they can, or a GPU copies each matrix before a product
 
 # transformers 5.24 renamed past_key_values, as generate(), gradient checkpointing and outputs call keys and values, to
 # cache; each release knows its own name alone. Callers may give either.
@@ -44,6 +45,7 @@ class Block:
 
     queries: slice
     keys: slice
+    distances: int  # 0, 1, .. of the keys from the queries that scores by distance are computed for
     visible: torch.Tensor | None  # bool [B or 1, 1, queries, keys]
     order: torch.Tensor | None = None  # int64 [keys]
 
@@ -53,7 +55,7 @@ class Band:
     """The pairs of query and key that may see each other, in blocks of queries."""
 
     blocks: tuple[Block, ...]
-    longest: int  # keys of the block with the most
+    longest: int  # distances that a table must have
 
 
 def make_band(
@@ -73,22 +75,27 @@ def make_band(
         attention_mask = attention_mask.bool()[..., -keys:]
         # A mask of the new tokens alone says nothing of the remembered ones, which were there.
         attention_mask = F.pad(attention_mask, (keys - attention_mask.shape[-1], 0), value=True)
-    blocks = []
+    blocks, longest = [], 0
     for start in range(0, length, ROWS):
         stop = min(start + ROWS, length)
-        first = max(0, remembered + start - window + 1)
-        span = slice(first, remembered + stop)
-        visible = None
-        if stop - start > 1 or attention_mask is not None:
-            rows = torch.arange(remembered + start, remembered + stop, device=device).unsqueeze(-1)
+        end, first = remembered + stop, max(0, remembered + start - window + 1)
+        longest = max(longest, end - first)
+        visible, masked = None, stop - start > 1 or attention_mask is not None
+        if masked:  # which hides what the first keys are beyond the window
+            first = max(0, first - (first - end) % ALIGNED)
+        distances = max(min(window, end - first), remembered + start - first + 1)
+        distances = min(end - first, distances + -distances % ALIGNED)
+        span = slice(first, end)
+        if masked:
+            rows = torch.arange(remembered + start, end, device=device).unsqueeze(-1)
             distance = rows - torch.arange(span.start, span.stop, device=device)
             visible = (distance >= 0) & (distance < window)
             if attention_mask is not None:
                 pairs = attention_mask.unsqueeze(1) if attention_mask.dim() == 2 else attention_mask[:, start:stop]
                 visible = visible & pairs[..., span] | (distance == 0)
             visible = visible.view(-1, 1, *visible.shape[-2:])
-        blocks.append(Block(slice(start, stop), span, visible))
-    return Band(tuple(blocks), max(block.keys.stop - block.keys.start for block in blocks))
+        blocks.append(Block(slice(start, stop), span, distances, visible))
+    return Band(tuple(blocks), max(longest, *(block.distances for block in blocks)))
 
 
 def inverse_frequencies(width: int, device: torch.device | None = None) -> torch.Tensor:
@@ -110,24 +117,27 @@ def relative_table(length: int, width: int, dtype: str, device: torch.device) ->
 
 
 class Shift(torch.autograd.Function):
-    """Row i of [.., Q, K] scores by distance (column m: distance K-1-m), moved so that column j is key j.
+    """Row i of [.., Q, R] scores by distance (column m: distance R-1-m), moved: column j of [.., Q, K] is key j.
 
-    Entry (i, j) comes from column j + Q-1-i; those beyond the row, of keys after the query, are left undefined for
-    the mask. In memory that is the same run of numbers read with rows one shorter, so forward is a view.
+    Entry (i, j), of distance K-Q + i-j, comes from column j + R-1 - (K-Q) - i; what lies beyond the row, of keys after
+    the query or R before it, is left undefined for the mask. In memory that is the same run of numbers read with rows
+    one shorter, so forward is a view; K-Q < R <= K.
     """
 
     @staticmethod
-    def forward(ctx, scores):
-        rows, columns = ctx.shape = scores.shape[-2:]
-        flat = scores.contiguous().flatten(-2)[..., rows - 1 :]
-        return flat.as_strided((*scores.shape[:-2], rows, columns), (*flat.stride()[:-1], columns - 1, 1))
+    def forward(ctx, scores, keys: int):
+        rows, distances = scores.shape[-2:]
+        ctx.sizes = rows, distances, keys
+        flat = scores.contiguous().flatten(-2)[..., distances - 1 - (keys - rows) :]
+        return flat.as_strided((*scores.shape[:-2], rows, keys), (*flat.stride()[:-1], distances - 1, 1))
 
     @staticmethod
     def backward(ctx, gradient):
-        rows, columns = ctx.shape
-        # Each row's last column but the last row's is of a later key: masked, so its gradient is zero.
-        flat = torch.cat((gradient[..., :-1].flatten(-2), gradient[..., -1, -1:]), dim=-1)
-        return F.pad(flat, (rows - 1, 0)).unflatten(-1, (rows, columns))
+        rows, distances, keys = ctx.sizes
+        # Read with rows one longer; what lies beyond a row here is masked, so that its gradient is zero.
+        flat = F.pad(gradient.flatten(-2), (distances - 1 - (keys - rows), 0))
+        shape = (*gradient.shape[:-2], rows, distances)
+        return flat.as_strided(shape, (*flat.stride()[:-1], keys + 1, 1)).contiguous(), None
 
 
 def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> torch.Tensor:
@@ -148,10 +158,9 @@ def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> 
     for block in band.blocks:
         bias = block.visible
         if relative is not None:
-            columns = block.keys.stop - block.keys.start
-            bias = by_distance[:, :, block.queries] @ relative[:, :, -columns:].transpose(-1, -2)
+            bias = by_distance[:, :, block.queries] @ relative[:, :, -block.distances :].transpose(-1, -2)
             if block.queries.stop - block.queries.start > 1:
-                bias = Shift.apply(bias)
+                bias = Shift.apply(bias, block.keys.stop - block.keys.start)
             elif block.order is not None:
                 bias = bias.index_select(-1, block.order)
             if block.visible is not None:

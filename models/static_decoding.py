@@ -92,7 +92,7 @@ class StaticStep:
         self._place.copy_(self._position % window)
         self._seen.index_fill_(1, self._place, True)
         order = window - 1 - (self._position - self._places) % window
-        block = Block(slice(0, 1), slice(0, window), self._seen[:, None, None], order)
+        block = Block(slice(0, 1), slice(0, window), window, self._seen[:, None, None], order)
         hidden = base.embed(base.embed_tokens(self._token), None, self._real, 0)
         hidden = base.run_layers(hidden, None, Band((block,), window), None, self)[-1]
         self._position += 1

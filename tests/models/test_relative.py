@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from models.relative import ROWS, Shift, relative_table
+from models.relative import ROWS, Shift, attend, make_band, relative_table
 from tests.models.small_models import close, make_xl
 
 
@@ -72,18 +72,66 @@ def test_no_token_sees_a_later_one_or_one_beyond_the_window():
     assert seen.nonzero().flatten().tolist() == list(range(14, 26))
 
 
-def test_shift_has_the_gradient_of_its_definition():
+@pytest.mark.parametrize("distances", [5, 6, 8, 9])
+def test_shift_has_the_gradient_of_its_definition(distances):
     torch.manual_seed(0)
-    scores = torch.randn(2, 3, 5, 9, dtype=torch.float64, requires_grad=True)
-    visible = torch.arange(9) <= torch.arange(5).unsqueeze(-1) + 4
+    scores = torch.randn(2, 3, 5, distances, dtype=torch.float64, requires_grad=True)
+    apart = torch.arange(5).unsqueeze(-1) + 4 - torch.arange(9)
+    visible = (apart >= 0) & (apart < distances)
 
     def masked(x):
-        return torch.where(visible, Shift.apply(x), 0.0)
+        return torch.where(visible, Shift.apply(x, 9), 0.0)
 
-    columns = (torch.arange(9) + 4 - torch.arange(5).unsqueeze(-1)).clamp(max=8)
+    columns = (distances - 1 - apart).clamp(0, distances - 1)
     expected = torch.where(visible, scores.gather(-1, columns.expand(2, 3, 5, 9)), 0.0)
     assert torch.equal(masked(scores), expected)
     torch.autograd.gradcheck(masked, scores)
+
+
+@pytest.mark.parametrize("remembered", [0, 256, 300, 511])
+@pytest.mark.parametrize("length", [1, 7, 512, 600])
+def test_scores_have_aligned_columns(length, remembered):
+    band = make_band(length, remembered, 512, None, torch.device("cpu"))
+    for block in band.blocks:
+        columns, first = block.keys.stop - block.keys.start, remembered + block.queries.start
+        seen = min(512, first + 1)
+        assert block.keys.start <= first + 1 - seen, "no key that is seen is left out"
+        assert block.keys.start > first - 512 - 8 or not block.keys.start, "no more than an alignment too many"
+        assert first - block.keys.start < block.distances <= min(columns, band.longest)
+        assert block.distances >= min(512, columns)
+        if block.keys.start and length > 1:
+            assert columns % 8 == 0 and (block.distances % 8 == 0 or block.distances == columns)
+    if (length, remembered) == (512, 256):
+        assert [(block.keys, block.distances) for block in band.blocks] == [
+            (slice(0, 512), 512),
+            (slice(0, 768), 520),
+        ]
+
+
+def one_by_one(queries, keys, values, relative, biases, band, rate):
+    """`attend` as the paper writes it: the score of each distance at each key, in one matrix of all keys."""
+    (u, v), length, total = (bias.unsqueeze(1) for bias in biases), queries.shape[2], keys.shape[2]
+    apart = torch.arange(length).unsqueeze(-1) + total - length - torch.arange(total)
+    by_distance = (queries + v) @ relative.flip(2).transpose(-1, -2)
+    scores = (queries + u) @ keys.transpose(-1, -2)
+    columns = apart.clamp(0, relative.shape[2] - 1).expand(*scores.shape)
+    scores = (scores + by_distance.gather(-1, columns)) * queries.shape[-1] ** -0.5
+    return scores.masked_fill((apart < 0) | (apart >= 512), -torch.inf).softmax(-1) @ values
+
+
+def test_blocks_of_aligned_columns_are_the_formula():
+    torch.manual_seed(0)
+    shapes = {"queries": 512, "keys": 768, "values": 768}
+    tensors = [torch.randn(2, 2, rows, 8, requires_grad=True) for rows in shapes.values()]
+    tensors += [torch.randn(1, 2, 767, 8, requires_grad=True), torch.randn(2, 2, 8, requires_grad=True)]
+    band = make_band(512, 256, 512, None, torch.device("cpu"))
+    results = []
+    for function in (attend, one_by_one):
+        output = function(*tensors, band, 0.0)
+        weight = torch.linspace(-1, 1, output.numel()).view_as(output)
+        results.append((output, *torch.autograd.grad((output * weight).sum(), tensors)))
+    for result, expected in zip(*results, strict=True):
+        assert (result - expected).norm() <= 1e-6 * expected.norm()
 
 
 def test_a_cache_goes_by_its_two_names_and_not_through_a_checkpointed_layer():
