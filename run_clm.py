@@ -51,7 +51,7 @@ from training.model_setup import check_vocabulary, make_model, own_memory
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
-from training.run_folder import run_settings, run_to_end
+from training.run_folder import run_settings, run_to_end, settle_row_order
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
 REFUSED = ("group_by_length", "train_sampling_strategy")  # all rows are of one length
@@ -111,6 +111,7 @@ def main(argv=None) -> dict[str, float]:
     model_args, data_args, args = parse_arguments(classes, argv, TRAINING, __doc__, REFUSED)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
+    settle_row_order(args)
     tokenizer = read_tokenizer(
         model_args.tokenizer_name or model_args.model_name_or_path, model_args.trust_remote_code
     )

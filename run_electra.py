@@ -69,7 +69,7 @@ from training.model_setup import check_fits, finish_config, load_model, make_con
 from training.objectives.electra import ReplacedTokenDetection
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
-from training.run_folder import run_settings, run_to_end, settle_seed
+from training.run_folder import run_settings, run_to_end, settle_row_order, settle_seed
 
 
 def main(argv=None) -> dict[str, float]:
@@ -79,11 +79,12 @@ def main(argv=None) -> dict[str, float]:
     check_arguments(model_args, data_args, args)
     set_up_process(args)
     settle_seed(args)
+    settle_row_order(args)
     args.run_name = run_name(args)
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
     check_special_tokens(tokenizer, model_args.tokenizer_name, "--tokenizer_name")
     backend = tokenizer.backend_tokenizer
-    plain, held_out = load_maskable_rows(data_args, tokenizer)
+    plain, held_out = load_maskable_rows(data_args, tokenizer, args.row_order)
     train = make_rows(data_args, plain, backend, args.seed)
     held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED)
     set_seed(args.seed)

@@ -55,7 +55,7 @@ from training.model_setup import make_model, set_unigram_bias
 from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
-from training.run_folder import run_settings, run_to_end
+from training.run_folder import run_settings, run_to_end, settle_row_order
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +88,11 @@ def main(argv=None) -> dict[str, float]:
     model_args, data_args, args = parse_arguments(classes, argv, TRAINING, __doc__)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
+    settle_row_order(args)
     tokenizer = load_tokenizer(model_args.tokenizer_name, "--tokenizer_name", model_args.trust_remote_code)
     check_special_tokens(tokenizer, model_args.tokenizer_name, "--tokenizer_name")
     backend = tokenizer.backend_tokenizer
-    plain, held_out = load_maskable_rows(data_args, tokenizer)
+    plain, held_out = load_maskable_rows(data_args, tokenizer, args.row_order)
     length = settle_length(plain, data_args.max_seq_length)
     train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
     set_seed(args.seed)

@@ -18,7 +18,8 @@ import run_chinese_ref
 from common.errors import UserError
 from data import create_data, outputs, train_tokenizer, trans_to_json
 from data.corpus import preparation, sources
-from data.corpus.store import Corpus, CorpusError, shard_name, write_shard
+from data.corpus.arrow_shards import CorpusError, shard_name, write_shard
+from data.corpus.store import Corpus
 from data.files import DataError
 from data.text import parallel_reader, prompts, raw_documents
 from data.tokens import wordpiece_vocabulary as vocabularies

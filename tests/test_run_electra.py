@@ -24,7 +24,7 @@ from transformers import (
 import run_electra
 from common.errors import ArgumentError
 from data.batches.masking import make_collator
-from data.corpus.store import CorpusError
+from data.corpus.arrow_shards import CorpusError
 from tests.processes import run_together
 from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, weights
 from training.electra_arguments import ElectraDataArguments

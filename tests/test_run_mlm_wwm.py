@@ -21,10 +21,10 @@ import run_mlm_wwm
 from benchmarks import quickstart_baseline
 from common.errors import ArgumentError
 from data.batches.masking import make_eval_collator
-from data.corpus.store import CorpusError
+from data.corpus.arrow_shards import CorpusError
 from tests.processes import run_together
 from tests.runs import as_before_checksums, assert_close_runs, assert_same_run, curve, killed_in, read_log, weights
-from training.arguments import ModelArguments
+from training.arguments import ModelArguments, RunArguments
 from training.loop.extension import Extension
 from training.loop.trainer import Trainer
 from training.model_setup import make_config
@@ -394,6 +394,23 @@ def test_incomplete_checkpoints_are_passed_over_and_refused_by_name(flags, tmp_p
     assert "checkpoint-12, which lacks optimizer.pt" in caplog.text
     assert "from " + str(tmp_path / "run" / "checkpoint-4") in caplog.text
     assert_same_run(undisturbed(flags, **HELD_OUT), tmp_path / "run")
+
+
+@pytest.mark.parametrize("grouped", [None, True])
+def test_a_run_that_was_begun_with_the_order_of_sorted_draws_goes_on_with_it(flags, tmp_path, monkeypatch, grouped):
+    old, new = {"output_dir": tmp_path / "old"}, {"output_dir": tmp_path / "new"}
+    with monkeypatch.context() as patch:
+        patch.setattr(RunArguments, "row_order", "sorted")
+        run_mlm_wwm.main(flags(group_by_length=grouped, **old))
+        with killed_in(7):
+            run_mlm_wwm.main(flags(group_by_length=grouped))
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["arguments"]
+    assert "row_order" not in settings, "as earlier code wrote them"
+    run_mlm_wwm.main(flags(group_by_length=grouped))
+    assert_same_run(tmp_path / "old", tmp_path / "run")
+    run_mlm_wwm.main(flags(group_by_length=grouped, **new))
+    settings = json.loads((tmp_path / "new" / "run.json").read_text())["settings"]["arguments"]
+    assert settings["row_order"] == "permuted" and curve(tmp_path / "new") != curve(tmp_path / "old")
 
 
 def test_intervals_of_the_command_line_win_on_resumption(flags, tmp_path):

@@ -19,7 +19,8 @@ from data import create_data
 from data.batches.masking import MaskCollator, TokenMasking
 from data.batches.packing import pack
 from data.batches.sampling import PlainRows
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.arrow_shards import CorpusError
+from data.corpus.store import Corpus
 from models.post_norm import use_fast_layers
 from models.stock import accept_our_inputs
 from tests.processes import run_together

@@ -100,6 +100,8 @@ class RunArguments(TrainingArguments):
         default=False, metadata={"help": "Search each backward for parameters without gradient."}
     )
 
+    row_order = "permuted"  # of an epoch, no flag; "sorted" in a run that was begun when that was the order
+
     def __post_init__(self):
         check_raw(self)
         device = torch.accelerator.current_accelerator(check_available=True)
@@ -374,6 +376,8 @@ def course_settings(args: RunArguments) -> dict:
     everything = args.to_dict()
     values = {name: everything[name] for name in _COURSE.split()}
     values["rows_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.data_processes
+    if args.row_order != "sorted":  # which the settings of earlier runs do not name
+        values["row_order"] = args.row_order
     if args.model_parallel_size > 1:
         values["model_parallel_size"] = args.model_parallel_size  # into as many parts its checkpoints are cut
     return values

@@ -65,15 +65,29 @@ def settle_seed(args) -> None:
     """Draw the seed of a run that was given 0, and log it; a run that goes on keeps the one it drew."""
     if args.seed:
         return
-
-    def draw() -> int:
-        wanted = args.resume_from_checkpoint or "auto"
-        folder = Path(args.output_dir if wanted in ("auto", "none") else wanted).resolve()
-        before = read_settings(folder if wanted == "auto" else folder.parent) if wanted != "none" else None
-        return (before or {}).get("arguments", {}).get("seed", secrets.randbelow(1_000_000))
-
-    args.seed = first_decides(args, draw)
+    args.seed = first_decides(args, lambda: _begun_with(args).get("seed", secrets.randbelow(1_000_000)))
     logger.info("seed %d, drawn", args.seed)
+
+
+def settle_row_order(args) -> None:
+    """Let a run that was begun when epochs had another order go on with that one."""
+    begun = first_decides(args, lambda: _begun_with(args)) if args.do_train else {}
+    if begun:
+        args.row_order = begun.get("row_order", "sorted")
+    if args.row_order == "sorted":
+        logger.info("rows come in the order of sorted draws, with which this run was begun")
+
+
+def _begun_with(args) -> dict:
+    """The arguments in the settings of the run that would be gone on with; {} of a new one."""
+    wanted = args.resume_from_checkpoint or "auto"
+    if wanted == "none":
+        return {}
+    folder = Path(args.output_dir if wanted == "auto" else wanted).resolve()
+    try:
+        return (read_settings(folder if wanted == "auto" else folder.parent) or {}).get("arguments", {})
+    except ArgumentError:  # a damaged file, which is told where the folder is prepared, if it does not make way
+        return {}
 
 
 def run_settings(args, data_args, manifest: dict, config, sources: dict) -> dict:

@@ -12,7 +12,8 @@ import numpy as np
 
 from common.errors import UserError
 from data.batches.sampling import draw
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.arrow_shards import CorpusError
+from data.corpus.store import Corpus
 from data.text.prompts import read_documents
 from data.tokens.tokenizer_files import split_frame
 

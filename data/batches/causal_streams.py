@@ -18,7 +18,7 @@ import torch
 from data.batches.causal_documents import Documents
 from data.batches.masking import IGNORED
 from data.batches.sampling import EvalBatches, TrainBatches, draw
-from data.corpus.store import CorpusError
+from data.corpus.arrow_shards import CorpusError
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from data.batches.sampling import PlainRows, Rows, in_shard
+from data.corpus.arrow_shards import CorpusError
 from data.corpus.sentences import row_sentence_starts, sentence_tables
-from data.corpus.store import CorpusError
 from data.tokens.tokenizer_files import special_frame
 
 _SINGLE_SHARE, _SHORT_SHARE = 0.1, 0.05  # rows of one segment only, and rows that aim at a random shorter length
@@ -112,7 +112,7 @@ class ElectraRows(Rows):
             )
         self._runs: list[np.ndarray] = []
         builder = ExampleBuilder(length, seed, keep_overflow=kind == "packed")
-        self._store(builder, self._lines(plain.indices, *sentence_tables(backend)))
+        self._store(builder, self._lines(np.asarray(plain.indices), *sentence_tables(backend)))
         # [4, runs]: first content of a run, contents, its row in the corpus, where it begins there
         self._runs = np.concatenate([np.zeros((4, 0), np.int64), *self._runs], axis=1)
 

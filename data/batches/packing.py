@@ -14,8 +14,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from data.batches.sampling import PlainRows, Rows, in_shard
+from data.corpus.arrow_shards import CorpusError
 from data.corpus.sentences import row_sentence_starts, sentence_tables
-from data.corpus.store import CorpusError
 from data.tokens.tokenizer_files import special_frame
 
 
@@ -44,12 +44,12 @@ class ConcatRows(Rows):
     """
 
     def __init__(self, plain: PlainRows, length: int, backend: Tokenizer):
-        self.corpus, self._indices = plain.corpus, plain.indices
+        self.corpus, self._indices = plain.corpus, np.asarray(plain.indices)
         self._frame = special_frame(backend)
         same_document = np.diff(self.corpus.documents[self._indices], prepend=-1) == 0
         goes_on = np.diff(self._indices, prepend=-2) == 1
         self._separated = ~(same_document & goes_on)  # bool [N]: begins a document, or goes on after a gap
-        sizes = plain.lengths - 2
+        sizes = np.asarray(plain.lengths) - 2
         self._stream_ends = np.cumsum(sizes + self._separated)  # int64 [N]
         self._stream_starts = self._stream_ends - sizes
         self._starts, self._stops = self._cut(length - 2, *sentence_tables(backend))  # int64 [R] each
@@ -119,9 +119,10 @@ class IsolatedRows(Rows):
 
     def __init__(self, plain: PlainRows, length: int, first_token: int):
         self.corpus, self._first_token = plain.corpus, first_token
-        members, self._edges = fill_rows(plain.lengths, length)
+        lengths = np.asarray(plain.lengths)
+        members, self._edges = fill_rows(lengths, length)
         self._indices = plain.indices[members]
-        ends = np.append(0, np.cumsum(plain.lengths[members]))
+        ends = np.append(0, np.cumsum(lengths[members]))
         self.lengths = np.diff(ends[self._edges])
 
     def _row(self, index: int) -> dict:

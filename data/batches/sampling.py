@@ -5,23 +5,33 @@ epoch without a short batch. A step takes `step_size` places of it, whatever the
 steps that share them, so 2 x 4 accumulation, one batch of 8 and two processes of 4 train on the same rows. A place is
 a position in that stream, or in another one that a seed begins.
 
+The order of an epoch is worked out where it is asked for (`permuted`), so that neither time nor memory grows with the
+rows. Runs that were begun when it was the order of sorted draws go on with that one.
+
 Letters: S step_size, the rows of one optimiser step over all processes; R rows of an epoch; N rows of the corpus
 that are used, t tokens of a row.
 """
 
+import os
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
-from data.corpus.store import Corpus, CorpusError
+from data.batches.row_numbers import AllBut, RowLengths
+from data.corpus.arrow_shards import CorpusError
+from data.corpus.store import Corpus
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
-_EPOCH_ORDER, _STEP_ORDER = 11, 12  # streams of draws, apart from those of masking
+# Streams of draws, apart from those of masking.
+_EPOCH_ORDER, _STEP_ORDER, _ROUND_KEYS, _HELD_OUT = 11, 12, 15, 16
+_ROUNDS = 8  # of the Feistel network
+PERMUTED, SORTED = "permuted", "sorted"  # orders of an epoch: computed at a place; that of sorted draws, [R] in memory
 HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
 BUCKET_STEPS = 50  # steps that share one pool of rows when rows of like length go together
+_TOGETHER = 4096  # places of the stream that are worked out at once
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -49,6 +59,31 @@ def share_of(bits: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
+def permuted(places: np.ndarray, rows: int, seed: int, epochs: np.ndarray, stream: int = _ROUND_KEYS) -> np.ndarray:
+    """The numbers at places of a random order of range(rows), one for each seed and epoch: int64 [N] -> int64 [N].
+
+    A Feistel network (Luby and Rackoff 1988) permutes the numbers of as many bits as `rows` needs; one that is too
+    large goes through it again until it is not (cycle walking: Black and Rogaway 2002), at most twice on average.
+
+    epochs: int64 [N], of each place; stream: of draws, apart from all others.
+    """
+    low = np.uint64(max((rows - 1).bit_length(), 2) // 2)
+    high = np.uint64(max((rows - 1).bit_length(), 2)) - low
+    low_mask, high_mask = ((np.uint64(1) << bits) - np.uint64(1) for bits in (low, high))
+    numbers, key_of = np.unique(epochs, return_inverse=True)
+    keys = draw(seed, stream, numbers[:, None], np.arange(_ROUNDS))  # [epochs, rounds]
+    values, walking = places.astype(np.uint64), np.arange(len(places))
+    while len(walking):
+        left, right = values[walking] >> low, values[walking] & low_mask
+        for number in range(0, _ROUNDS, 2):
+            even, odd = keys[key_of[walking], number], keys[key_of[walking], number + 1]
+            left ^= draw_at(even, right) & high_mask
+            right ^= draw_at(odd, left) & low_mask
+        values[walking] = (left << low) | right
+        walking = walking[values[walking] >= rows]
+    return values.astype(np.int64)
+
+
 class Rows:
     """Rows to train on, made of some rows of a corpus; a subclass says how.
 
@@ -56,7 +91,7 @@ class Rows:
     """
 
     corpus: Corpus
-    lengths: np.ndarray
+    lengths: np.ndarray | RowLengths
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -75,49 +110,73 @@ class Rows:
 class PlainRows(Rows):
     """Some rows of a corpus as they are, which keep the index that they have there.
 
-    Attributes: indices int64 [N], increasing, of the rows in the corpus.
+    Attributes: indices int64 [N], increasing, of the rows in the corpus, an array or AllBut.
     """
 
-    def __init__(self, corpus: Corpus, indices: np.ndarray):
-        self.corpus, self.indices = corpus, np.asarray(indices, np.int64)
-        self.lengths = corpus.lengths[self.indices].astype(np.int64)
+    def __init__(self, corpus: Corpus, indices: np.ndarray | AllBut):
+        self.corpus, self.indices = corpus, indices
+        self.lengths = RowLengths(corpus, indices)
 
     def rows(self, indices) -> list[dict]:
         return self.corpus.rows(self.indices[np.asarray(indices, np.int64)])
 
 
 def load_rows(
-    train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer
+    train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer, order=PERMUTED
 ) -> tuple[PlainRows, PlainRows | None]:
-    """Training rows, and held-out rows if there are any. CorpusError unless this tokenizer made the corpora."""
+    """Training rows, and held-out rows if there are any. CorpusError unless this tokenizer made the corpora.
+
+    order: that of the run's epochs. Runs that sort take the documents of a split from a list of all of them.
+    """
 
     def load(folder, flag):
         corpus = Corpus(folder, flag)
         corpus.check_tokenizer(backend, "--tokenizer_name")
         if not len(corpus):
             raise CorpusError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
+        share = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        corpus.maps.check_in_background(*share)  # each machine on its own: its disk may be another one
         return corpus
 
     corpus = load(train_dir, "--train_dir")
     if validation_split is not None:
-        train, held_out = corpus.split_documents(validation_split, HELD_OUT_SEED)
+        if corpus.maps.is_small or order == SORTED:
+            train, held_out = corpus.split_documents(validation_split, HELD_OUT_SEED)
+        else:
+            train, held_out = _split_at_places(corpus, validation_split)
         return PlainRows(corpus, train), PlainRows(corpus, held_out)
-    every = PlainRows(corpus, np.arange(len(corpus)))
+    every = PlainRows(corpus, AllBut(len(corpus)))
     if validation_dir is None:
         return every, None
     held_out = load(validation_dir, "--validation_dir")
-    return every, PlainRows(held_out, np.arange(len(held_out)))
+    return every, PlainRows(held_out, AllBut(len(held_out)))
+
+
+def _split_at_places(corpus: Corpus, share: float) -> tuple[AllBut, np.ndarray]:
+    """As Corpus.split_documents with other documents, in no more memory than that of the held-out rows.
+
+    A share of the numbers that documents can have is held out, whether or not each of them has rows.
+    """
+    corpus.check_splittable()
+    numbers = corpus.last_document + 1
+    count = round(share * numbers)
+    if numbers < 2 or not 0 < count < numbers:
+        raise corpus.unsplittable(share, numbers)
+    chosen = permuted(np.arange(count), numbers, HELD_OUT_SEED, np.zeros(count, np.int64), _HELD_OUT)
+    held_out = corpus.rows_of(np.sort(chosen))
+    if not 0 < len(held_out) < len(corpus):
+        raise corpus.unsplittable(share, numbers)
+    return AllBut(len(corpus), held_out), held_out
 
 
 def check_maskable(rows: PlainRows, special_ids: list[int], flag: str) -> None:
     """CorpusError naming `flag` when all tokens of the rows are special or unknown, so that there is nothing to mask.
 
-    The shards are looked at one by one, up to the first that has a token to mask.
+    They are looked at up to the first that can be masked.
     """
-    for first_row, ids, _, offsets in rows.corpus.shards():
-        used = np.zeros(len(offsets) - 1, bool)
-        used[in_shard(rows.indices, first_row, len(used))] = True
-        if (np.repeat(used, np.diff(offsets)) & ~np.isin(ids, special_ids)).any():
+    for first in range(0, len(rows), _TOGETHER):
+        some = rows.rows(np.arange(first, min(first + _TOGETHER, len(rows))))
+        if not np.isin(np.concatenate([row["input_ids"] for row in some]), special_ids).all():
             return
     raise CorpusError(
         f"{flag} must hold tokens to mask, got only special and unknown ones in {rows.corpus.folder}; prepare the "
@@ -125,10 +184,10 @@ def check_maskable(rows: PlainRows, special_ids: list[int], flag: str) -> None:
     )
 
 
-def load_maskable_rows(data_args, tokenizer) -> tuple[PlainRows, PlainRows | None]:
+def load_maskable_rows(data_args, tokenizer, order: str) -> tuple[PlainRows, PlainRows | None]:
     """load_rows of the flags of a corpus, all checked to have tokens that can be masked."""
     folders = data_args.train_dir, data_args.validation_dir, data_args.validation_split
-    train, held_out = load_rows(*folders, tokenizer.backend_tokenizer)
+    train, held_out = load_rows(*folders, tokenizer.backend_tokenizer, order)
     check_maskable(train, tokenizer.all_special_ids, "--train_dir")
     if held_out:
         check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
@@ -140,7 +199,7 @@ def settle_length(rows: PlainRows, length: int | None) -> int:
 
     CorpusError when a row of the corpus is longer.
     """
-    longest = int(rows.lengths.max(initial=0))
+    longest = rows.lengths.max()
     if length is None:
         return max(longest, rows.corpus.manifest.get("settings", {}).get("max_seq_length", 0))
     if length < longest:
@@ -184,7 +243,8 @@ class TrainBatches:
         process: which of them this one is.
         lengths: int64 [R], tokens of each row, with which rows of like length share a micro-batch.
         pool_steps: steps whose rows are sorted by length together; 1 leaves every step the rows that chance gave it.
-        start: places of the stream that are already done; set it before iterating.
+        order: of an epoch, PERMUTED or SORTED.
+        start: places of the stream that are already done, those of whole steps; set it before iterating.
 
     Attributes:
         padding, padding_unpacked: share of the positions without a token, and what it were with the corpus's own
@@ -204,8 +264,9 @@ class TrainBatches:
         *,
         steps: int,
         seed: int,
-        lengths: np.ndarray | None = None,
+        lengths: np.ndarray | RowLengths | None = None,
         pool_steps: int = BUCKET_STEPS,
+        order: str = PERMUTED,
     ):
         if not rows:
             raise ValueError("rows must be at least 1")
@@ -213,7 +274,7 @@ class TrainBatches:
         self.micro_batch, self.accumulation = micro_batch, accumulation
         self.processes, self.process = processes, process
         self.step_size = micro_batch * accumulation * processes
-        self.pool_steps = pool_steps
+        self.pool_steps, self.order = pool_steps, order
         self.start = 0
         self._orders: dict[int, np.ndarray] = {}
 
@@ -222,7 +283,7 @@ class TrainBatches:
         """This process's micro-batches of a whole run; args: RunArguments, max_steps set; options: of this class."""
         share = (args.train_batch_size, args.gradient_accumulation_steps, args.data_processes, args.data_process)
         seed = args.seed if args.data_seed is None else args.data_seed
-        return cls(rows, *share, steps=args.max_steps, seed=seed, **options)
+        return cls(rows, *share, steps=args.max_steps, seed=seed, order=args.row_order, **options)
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
@@ -232,8 +293,7 @@ class TrainBatches:
         return place / self.rows
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for places in self._step_places():
-            epochs, indices = self._indices(places)
+        for epochs, indices in self._steps():
             pairs = list(zip(epochs.tolist(), indices.tolist(), strict=True))
             # A row of the sorted step goes to the next micro-batch of any process, like with like; which process
             # gets which micro-batch changes nothing, because every sum runs over the whole step.
@@ -241,25 +301,33 @@ class TrainBatches:
                 first = (micro_batch * self.processes + self.process) * self.micro_batch
                 yield pairs[first : first + self.micro_batch]
 
-    def _step_places(self) -> Iterator[np.ndarray]:
-        """Stream places of each step, [S] at a time."""
-        if self.lengths is None:
-            for place in count(self.start, self.step_size):
-                yield np.arange(place, place + self.step_size)
-        pool_size = self.pool_steps * self.step_size
-        done = self.start % pool_size // self.step_size
-        for pool in count(self.start // pool_size):
-            places = np.arange(pool * pool_size, (pool + 1) * pool_size)
-            lengths = self.lengths[self._indices(places)[1]]
-            # The longest first, so that the memory of a step's later micro-batches fits in what the first has freed.
-            steps = places[np.argsort(lengths, kind="stable")[::-1]].reshape(self.pool_steps, self.step_size)
-            order = np.argsort(draw(self.seed, _STEP_ORDER, pool, np.arange(self.pool_steps)), kind="stable")
-            yield from steps[order[done:]]
+    def _steps(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Epochs and rows of each step, [S] each; many steps are worked out at once."""
+        pool_steps = 1 if self.lengths is None else self.pool_steps
+        pool_size = pool_steps * self.step_size
+        pools = max(1, _TOGETHER // pool_size)
+        first_pool, done = divmod(self.start // self.step_size, pool_steps)
+        for first in count(first_pool, pools):
+            places = np.arange(first * pool_size, (first + pools) * pool_size)
+            epochs, indices = (each.reshape(pools, pool_size) for each in self._indices(places))
+            if self.lengths is not None:
+                # The longest first, so that the memory of a step's later micro-batches fits in what the first freed.
+                lengths = self.lengths[indices.ravel()].reshape(pools, pool_size)
+                by_length = np.argsort(lengths, axis=1, kind="stable")[:, ::-1]
+                draws = draw(self.seed, _STEP_ORDER, np.arange(first, first + pools)[:, None], np.arange(pool_steps))
+                order = np.argsort(draws, axis=1, kind="stable")
+                by_length = by_length.reshape(pools, pool_steps, self.step_size)
+                by_length = np.take_along_axis(by_length, order[:, :, None], axis=1).reshape(pools, pool_size)
+                epochs, indices = (np.take_along_axis(each, by_length, axis=1) for each in (epochs, indices))
+            steps = (each.reshape(-1, self.step_size)[done:] for each in (epochs, indices))
+            yield from zip(*steps, strict=True)
             done = 0
 
     def _indices(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places of the stream -> their epochs and the indices of their rows."""
         epochs, within = np.divmod(places, self.rows)
+        if self.order == PERMUTED:
+            return epochs, permuted(within, self.rows, self.seed, epochs)
         indices = np.empty(len(places), np.int64)
         for epoch in np.unique(epochs):
             now = epochs == epoch
@@ -267,7 +335,7 @@ class TrainBatches:
         return epochs, indices
 
     def _order_of(self, epoch: int) -> np.ndarray:
-        """Random order of one epoch, [R]; two are kept, because a pool of steps may lie across two epochs."""
+        """Order of one epoch by sorted draws, [R]; two are kept, because a pool of steps may lie across two epochs."""
         if epoch not in self._orders:
             keys = draw(self.seed, _EPOCH_ORDER, epoch, np.arange(self.rows))
             recent = list(self._orders.items())[-1:]
@@ -296,12 +364,10 @@ class EvalBatches:
 
 def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batches: int = 2000) -> float:
     """Share of the positions of the run's first micro-batches without a token; multiple: what they are padded to."""
-    tokens = positions = 0
-    for _, batch in zip(range(min(micro_batches, len(batches))), batches, strict=False):
-        lengths = rows.lengths[[index for _, index in batch]]
-        tokens += int(lengths.sum())
-        positions += len(lengths) * -(-int(lengths.max()) // multiple) * multiple
-    return 1 - tokens / positions
+    some = [[index for _, index in batch] for batch in islice(batches, min(micro_batches, len(batches)))]
+    lengths = rows.lengths[np.ravel(some)].reshape(len(some), -1)
+    widths = -(-lengths.max(axis=1) // multiple) * multiple
+    return 1 - float(lengths.sum() / (widths.sum() * lengths.shape[1]))
 
 
 def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBatches:

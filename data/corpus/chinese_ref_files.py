@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from data.corpus.arrow_shards import CorpusError, check_sum, list_array, read_arrow, shard_name, write_arrow
 from data.corpus.blocks import Blocks
-from data.corpus.store import CorpusError, check_sum, dataset_info, list_array, read_arrow, shard_name, write_arrow
+from data.corpus.store import dataset_info
 from data.outputs import atomic_output
 
 REFERENCE = "reference"

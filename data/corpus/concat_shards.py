@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.corpus.store import CorpusError, read_shard, shard_name, write_shard
+from data.corpus.arrow_shards import CorpusError, read_shard, shard_name, write_shard
 
 
 def group_rows(folder: Path, records: list[dict], length: int) -> list[dict]:

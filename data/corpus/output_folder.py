@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import IO
 
 from common.errors import UserError
+from data.corpus.arrow_shards import CorpusError, check_sum, shard_name
 from data.corpus.chinese_ref_files import REFERENCE
 from data.corpus.preparation import COUNTS
 from data.corpus.store import (
     FORMAT,
     MANIFEST,
-    CorpusError,
-    check_sum,
     dataset_info,
     drop_journals,
     known_checksums,
     read_manifest,
-    shard_name,
     write_manifest,
 )
 from data.outputs import clear_left, is_temporary, resolve_output, telling

@@ -17,7 +17,7 @@ import torch
 
 from common.errors import UserError
 from data.batches.masking import IGNORED
-from data.batches.sampling import BUCKET_STEPS, EvalBatches, TrainBatches
+from data.batches.sampling import BUCKET_STEPS, SORTED, EvalBatches, TrainBatches
 from data.features.pairs import c3_features, chid_features, swag_features, text_features
 from data.features.rows import Building, Features, frame_of
 from data.features.spans import Windows, span_features
@@ -115,6 +115,7 @@ def make_train_batches(
         seed=seed,
         lengths=features.lengths,
         pool_steps=min(BUCKET_STEPS, max(1, len(features) // step_size)),
+        order=SORTED,
     )
 
 

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 from common.errors import ArgumentError
 from data import create_data
 from data.corpus import sources
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.arrow_shards import CorpusError
+from data.corpus.store import Corpus
 from data.files import DataError
 from data.tokens.tokenizer_files import load_backend
 from tests.data.english_corpora import TEXTS, prepare, write_jsonl

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 
@@ -30,7 +29,7 @@ class RunReport(TrainerCallback):
     tokens of each row; lowered_by: flags that lower the share of padding.
     """
 
-    def __init__(self, args, batches, lengths: np.ndarray, lowered_by: Sequence[str] = ()):
+    def __init__(self, args, batches, lengths, lowered_by: Sequence[str] = ()):
         self.batches, self.lengths, self.lowered_by = batches, lengths, lowered_by
         self.tensorboard = tensorboard_folder(args)
         self.parameters = self.trained = 0
@@ -65,7 +64,7 @@ class RunReport(TrainerCallback):
     def _step(self, args) -> str:
         rows = self.batches.step_size
         parts = f"{args.train_batch_size} x {args.gradient_accumulation_steps} accumulation x {args.data_processes}"
-        tokens = rows * float(np.mean(self.lengths))
+        tokens = rows * float(self.lengths.mean())
         return f"{rows:,} rows ({parts} process{'es' if args.data_processes > 1 else ''}), {tokens:,.0f} tokens"
 
     def _padding(self, share: float, unpacked: float | None) -> str:

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from data.batches.row_numbers import AllBut
 from data.batches.sampling import PlainRows
-from data.corpus.store import FORMAT, Corpus, shard_name, write_manifest, write_shard
+from data.corpus.arrow_shards import shard_name, write_shard
+from data.corpus.store import FORMAT, Corpus, write_manifest
 from data.tokens.tokenizer_files import tokenizer_hash
 
 
@@ -23,7 +25,7 @@ def write(folder, backend, documents, shards=1, **manifest_settings):
         path = folder / shard_name(number)
         owners = np.array([rows[row][0] for row in part])
         write_shard(path, np.array(ids, np.uint16), np.array(marks, np.uint8), lengths, owners, {})
-        described.append({"file": path.name, "bytes": path.stat().st_size})
+        described.append({"file": path.name, "bytes": path.stat().st_size, "blocks": len(part)})
     tokenizer = {"name": "tiny", "size": backend.get_vocab_size(), "hash": tokenizer_hash(backend)}
     manifest = {"format": FORMAT, "complete": True, "tokenizer": tokenizer, "shards": described}
     write_manifest(folder, manifest | {"settings": manifest_settings})
@@ -41,4 +43,4 @@ def random_documents(seed, count=40):
 
 
 def every(corpus):
-    return PlainRows(corpus, np.arange(len(corpus)))
+    return PlainRows(corpus, AllBut(len(corpus)))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data.batches.causal_documents import CorpusDocuments, encode_documents, split
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.arrow_shards import CorpusError
+from data.corpus.store import Corpus
 from tests.data.batches.documents import END, random_documents
 from training.pretrained import load_tokenizer
 

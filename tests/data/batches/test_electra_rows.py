@@ -13,7 +13,8 @@ from data import create_data
 from data.batches.electra_rows import ElectraRows, ExampleBuilder
 from data.batches.masking import MaskCollator, TokenMasking
 from data.batches.sampling import PlainRows
-from data.corpus.store import FORMAT, Corpus, CorpusError, shard_name, write_manifest, write_shard
+from data.corpus.arrow_shards import CorpusError, shard_name, write_shard
+from data.corpus.store import FORMAT, Corpus, write_manifest
 from data.tokens.tokenizer_files import tokenizer_hash
 from training.pretrained import load_tokenizer
 

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 
 from data.batches.packing import fill_rows, pack
 from data.batches.sampling import PlainRows, TrainBatches, padding_share
+from data.corpus.arrow_shards import CorpusError
 from data.corpus.sentences import sentence_tables
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.store import Corpus
 from data.tokens.tokenizer_files import load_backend
 from tests.data.batches.small_corpora import every, framed, random_documents, write
 

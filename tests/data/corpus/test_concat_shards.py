@@ -3,7 +3,8 @@
 import pytest
 
 from data.corpus import concat_shards
-from data.corpus.store import Corpus, CorpusError
+from data.corpus.arrow_shards import CorpusError
+from data.corpus.store import Corpus
 from tests.data.english_corpora import TEXTS, prepare, write_jsonl
 from tests.data.preparing import contents
 

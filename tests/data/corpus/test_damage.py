@@ -9,7 +9,9 @@ import pytest
 
 import run_chinese_ref
 from data import trans_to_json
-from data.corpus.store import Corpus, checksum, shard_name, write_manifest
+from data.corpus import shard_maps
+from data.corpus.arrow_shards import checksum, shard_name
+from data.corpus.store import Corpus, write_manifest
 from data.corpus.table_inputs import open_dataset, open_files
 from data.tasks.rows import read_rows
 from data.tokens.tokenizer_files import load_backend
@@ -48,9 +50,10 @@ def test_manifests(corpus, tmp_path, count, checked):
 
 
 @pytest.mark.parametrize("count", AMOUNTS)
-@pytest.mark.parametrize("summed", [True, False])
-def test_shards(corpus, tmp_path, count, summed):
-    """summed: whether the manifest has the checksum of the shard, as those of today have."""
+@pytest.mark.parametrize(("summed", "small"), [(True, True), (False, True), (True, False), (False, False)])
+def test_shards(corpus, tmp_path, monkeypatch, count, summed, small):
+    """summed: whether the manifest has the checksum of the shard, as those of today have; small: checked at once."""
+    monkeypatch.setattr(shard_maps, "SMALL", 1 << 30 if small else 0)
     folder, backend = shutil.copytree(corpus[0], tmp_path / "corpus"), corpus[1]
     file, manifest = folder / shard_name(0), json.loads((folder / "manifest.json").read_bytes())
     manifest.pop("crc32")

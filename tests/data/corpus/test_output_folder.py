@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.corpus import output_folder
+from data.corpus.arrow_shards import CorpusError
 from data.corpus.output_folder import locked_output
-from data.corpus.store import CorpusError
 from tests.chinese_corpora import documents, prepare, write_jsonl
 from tests.data.preparing import contents
 

@@ -8,16 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.corpus.store import (
-    Corpus,
-    CorpusError,
-    dataset_info,
-    id_dtype,
-    read_shard,
-    shard_name,
-    write_manifest,
-    write_shard,
-)
+from data.corpus.arrow_shards import CorpusError, id_dtype, read_shard, shard_name, write_shard
+from data.corpus.store import Corpus, dataset_info, write_manifest
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 
 LENGTHS = ([3, 5, 4], [], [6])
