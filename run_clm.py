@@ -42,7 +42,7 @@ from data.batches.sampling import EpochRows
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
-from training.arguments import ModelArguments, ModelParallelArguments, parse_arguments, settle_steps
+from training.arguments import AdaptableModelArguments, ModelParallelArguments, parse_arguments, settle_steps
 from training.files import write_whole
 from training.loop.metric_sums import SumEvaluator
 from training.loop.run_report import RunReport, tell_end
@@ -52,13 +52,15 @@ from training.objectives.causal_lm import CausalLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_row_order
+from training.sharing.adapters import add_adapters
+from training.sharing.adapters import check_flags as check_lora
 
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
 REFUSED = ("group_by_length", "train_sampling_strategy")  # all rows are of one length
 
 
 @dataclass
-class CausalModelArguments(ModelArguments):
+class CausalModelArguments(AdaptableModelArguments):
     """Which model to train or measure."""
 
     tokenizer_name: str | None = field(
@@ -117,6 +119,8 @@ def main(argv=None) -> dict[str, float]:
     )
     set_seed(args.seed)
     model = load_or_make(model_args, tokenizer, args)
+    if model_args.lora:
+        add_adapters(model, model_args.lora)
     begin, end = text_frame(tokenizer)
     if model_args.model_name_or_path is None:
         set_special_ids(model, tokenizer, end)
@@ -150,7 +154,7 @@ def main(argv=None) -> dict[str, float]:
     )
     if not args.do_train:
         return evaluate(trainer, objective, data_args.perplexity_file)
-    sources = {"model_name_or_path": model_args.model_name_or_path}
+    sources = {"model_name_or_path": model_args.model_name_or_path, "lora": model_args.lora}
     settings = run_settings(args, data_args, {"documents": train.digest}, model.config, sources)
     metrics = run_to_end(trainer, settings, save=trainer.save_model)
     tell_end(args, [args.output_dir], [next_command("generate_text.py", args.output_dir, "--prompt", "a beginning")])
@@ -189,6 +193,7 @@ def check_arguments(model_args, data_args, args) -> None:
     for message, holds in wrong.items():
         if holds:
             raise ArgumentError(message)
+    check_lora(model_args.lora, name, args)
     args.do_eval = held_out
     args.output_dir = args.output_dir or model_args.model_name_or_path
 

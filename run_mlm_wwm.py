@@ -40,8 +40,8 @@ from data.batches.sampling import (
 from models.post_norm import use_fast_layers
 from models.stock import accept_our_inputs, check_rows
 from training.arguments import (
+    AdaptableModelArguments,
     CorpusArguments,
-    ModelArguments,
     RunArguments,
     check_data_flags,
     parse_arguments,
@@ -56,6 +56,8 @@ from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_row_order
+from training.sharing.adapters import add_adapters
+from training.sharing.adapters import check_flags as check_lora
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class DataArguments(CorpusArguments):
 
 def main(argv=None) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the last evaluation's numbers ({} without held-out data)."""
-    classes = [ModelArguments, DataArguments, RunArguments]
+    classes = [AdaptableModelArguments, DataArguments, RunArguments]
     model_args, data_args, args = parse_arguments(classes, argv, TRAINING, __doc__)
     check_arguments(model_args, data_args, args)
     set_up_process(args)
@@ -97,6 +99,8 @@ def main(argv=None) -> dict[str, float]:
     train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
     set_seed(args.seed)
     model = use_fast_layers(accept_our_inputs(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
+    if model_args.lora:
+        add_adapters(model, model_args.lora)
     check_rows([model], (train, held_out), data_args.packing == "isolated")
     if data_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())
@@ -127,7 +131,7 @@ def main(argv=None) -> dict[str, float]:
     if not args.do_train:
         print(json.dumps(metrics := trainer.evaluate()))
         return metrics
-    source = {"model_name_or_path": model_args.model_name_or_path}
+    source = {"model_name_or_path": model_args.model_name_or_path, "lora": model_args.lora}
     settings = run_settings(args, data_args, train.corpus.manifest, model.config, source)
     metrics = run_to_end(trainer, settings, save=trainer.save_model)
     probe = next_command("probe_mlm.py", args.output_dir, f"a text with {tokenizer.mask_token} in it")
@@ -165,6 +169,7 @@ def check_arguments(model_args, data_args, args) -> None:
         raise ArgumentError("--do_eval without --do_train needs trained weights; add --model_name_or_path")
     if data_args.unigram_bias and model_args.model_name_or_path:
         raise ArgumentError("--unigram_bias is for new models; leave it or --model_name_or_path out")
+    check_lora(model_args.lora, model_args.model_name_or_path, args)
     args.output_dir = args.output_dir or model_args.model_name_or_path
 
 

@@ -249,7 +249,10 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         """
         config, length = self.config, embeds.shape[1]
         divisor = torch.full((1, 1), length, dtype=torch.float32, device=embeds.device)
-        lin_query = torch.ldexp(torch.ones_like(divisor), -(torch.frexp(divisor).exponent // 2))
+        # ONNX has no frexp.
+        exporting = torch.compiler.is_exporting()
+        exponent = divisor.log2().floor() + 1 if exporting else torch.frexp(divisor).exponent
+        lin_query = torch.ldexp(torch.ones_like(divisor), -(exponent // 2))
         if config.causal:
             divisor = torch.full_like(divisor, config.group_size)
         elif config.linear_divisor == "max_position":
@@ -260,17 +263,29 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         quad_query, quad_key, one = (torch.full_like(lin_query, x) for x in (*split_scale(1 / config.group_size), 1))
         return torch.cat((quad_query, lin_query, quad_key, one)), lin_key.unsqueeze(-1)
 
+    def groups(self, length: int) -> tuple[int, int]:
+        """Tokens of a group and how many groups hold a row; a short row is one group of its own length.
+
+        An exported program takes rows of any length, so that none of its sizes may depend on whether there is one
+        group or whether the last one is full: there are two or more, and the last one never is.
+        """
+        group = self.config.group_size
+        if torch.compiler.is_exporting():
+            return group, torch.sym_max(length // group + 1, 2)
+        group = min(group, length)
+        return group, -(-length // group)
+
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, positions if position_ids is None else position_ids)
         valid = None if attention_mask is None else attention_mask.bool()
         width = self.config.query_key_dim
         scales, key_scale = self.scales(valid, embeds)
-        group = min(self.config.group_size, embeds.shape[1])  # a short row is one group of its own length
+        group, groups = self.groups(embeds.shape[1])
         attention = ChunkAttention(
             table=rotary_table(positions, min(ROTARY_WIDTH, width), width),
             group=group,
-            groups=-(-embeds.shape[1] // group),
+            groups=groups,
             scales=scales,
             key_scale=key_scale,
             unseen=None if valid is None else ~valid,

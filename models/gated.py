@@ -227,7 +227,8 @@ class ChunkAttention:
         """[B, T, X] -> [B N, G, X], zeros after the last token."""
         batch, length, width = tensor.shape
         padding = self.groups * self.group - length
-        padded = F.pad(tensor, (0, 0, 0, padding)) if padding else tensor  # padding by nothing would copy
+        whole = isinstance(padding, int) and not padding  # padding by nothing would copy
+        padded = tensor if whole else F.pad(tensor, (0, 0, 0, padding))
         return padded.reshape(batch * self.groups, self.group, width)
 
     def joined(self, tensor: torch.Tensor, batch: int) -> torch.Tensor:

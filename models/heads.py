@@ -75,7 +75,7 @@ def span_loss(
 def first_positions(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
     """The place of [CLS] in each row, [B, 1] of 0: all that the last layer need compute for a head on it."""
     inputs = inputs_embeds if input_ids is None else input_ids
-    return torch.zeros(len(inputs), 1, dtype=torch.int64, device=inputs.device)
+    return torch.zeros(inputs.shape[0], 1, dtype=torch.int64, device=inputs.device)
 
 
 class Predictions(nn.Module):

@@ -171,6 +171,9 @@ def squared_relu(scores: torch.Tensor) -> torch.Tensor:
 def toeplitz(offsets: torch.Tensor) -> torch.Tensor:
     """[T, T] matrix whose entry (i, j) is offsets[j - i + T - 1]; offsets [2T-1]."""
     length = (offsets.shape[0] + 1) // 2
+    if torch.compiler.is_exporting():  # a view by strides knows no length that is still open
+        places = torch.arange(length, device=offsets.device)
+        return offsets[places - places.unsqueeze(-1) + length - 1]
     return offsets.unfold(0, length, 1).flip(0)
 
 
@@ -299,7 +302,7 @@ class Linear(nn.Linear):
 def gather_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """hidden [B, T, H] at positions [B, P] int64 -> [B, P, H], without a host sync."""
     batch, length, width = hidden.shape
-    offsets = torch.arange(0, batch * length, length, device=hidden.device).unsqueeze(-1)
+    offsets = torch.arange(batch, device=hidden.device).mul_(length).unsqueeze(-1)
     rows = hidden.reshape(batch * length, width).index_select(0, (positions + offsets).reshape(-1))
     return rows.view(batch, -1, width)
 
@@ -307,7 +310,7 @@ def gather_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Ten
 def scatter_positions(rows: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
     """The gradient of `gather_positions`: rows [B, P, H] added up at positions [B, P] -> [B, length, H]."""
     batch, _, width = rows.shape
-    offsets = torch.arange(0, batch * length, length, device=rows.device).unsqueeze(-1)
+    offsets = torch.arange(batch, device=rows.device).mul_(length).unsqueeze(-1)
     hidden = rows.new_zeros(batch * length, width)
     return hidden.index_add_(0, (positions + offsets).reshape(-1), rows.reshape(-1, width)).view(batch, length, width)
 

@@ -76,15 +76,16 @@ def make_band(
         # A mask of the new tokens alone says nothing of the remembered ones, which were there.
         attention_mask = F.pad(attention_mask, (keys - attention_mask.shape[-1], 0), value=True)
     blocks, longest = [], 0
-    for start in range(0, length, ROWS):
-        stop = min(start + ROWS, length)
-        end, first = remembered + stop, max(0, remembered + start - window + 1)
+    exporting = torch.compiler.is_exporting()  # a program of one block, whose sizes depend on no length
+    for start in (0,) if exporting else range(0, length, ROWS):
+        stop = length if exporting else min(start + ROWS, length)
+        end, first = remembered + stop, 0 if exporting else max(0, remembered + start - window + 1)
         longest = max(longest, end - first)
         visible, masked = None, stop - start > 1 or attention_mask is not None
-        if masked:  # which hides what the first keys are beyond the window
+        if masked and not exporting:  # which hides what the first keys are beyond the window
             first = max(0, first - (first - end) % ALIGNED)
-        distances = max(min(window, end - first), remembered + start - first + 1)
-        distances = min(end - first, distances + -distances % ALIGNED)
+        distances = end - first if exporting else max(min(window, end - first), remembered + start - first + 1)
+        distances = distances if exporting else min(end - first, distances + -distances % ALIGNED)
         span = slice(first, end)
         if masked:
             rows = torch.arange(remembered + start, end, device=device).unsqueeze(-1)
@@ -140,6 +141,16 @@ class Shift(torch.autograd.Function):
         return flat.as_strided(shape, (*flat.stride()[:-1], keys + 1, 1)).contiguous(), None
 
 
+def shift(scores: torch.Tensor, keys: int) -> torch.Tensor:
+    """`Shift`; in an exported program by the place of each entry, since ONNX has no view by strides."""
+    if not torch.compiler.is_exporting():
+        return Shift.apply(scores, keys)
+    rows, distances = scores.shape[-2:]
+    queries = torch.arange(rows, device=scores.device).unsqueeze(-1)
+    places = torch.arange(keys, device=scores.device) - queries + distances - 1 - (keys - rows)
+    return scores.gather(-1, places.clamp(0, distances - 1).expand(*scores.shape[:-1], keys))
+
+
 def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> torch.Tensor:
     """softmax(((q + u) k + (q + v) r) / sqrt(D)) values, in the band; all [B, N, .., D], as is the result.
 
@@ -160,7 +171,7 @@ def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> 
         if relative is not None:
             bias = by_distance[:, :, block.queries] @ relative[:, :, -block.distances :].transpose(-1, -2)
             if block.queries.stop - block.queries.start > 1:
-                bias = Shift.apply(bias, block.keys.stop - block.keys.start)
+                bias = shift(bias, block.keys.stop - block.keys.start)
             elif block.order is not None:
                 bias = bias.index_select(-1, block.order)
             if block.visible is not None:

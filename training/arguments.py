@@ -21,6 +21,7 @@ from common.flags import NONE, FlagParser, Foreign
 from common.secrecy import shown_command
 from training.flag_checks import REFUSED, check_raw, check_settled
 from training.loop.schedules import SCHEDULES
+from training.sharing.adapters import HELP as LORA
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,13 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with a model or tokenizer (auto_map)."}
     )
+
+
+@dataclass
+class AdaptableModelArguments(ModelArguments):
+    """Which model to train, and what of it."""
+
+    lora: str | None = field(default=None, metadata={"help": LORA})
 
 
 @dataclass

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 # The files of a model, as globs.
-WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin", "generator", "discriminator")
+WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin", "generator", "discriminator", "adapter")
 MODEL = (*WEIGHTS, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 

@@ -13,6 +13,7 @@ from transformers.hf_argparser import HfArg
 from common.errors import ArgumentError
 from common.flags import flag_name, spellings
 from training.loop.schedules import SCHEDULES
+from training.sharing.adapters import HELP as LORA
 
 DEFAULTS = {
     "lr": 2e-5,
@@ -67,6 +68,7 @@ class JobArguments:
     )
     tokenizer: str | None = HfArg(default=None, help="Its tokenizer; default: the model's.")
     arch: str | None = HfArg(default=None, help="model_type that the model must be of.")
+    lora: str | None = HfArg(default=None, help=LORA)
     random_init: bool = HfArg(default=False, help="Take only the shape of the model, with random weights.")
     head: str | None = HfArg(default=None, help="auto (the family's own) or linear (dropout and one linear layer).")
     pooling: str | None = HfArg(default=None, help="What the linear head reads: first (token), mean or max of all.")
@@ -194,6 +196,11 @@ class JobArguments:
                 shown = f"--{flag_name(name)}"
                 raise ArgumentError(f"{shown} must be one of {listed}, got {getattr(self, name)}; correct it")
         self._check_numbers()
+        if self.lora and (self.fgm_eps or self.random_init):
+            other = (
+                "--random_init" if self.random_init else "--fgm_eps, which moves word embeddings that are not trained"
+            )
+            raise ArgumentError(f"--lora must stand without {other}; leave one of them out")
         if self.optimizer == "muon" and self.lwlrd is not None:
             raise ArgumentError("--layer_decay must stand without --optimizer muon, got both; leave one of them out")
 

@@ -32,6 +32,7 @@ from training.folder_lock import locked
 from training.loop.checkpoints import PROGRESS, all_checkpoints, discard, newest_checkpoint, publish, remove_partial
 from training.loop.schedules import SCHEDULES
 from training.run_folder import first_decides
+from training.sharing.adapters import merge_adapters, save_model
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def keep_model(trainer, folder: Path) -> None:
         return
     partial = folder / f"{PARTIAL}{BEST}"
     shutil.rmtree(partial, ignore_errors=True)
-    trainer.model.save_pretrained(partial)
+    save_model(trainer.model, partial)
     trainer.processing_class.save_pretrained(partial)
     publish(partial, folder / BEST)
 
@@ -192,7 +193,9 @@ def keep_selected(trainer, folder: Path, select_best: bool) -> None:
     """After training: give the model the weights that keep_model wrote last, or let it write those of now."""
     if not select_best:
         keep_model(trainer, folder)
+        merge_adapters(trainer.model)
         return
+    merge_adapters(trainer.model)
     trainer.accelerator.wait_for_everyone()
     weights = trainer.peers.fetch(folder / BEST)
     if (fault := broken_seal(weights)) is not None:

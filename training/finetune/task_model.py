@@ -15,6 +15,7 @@ from transformers import AutoModel
 from common.errors import ArgumentError, library_errors
 from training.model_setup import check_fits, check_vocabulary, check_weights, load_model
 from training.pretrained import load_config, load_tokenizer, resolve_pretrained
+from training.sharing.adapters import add_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ def make_task_model(task, settings, name: str, plan, heads) -> TaskModel:
     with library_errors(ArgumentError, expected, "name another folder"):
         options = {"head": settings.head, "dropout": settings.dropout, "pooling": settings.pooling}
         model = heads.task_model(config, folder, task.kind, task.labels, **options)
+    if settings.lora:
+        add_adapters(model, settings.lora, new_head=True)
     if not plan.training:
         logger.warning("%s has no head for %s: the scores are those of a random one", name, task.name)
     return TaskModel(tokenizer, model, {label: index for index, label in enumerate(task.labels)})

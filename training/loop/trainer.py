@@ -36,6 +36,7 @@ from training.loop.stopping import StopEarly, last_state_named
 from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
+from training.sharing.adapters import has_adapters, save_model
 from training.upstream import check_upstream
 
 
@@ -259,10 +260,16 @@ class Trainer(transformers.Trainer):
             write_checkpoint(self, self._save_total_limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """As transformers', with the rights of other new files."""
-        super().save_model(output_dir, _internal_call)
+        """As transformers', with the rights of other new files; adapters are merged, but in a checkpoint."""
+        folder = Path(output_dir or self.args.output_dir)
+        if _internal_call or not has_adapters(self.model):
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            save_model(self.model, folder)
+            self.processing_class.save_pretrained(folder)
         if self.args.should_save:
-            give_usual_rights(Path(output_dir or self.args.output_dir).glob("*.safetensors"))
+            give_usual_rights(folder.glob("*.safetensors"))
+            give_usual_rights(folder.glob("adapter/*"))
 
     def _load_rng_state(self, checkpoint):
         """As transformers does from as many processes; see own_random_state for others."""
