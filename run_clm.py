@@ -156,7 +156,7 @@ def main(argv=None) -> dict[str, float]:
         return evaluate(trainer, objective, data_args.perplexity_file)
     sources = {"model_name_or_path": model_args.model_name_or_path, "lora": model_args.lora}
     settings = run_settings(args, data_args, {"documents": train.digest}, model.config, sources)
-    metrics = run_to_end(trainer, settings, save=trainer.save_model)
+    metrics = run_to_end(trainer, settings, trainer.save_model, f"`{data_args.train_file or data_args.train_dir}`")
     tell_end(args, [args.output_dir], [next_command("generate_text.py", args.output_dir, "--prompt", "a beginning")])
     return metrics
 

@@ -70,6 +70,7 @@ from training.objectives.electra import ReplacedTokenDetection
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_row_order, settle_seed
+from training.sharing.model_folder import save_tokenizer
 
 
 def main(argv=None) -> dict[str, float]:
@@ -123,7 +124,7 @@ def main(argv=None) -> dict[str, float]:
         print(json.dumps(metrics))
         return metrics
     settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources_of(model_args, args))
-    metrics = run_to_end(trainer, settings, save=trainer.extension.export)
+    metrics = run_to_end(trainer, settings, trainer.extension.export, train.corpus.description)
     tell_networks(args, model, tokenizer.mask_token)
     return metrics
 
@@ -270,7 +271,7 @@ class Networks(Extension):
         if self._args.should_save:
             self._model.export(str(folder))
             for name, _ in self._model.named_children():
-                self._tokenizer.save_pretrained(Path(folder, name))
+                save_tokenizer(self._tokenizer, Path(folder, name))
                 give_usual_rights(Path(folder, name).glob("*.safetensors"))
 
 

@@ -133,7 +133,7 @@ def main(argv=None) -> dict[str, float]:
         return metrics
     source = {"model_name_or_path": model_args.model_name_or_path, "lora": model_args.lora}
     settings = run_settings(args, data_args, train.corpus.manifest, model.config, source)
-    metrics = run_to_end(trainer, settings, save=trainer.save_model)
+    metrics = run_to_end(trainer, settings, trainer.save_model, train.corpus.description)
     probe = next_command("probe_mlm.py", args.output_dir, f"a text with {tokenizer.mask_token} in it")
     tell_end(args, [args.output_dir], [probe, finetuning_command(args.output_dir, args.output_dir)])
     return metrics

@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from common.errors import ArgumentError, UserError
 from training.arguments import course_settings
-from training.files import PARTIAL
+from training.files import PARTIAL, read_json
 from training.folder_lock import LOCK, locked
 from training.loop.checkpoints import all_checkpoints, named_checkpoint, newest_checkpoint, remove_partial, step_of
 from training.loop.logs import read_log
@@ -35,12 +35,13 @@ from training.run_file import (
     write_end,
     write_settings,
 )
+from training.sharing.model_folder import CARD, command_line, write_card
 
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.jsonl"
 # What a run writes into its folder, apart from TensorBoard's files; globs.
-_OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "training_args.bin", *MODEL)
+_OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "training_args.bin", CARD, *MODEL)
 # What a named checkpoint may go on with, because the schedule is made anew: everything else lies in the checkpoint.
 _SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "schedule", "schedule_floor")
 _MAY_CHANGE = {f"arguments.{name}" for name in _SCHEDULE}
@@ -111,10 +112,11 @@ class Start:
     finished: dict[str, float] | None = None
 
 
-def run_to_end(trainer, settings: dict, save: Callable[[str], None]) -> dict[str, float]:
+def run_to_end(trainer, settings: dict, save: Callable[[str], None], data: str) -> dict[str, float]:
     """Train in args.output_dir, which is locked meanwhile, from where it stands; save(folder) writes the model there.
 
-    settings: nested JSON values; two runs with equal ones end with equal weights.
+    settings: nested JSON values; two runs with equal ones end with equal weights. data: of the model card, what it was
+    trained on, in words.
 
     Returns:
         The numbers of the last evaluation, {} if there was none.
@@ -131,9 +133,24 @@ def run_to_end(trainer, settings: dict, save: Callable[[str], None]) -> dict[str
         trainer.train(start.checkpoint)
         if not trainer.stop.signalled:
             save(args.output_dir)
+            if args.process_index == 0:
+                _write_cards(Path(args.output_dir), settings, data, _last_numbers(trainer.state))
             if args.process_index == 0 and trainer.state.global_step >= args.max_steps:
                 write_end(Path(args.output_dir), trainer.state.global_step)
-    return next((logs for logs in reversed(trainer.state.log_history) if "eval_loss" in logs), {})
+    return _last_numbers(trainer.state)
+
+
+def _last_numbers(state) -> dict[str, float]:
+    """Of the last evaluation of a run."""
+    return next((logs for logs in reversed(state.log_history) if "eval_loss" in logs), {})
+
+
+def _write_cards(output_dir: Path, settings: dict, data: str, scores: dict[str, float]) -> None:
+    """A card for each model of the run; run.json has the command."""
+    command = command_line(read_json(output_dir / RUN_FILE)["command"])
+    for folder in (output_dir, output_dir / "discriminator", output_dir / "generator"):
+        if (folder / "config.json").is_file():
+            write_card(folder, data, command, scores, settings.get("model_name_or_path"))
 
 
 def _prepare(args, settings: dict, held: ExitStack) -> Start:

@@ -175,6 +175,13 @@ class Corpus:
         return int(self.lengths.max(initial=0)) if self.maps.is_small or prepared is None else prepared
 
     @property
+    def description(self) -> str:
+        """What it was made of, in words, for a model card."""
+        files = [Path(source["file"]).name for source in self.manifest.get("inputs", [])]
+        more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
+        return f"{len(self):,} rows of {', '.join(files[:3]) or 'unknown files'}{more}, prepared in `{self.folder}`."
+
+    @property
     def mean_length(self) -> float:
         """Tokens of a row on average, by the sizes of the files: a token has an id and a mark, a row 16 bytes."""
         token = id_dtype(self.manifest["tokenizer"]["size"]).itemsize + 1

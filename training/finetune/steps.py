@@ -23,6 +23,7 @@ import torch
 import transformers
 
 from common.errors import ArgumentError
+from common.flags import flag_name
 from common.secrecy import shown_command
 from training.arguments import RunArguments
 from training.files import CHECKSUMS, PARTIAL, broken_seal, read_json, write_whole
@@ -33,6 +34,7 @@ from training.loop.checkpoints import PROGRESS, all_checkpoints, discard, newest
 from training.loop.schedules import SCHEDULES
 from training.run_folder import first_decides
 from training.sharing.adapters import merge_adapters, save_model
+from training.sharing.model_folder import command_line, save_tokenizer, write_card
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +187,7 @@ def keep_model(trainer, folder: Path) -> None:
     partial = folder / f"{PARTIAL}{BEST}"
     shutil.rmtree(partial, ignore_errors=True)
     save_model(trainer.model, partial)
-    trainer.processing_class.save_pretrained(partial)
+    save_tokenizer(trainer.processing_class, partial)
     publish(partial, folder / BEST)
 
 
@@ -214,9 +216,20 @@ def finish(folder: Path, result: dict, keep_best: bool) -> None:
         discard(checkpoint)  # a kill leaves no part of one behind, from which nothing could go on
     if keep_best:
         (folder / BEST / CHECKSUMS).unlink(missing_ok=True)
+        _write_card(folder / BEST, result)
     else:
         shutil.rmtree(folder / BEST, ignore_errors=True)
     write_whole(folder / RESULT_FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_card(folder: Path, result: dict) -> None:
+    """Of the best weights of a job."""
+    flags = {"tasks": result["task"], "seed": result["seed"]} | result["settings"]
+    words = [word for name, value in flags.items() for word in (f"--{flag_name(name)}", str(value))]
+    splits = (f"{split} {numbers['records']:,} records" for split, numbers in result["splits"].items())
+    scores = result["metrics"] | {f"test_{name}": value for name, value in result["test"].items()}
+    data = f"The task {result['task']}: {', '.join(splits)}."
+    write_card(folder, data, command_line(["run_glue.py", *words]), scores, result["settings"].get("model"))
 
 
 def surroundings(device: torch.device) -> dict:

@@ -37,6 +37,7 @@ from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
 from training.sharing.adapters import has_adapters, save_model
+from training.sharing.model_folder import save_tokenizer
 from training.upstream import check_upstream
 
 
@@ -266,8 +267,8 @@ class Trainer(transformers.Trainer):
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
             save_model(self.model, folder)
-            self.processing_class.save_pretrained(folder)
         if self.args.should_save:
+            save_tokenizer(self.processing_class, folder)
             give_usual_rights(folder.glob("*.safetensors"))
             give_usual_rights(folder.glob("adapter/*"))
 
