@@ -44,6 +44,7 @@ from models.convert.transformer_xl import load as load_thudm
 from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.arguments import AdaptableModelArguments, ModelParallelArguments, parse_arguments, settle_steps
 from training.files import write_whole
+from training.loop.compiling import check_recording
 from training.loop.metric_sums import SumEvaluator
 from training.loop.run_report import RunReport, tell_end
 from training.loop.trainer import Trainer
@@ -125,6 +126,7 @@ def main(argv=None) -> dict[str, float]:
     if model_args.model_name_or_path is None:
         set_special_ids(model, tokenizer, end)
     length, mem_len = settle_lengths(model, data_args)
+    check_recording(args.torch_compile_mode, mem_len)
     train, held_out = load_documents(data_args, tokenizer, begin, end)
     rows = batches = None
     if args.do_train:

@@ -36,6 +36,7 @@ SECTIONS = {  # name: its cases, seconds that one of them may need
     "decoding": (decoding.decoding, 15),
     "loader": (loader.loader, 8),
     "compiled": (speed.compiled, 90),
+    "graphs": (speed.graphs, 180),
 }
 MUST_BE_RIGHT = ("parity", "precision", "waits", "scripts")
 

@@ -171,9 +171,10 @@ def squared_relu(scores: torch.Tensor) -> torch.Tensor:
 def toeplitz(offsets: torch.Tensor) -> torch.Tensor:
     """[T, T] matrix whose entry (i, j) is offsets[j - i + T - 1]; offsets [2T-1]."""
     length = (offsets.shape[0] + 1) // 2
-    if torch.compiler.is_exporting():  # a view by strides knows no length that is still open
-        places = torch.arange(length, device=offsets.device)
-        return offsets[places - places.unsqueeze(-1) + length - 1]
+    if torch.compiler.is_compiling():  # or exported, where unfold makes a constant of a length that is open
+        columns = 2 * length - 1
+        rows = F.pad(offsets, (0, 1)).expand(length, -1).flatten()[: length * columns]  # each begins one earlier
+        return rows.view(length, columns)[:, length - 1 :]
     return offsets.unfold(0, length, 1).flip(0)
 
 

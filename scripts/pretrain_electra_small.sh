@@ -8,6 +8,8 @@
 #   TOKENIZER      folder or hub name of the tokenizer that made the corpus
 # Further flags go to run_electra.py. 128 rows an update, shared out among processes and accumulation.
 # Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
+# The model is small, and a GPU waits for its launches: --torch_compile --torch_compile_mode reduce-overhead records them
+# as CUDA graphs, one for each shape of a batch, after some minutes of compiling (not yet measured on a GPU, so not on).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TRAIN_DIR=${TRAIN_DIR:-openwebtext}

@@ -49,6 +49,7 @@ class Accelerator(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.steady = False
+        self.on_host: list[str] = []  # operations with a tensor of the CPU
         self._no_numbers = _NoNumbers(allow_non_fake_inputs=True)
 
     def __enter__(self):
@@ -66,6 +67,8 @@ class Accelerator(TorchDispatchMode):
         kinds = {tensor.device.type for tensor in tensors}
         target = kwargs.get("device")
         target = None if target is None else torch.device(target).type
+        if "cpu" in kinds or target == "cpu":
+            self.on_host.append(str(func))
         if NAME not in kinds | {target}:
             return func(*args, **kwargs)
         if self.steady:

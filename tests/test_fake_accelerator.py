@@ -266,6 +266,23 @@ def test_a_step_waits_for_nothing_and_stays_on_its_device(apart, case):
     assert not failure, failure
 
 
+def run_joint_model(gau: bool) -> None:
+    with fake_accelerator.Accelerator() as accelerator:
+        model, _, rows = joint(gau)
+        model, rows = fake_accelerator.move(model).train(), send_to_device(rows, fake_accelerator.NAME)
+        assert accelerator.on_host, "what moved came from there"
+        accelerator.on_host.clear()
+        model(**rows).loss.backward()
+        assert not accelerator.on_host, accelerator.on_host
+
+
+@pytest.mark.parametrize("gau", [False, True])
+def test_the_joint_model_computes_nothing_on_the_host(apart, gau):
+    """Else torch would record no CUDA graph of it."""
+    failure = apart(partial(run_joint_model, gau))
+    assert not failure, failure
+
+
 RUNS = {
     "mlm": ("mlm", {"gradient_accumulation_steps": 2}),
     "mlm, muon": ("mlm", {"optimizer": "muon", "on_nan": "skip"}),

@@ -361,11 +361,14 @@ def test_the_command_line_ends_in_one_line_without_a_traceback(flags, monkeypatc
 
 
 @pytest.mark.slow
-def test_compiled_training_is_the_same_run(flags, tmp_path):
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+def test_compiled_training_is_the_same_run(flags, tmp_path, mode):
     torch.compiler.reset()
     changes = {"config_overrides": NO_DROPOUT, "max_steps": 4, "logging_steps": 1, "learning_rate": 1e-3}
+    changes |= {"gradient_accumulation_steps": 2, "validation_split": 0.2}
     run_electra.main(flags(output_dir=tmp_path / "plain", **changes))
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    changes |= {"torch_compile_mode": mode} if mode else {}
     run_electra.main(flags(torch_compile_backend="aot_eager", **changes))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
     assert_close_runs(tmp_path / "plain", tmp_path / "run", rel=1e-4, atol=1e-4)

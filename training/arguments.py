@@ -87,7 +87,8 @@ class RunArguments(TrainingArguments):
     on_nan: str = field(
         default="stop",
         metadata={
-            "help": "Steps without a finite gradient: let them be until nan_steps, or skip (change no weight then).",
+            "help": "Steps without a finite gradient: let them be until nan_steps, or skip (change no weight then; "
+            "waits for a GPU at each step, but with a fused AdamW, the default, and with muon).",
             "choices": ["stop", "skip"],
         },
     )
@@ -122,7 +123,9 @@ class RunArguments(TrainingArguments):
             logger.warning("--bf16 needs a card of 2020 (Ampere) or later: training with fp16 autocast instead")
             self.fp16, self.bf16 = True, False
         self.remove_unused_columns = False  # the collator reads columns that no model takes
-        output_dir = self.output_dir
+        output_dir, tf32 = self.output_dir, self.tf32
+        if self.torch_compile or self.torch_compile_backend or self.torch_compile_mode:
+            self.tf32 = bool(tf32)  # else transformers switches it on, and fp32 is no longer what it is without
         if self.metric_for_best_model is not None:
             self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
             if self.greater_is_better is None:
@@ -136,6 +139,7 @@ class RunArguments(TrainingArguments):
                 f"--ddp_backend {self.ddp_backend} needs several processes; start with torchrun --nproc_per_node N, "
                 "or leave it out"
             ) from error
+        self.tf32 = tf32
         self.output_dir = output_dir and self.output_dir  # transformers puts a folder of its own choice for none
         self._check()
         if self.device.type == "cuda" and self.n_gpu > 1:

@@ -102,6 +102,12 @@ def compiled(check: Check) -> Iterator[Case]:
         yield from beside(check, named, compiled=True)
 
 
+def graphs(check: Check) -> Iterator[Case]:
+    """ELECTRA-small, which launches bound, compiled as a whole with CUDA graphs: minutes of compiling."""
+    (cases,) = (cases for cases in comparisons(check) if "electra small 128x128" in cases)
+    yield from beside(check, {f"{name}, CUDA graphs": cases[name] for name in cases}, recorded=True)
+
+
 def lengths(check: Check) -> Iterator[Case]:
     """FLASH on as many tokens a step, whatever their rows: its cost a token must not grow with their length."""
     tokens = check.size(32768, 128)

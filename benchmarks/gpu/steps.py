@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.subjects import Subject
 from benchmarks.gpu.table import Check
-from training.loop.compiling import compile_layers
+from training.loop.compiling import RECORDING, compile_layers
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0
@@ -20,14 +20,19 @@ ROUNDS = 3  # medians are over so many stretches of steps
 class Training:
     """A model with its step: loss, backward, clipping, fused AdamW, under autocast of a dtype and fp16's scaler."""
 
-    def __init__(self, subject: Subject, dtype: str, device: torch.device, compiled: bool = False):
+    def __init__(
+        self, subject: Subject, dtype: str, device: torch.device, compiled: bool = False, recorded: bool = False
+    ):
+        """recorded: compiled, too, with CUDA graphs."""
         torch.manual_seed(0)
         with device:  # a hundred million random numbers take a CPU seconds
             self.model = subject.make()
         self.model.to(device).train()
         self.loss_of, self.dtype, self.device = subject.make_loss(self.model), DTYPES[dtype], device
-        if compiled:  # as --torch_compile does; on a CPU its graphs alone are of interest, not the minutes of inductor
-            compile_layers(self.model, backend="inductor" if device.type == "cuda" else "eager")
+        self.recorded = recorded
+        if compiled or recorded:  # as --torch_compile; on a CPU without the minutes that inductor takes
+            backend = "inductor" if device.type == "cuda" else "eager"
+            compile_layers(self.model, backend=backend, mode=RECORDING[0] if recorded else None)
         self.batch = {name: tensor.to(device) for name, tensor in subject.batch.items()}
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=True)
@@ -39,6 +44,8 @@ class Training:
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss and the norm of the gradient, on the device, which is not waited for."""
+        if self.recorded:
+            torch.compiler.cudagraph_mark_step_begin()
         loss = self.loss(self.batch, self.model)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -73,13 +80,19 @@ def seconds_of(check: Check, step, rounds: int) -> float:
 
 
 def measure(
-    check: Check, subject: Subject, dtype: str = "bf16", compiled: bool = False, rounds: int = 5, mfu: bool = True
+    check: Check,
+    subject: Subject,
+    dtype: str = "bf16",
+    compiled: bool = False,
+    recorded: bool = False,
+    rounds: int = 5,
+    mfu: bool = True,
 ) -> dict:
-    """Speed and memory of the step of a subject."""
+    """Speed and memory of the step of a subject; compiled, recorded: as for Training."""
     peak = check.peaks.get(DTYPES[dtype]) if mfu else None
     flops = flops_of(subject, check.device) if peak else 0.0
     started = time.perf_counter()
-    training = Training(subject, dtype, check.device, compiled)
+    training = Training(subject, dtype, check.device, compiled, recorded)
     for _ in range(check.size(3, 1)):
         training.step()
     check.wait()
@@ -97,7 +110,7 @@ def measure(
         training.step()
         numbers["ms_to_launch"] = 1000 * (time.perf_counter() - start)  # close to ms_a_step: the CPU is the limit
         check.wait()
-    if compiled:
+    if compiled or recorded:
         numbers["seconds_to_compile"] = first
         torch.compiler.reset()  # or the graphs would keep the model
     return numbers

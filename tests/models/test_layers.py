@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from models.layers import Linear, UnitNorm, dropout, split_scale, toeplitz
+from models.layers import Linear, UnitNorm, dropout, rotary_table, rotate, split_scale, toeplitz
 from tests.models.small_models import batch, doubles, make
 
 
@@ -36,6 +36,34 @@ def test_unit_norm_has_the_gradient_of_its_output(scaled, clamped):
     hidden = torch.cat((hidden, 0.01 * hidden[:1])).detach().requires_grad_()  # a row below the clamp
     arguments = (hidden, scale if scaled else None, 0.1, clamped, torch.float64)
     assert gradcheck(UnitNorm.apply, arguments)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_compiled_rotary_in_real_numbers_is_that_of_complex_ones(monkeypatch, interleaved):
+    heads = torch.randn(2, 7, 3, 8, requires_grad=True)
+    table, pick = rotary_table(torch.arange(7), 8), torch.randn(2, 7, 3, 8)
+
+    def turn():
+        turned = rotate(heads, table, interleaved)
+        return turned, torch.autograd.grad((turned * pick).sum(), heads)[0]
+
+    plain = turn()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(turn(), plain)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_compiled_toeplitz_matrix_has_the_entries_and_gradients_of_a_window(monkeypatch, length):
+    offsets = torch.randn(2 * length - 1, dtype=torch.float64, requires_grad=True)
+    pick = torch.randn(length, length, dtype=torch.float64)
+
+    def lay_out():
+        matrix = toeplitz(offsets)
+        return matrix, torch.autograd.grad((matrix * pick).sum(), offsets)[0]
+
+    plain = lay_out()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(lay_out(), plain)
 
 
 def test_dropout_drops_its_share_keeps_the_mean_and_repeats_with_the_seed():

@@ -62,3 +62,22 @@ def test_held_out_rows_have_loader_processes_where_a_device_computes(tmp_path, m
     assert args.eval_workers == 0
     monkeypatch.setattr(RunArguments, "device", torch.device("cuda:0"))
     assert args.eval_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "switched"),
+    [((), []), (("--torch_compile",), [False]), (("--torch_compile", "--tf32", "true"), [True])],
+    ids=str,
+)
+def test_compiling_alone_does_not_switch_tf32_on(tmp_path, monkeypatch, flags, switched):
+    """transformers does, for fp32 on a card that has it; what the flag says stays a setting of the run."""
+    calls = []
+    monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr("transformers.training_args.enable_tf32", calls.append)
+    args = parse(tmp_path, "--use_cpu", *flags)
+    assert calls[-1:] == switched and args.tf32 is (True if True in switched else None)
+
+
+def test_compiling_is_off_unless_asked_for(tmp_path):
+    assert not parse(tmp_path, "--use_cpu").torch_compile
+    assert not parse(tmp_path, "--use_cpu", "--torch_compile", "false").torch_compile

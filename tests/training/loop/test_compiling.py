@@ -1,9 +1,16 @@
 """Compiled layers: how many graphs there are, and runs that are what they are without."""
 
-import torch
+from types import SimpleNamespace
 
+import pytest
+import torch
+from torch import nn
+
+from common.errors import ArgumentError
+from models.electra.config import ElectraOptions, generator_config
+from models.electra.joint_model import new_joint_model
 from tests.models.small_models import batch, head_inputs, make
-from training.loop.compiling import compile_layers
+from training.loop.compiling import RECORDING, Recorded, check_recording, compile_for, compile_layers
 
 
 def test_layers_share_their_graphs_and_lengths_have_one_for_all_of_them():
@@ -26,3 +33,74 @@ def test_layers_share_their_graphs_and_lengths_have_one_for_all_of_them():
     # Of a layer and of the last one: for the first length, and then for any.
     assert counts == [2, 2, 4, 4, 4, 4, 4]
     assert list(model.state_dict()) == names
+
+
+def rows_of(length, masked):
+    ids, mask = batch((length, length - 5, 3), length)
+    positions = torch.arange(masked).expand(3, -1).contiguous()
+    return head_inputs("ForMaskedLM", ids, mask) | {"masked_positions": positions}
+
+
+def joint_model():
+    config = make("gau").config
+    return new_joint_model(generator_config(config, 2), config, ElectraOptions())
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("flash", "joint")]
+
+
+@pytest.mark.parametrize("name", ["flash_quad", *SLOW])
+def test_lengths_of_buckets_make_no_graphs_without_end(name):
+    torch.compiler.reset()
+    graphs = []
+
+    def keep(graph, inputs, **options):
+        graphs.append(graph)
+        return graph.forward
+
+    joint = name == "joint"
+    model = (joint_model() if joint else make(name, num_hidden_layers=2)).train()
+    compile_layers(model, backend=keep, mode="reduce-overhead" if joint else None)
+    counts = []
+    for length, masked in ((16, 3), (24, 4), (40, 7), (32, 6), (48, 9)):
+        extra = {"noise_seed": torch.arange(3)} if joint else {}
+        model(**rows_of(length, masked), **extra).loss.backward()
+        counts.append(len(graphs))
+    assert counts[-1] == counts[1] <= 4, counts
+
+
+@pytest.mark.parametrize("mode", [None, "max-autotune-no-cudagraphs", *RECORDING])
+def test_modes_with_cuda_graphs_compile_the_model_as_a_whole(mode):
+    args = SimpleNamespace(torch_compile=True, fsdp="", deepspeed=None, torch_compile_backend="eager")
+    args.torch_compile_mode = mode
+    callbacks, plugin = [], SimpleNamespace(backend=None)
+    accelerator = SimpleNamespace(state=SimpleNamespace(dynamo_plugin=plugin))
+    model = make("gau")
+    names = list(model.state_dict())
+    compile_for(SimpleNamespace(args=args, accelerator=accelerator, model=model, add_callback=callbacks.append))
+    layers = [f"gau_alpha.encoder.layer.{number}" for number in range(2)]
+    compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
+    assert compiled == ([""] if mode in RECORDING else layers)
+    assert [type(callback) for callback in callbacks] == ([Recorded] if mode in RECORDING else [])
+    assert list(model.state_dict()) == names
+
+
+def test_gradients_are_taken_out_of_a_graphs_memory_before_it_runs_again(monkeypatch):
+    marks = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    model(torch.ones(1, 2)).sum().backward()
+    before = model.weight.grad
+    callback = Recorded()
+    callback.on_step_begin(None, None, None, model=model)
+    callback.on_substep_end(None, None, None, model=model)
+    assert torch.equal(model.weight.grad, before) and model.weight.grad.data_ptr() != before.data_ptr()
+    assert model.bias.grad is None and len(marks) == 2
+
+
+def test_a_memory_needs_a_mode_without_cuda_graphs():
+    check_recording("reduce-overhead", 0)
+    check_recording(None, 8)
+    with pytest.raises(ArgumentError, match="--torch_compile_mode reduce-overhead records CUDA graphs"):
+        check_recording("reduce-overhead", 8)
