@@ -158,17 +158,37 @@ class Encoder:
         )
 
 
+def numbers_documents(attention_mask: torch.Tensor | None) -> bool:
+    """Whether a mask has the numbers of each token's document, integers [B, 1, T]: a token sees those of its own."""
+    if attention_mask is None or attention_mask.dim() != 3 or attention_mask.dtype == torch.bool:
+        return False
+    return attention_mask.shape[1] == 1 < attention_mask.shape[2]
+
+
+def document_sizes(numbers: torch.Tensor) -> torch.Tensor:
+    """How many tokens of its row have a token's number, int64 [B, T, 1]; numbers [B, 1, T] from 0 to T."""
+    rows, _, length = numbers.shape
+    entries = numbers.flatten(1) + torch.arange(rows, device=numbers.device).unsqueeze(-1) * (length + 1)
+    entries = entries.flatten()
+    counts = torch.zeros(rows * (length + 1), dtype=torch.int64, device=numbers.device)
+    counts = counts.index_add_(0, entries, torch.ones_like(entries))
+    return counts.index_select(0, entries).view(rows, length, 1)
+
+
 def attention_mask_or_pads(
     attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, embeds: torch.Tensor, pad_token_id: int | None
 ) -> torch.Tensor:
-    """Boolean mask [B, T] or [B, T, T] (query, key): as given, else where ids are not padding, else all true."""
+    """Boolean mask [B, T] or [B, T, T] (query, key): as given, else where ids are not padding, else all true.
+
+    Numbers of documents [B, 1, T] become the mask of pairs that they stand for.
+    """
     if attention_mask is not None:
         if attention_mask.dim() not in (2, 3):
             raise ValueError(
                 f"attention_mask must have shape [B, T] or [B, T, T], got {tuple(attention_mask.shape)}; "
                 "pass 1 where a key may be seen"
             )
-        return attention_mask.bool()
+        return attention_mask.mT == attention_mask if numbers_documents(attention_mask) else attention_mask.bool()
     if input_ids is not None and pad_token_id is not None:
         return input_ids != pad_token_id
     return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)

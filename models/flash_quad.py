@@ -26,6 +26,7 @@ from .base import (
     check_padding,
     check_range,
     check_sizes,
+    numbers_documents,
 )
 from .gated import Attention, GatedAttention
 from .heads import (
@@ -153,7 +154,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         if positions is not None:
             gate, query = gather_positions(gate, positions), gather_positions(query, positions)
         bias = attention.bias(self.distances(hidden.shape[1])).to(dtype)
-        weights = torch.baddbmm(bias, query, key.transpose(-1, -2)).masked_fill_(attention.unseen, 0)
+        weights = torch.baddbmm(bias, query, key.transpose(-1, -2)).masked_fill_(attention.mask(), 0)
         weights = squared_relu(weights)
         return residual + self.o((weights @ value).mul_(gate)), weights if output_attentions else None
 
@@ -194,6 +195,7 @@ class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
 class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
     """attention_mask is [B, T], or [B, T, T] (query, key) for any pattern; by default it is where ids are not padding.
 
+    Or it is the number of each token's document, int [B, 1, T]: tokens see their own, without a mask of all pairs.
     position_ids [B, T] move the sinusoid only, as in the original: rotary embedding and bias are relative.
     """
 
@@ -207,17 +209,23 @@ class FLASHQuadModel(Encoder, FLASHQuadPreTrainedModel):
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         hidden = self.embeddings(embeds, token_type_ids, positions if position_ids is None else position_ids)
-        valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
-        if valid.dim() == 2:  # padding neither sees nor is seen
-            valid = valid.unsqueeze(1) & valid.unsqueeze(2)
+        if numbers_documents(attention_mask):
+            mask = {"query_numbers": attention_mask.mT.int(), "key_numbers": attention_mask.int()}
+        else:
+            valid = attention_mask_or_pads(attention_mask, input_ids, embeds, self.config.pad_token_id)
+            if valid.dim() == 2:  # padding neither sees nor is seen: as queries it is 1, as keys 2
+                padding = (~valid).int()
+                mask = {"query_numbers": padding.unsqueeze(2), "key_numbers": 2 * padding.unsqueeze(1)}
+            else:
+                mask = {"unseen": ~valid}
         query_scale, key_scale = split_scale(1 / self.config.max_position_embeddings)
         attention = Attention(
             table=rotary_table(positions, self.config.s),
             interleaved=False,
             query_scale=query_scale,
             key_scale=key_scale,
-            unseen=~valid,
             softmax=False,
+            **mask,
         )
         return hidden, (attention,)
 

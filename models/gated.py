@@ -38,8 +38,12 @@ class Attention:
     table: torch.Tensor  # of `rotate`
     interleaved: bool  # of `rotate`
     query_scale: torch.Tensor | float  # with key_scale every factor of the scores: none is [T, T]; [B, 1 or T, 1]
-    unseen: torch.Tensor  # [B, 1 or T, T], true where a query may not see a key
     softmax: bool  # else squared ReLU
+    # What a query may not see: keys where unseen [B, 1 or T, T] is true; or those of other numbers than its own, given
+    # for queries [B, T, 1] and keys [B, 1, T], so that no mask of all pairs is ever kept.
+    unseen: torch.Tensor | None = None
+    query_numbers: torch.Tensor | None = None
+    key_numbers: torch.Tensor | None = None
     key_scale: float | None = None  # None for 1
     divisor: torch.Tensor | None = None  # of the squared ReLU, [B, 1 or T, 1]
     dropout: float = 0.0
@@ -47,18 +51,24 @@ class Attention:
 
     def at(self, positions: torch.Tensor) -> "Attention":
         """The same for queries at positions [B, P] only: what has a row for each query keeps P of them."""
-        rows = [
-            tensor if tensor is None or tensor.shape[1] == 1 else gather_positions(tensor, positions)
-            for tensor in (self.unseen, self.divisor)
-        ]
-        return replace(self, unseen=rows[0], divisor=rows[1], positions=positions)
+        return replace(self._of_queries(lambda rows: gather_positions(rows, positions)), positions=positions)
+
+    def _of_queries(self, choose: Callable) -> "Attention":
+        """The same for some of the queries: choose takes their rows of what has a row for each, not one for all."""
+        per_query = {name: getattr(self, name) for name in ("unseen", "query_numbers", "divisor")}
+        rows = {name: rows for name, rows in per_query.items() if rows is not None and rows.shape[1] > 1}
+        return replace(self, **{name: choose(tensor) for name, tensor in rows.items()})
+
+    def mask(self) -> torch.Tensor:
+        """True where a query may not see a key, [B, 1 or T, T]."""
+        return self.unseen if self.query_numbers is None else self.query_numbers != self.key_numbers
 
     def parts(self, queries: int, distances: torch.Tensor | None) -> list[tuple[slice, "Attention"]]:
         """Runs of queries, and how each meets the keys: one of all, or of a long row QUERIES at a time."""
         if queries <= LONG or distances is not None:
             return [(slice(queries), self)]
         runs = [slice(start, start + QUERIES) for start in range(0, queries, QUERIES)]
-        return [(run, replace(self, unseen=_of(self.unseen, run), divisor=_of(self.divisor, run))) for run in runs]
+        return [(run, self._of_queries(lambda rows, run=run: rows[:, run])) for run in runs]
 
     def bias(self, distances: torch.Tensor) -> torch.Tensor:
         """[T, T], or [B, P, T], from the bias of each distance [2T-1]."""
@@ -82,8 +92,8 @@ class Attention:
         key = key.transpose(-1, -2)
         scores = query @ key if distances is None else torch.baddbmm(self.bias(distances).to(query.dtype), query, key)
         if self.softmax:
-            return torch.softmax(scores.masked_fill_(self.unseen, -1e4), dim=-1)
-        return F.relu_(scores.masked_fill_(self.unseen, 0))
+            return torch.softmax(scores.masked_fill_(self.mask(), -1e4), dim=-1)
+        return F.relu_(scores.masked_fill_(self.mask(), 0))
 
     def weights(self, scores: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """What multiplies the values: scores squared if need be, divided, times dropout's factors."""
@@ -101,11 +111,6 @@ class Attention:
         if self.divisor is not None:
             gradient.div_(self.divisor)
         return gradient.mul_(scores).mul_(2)
-
-
-def _of(tensor: torch.Tensor | None, run: slice) -> torch.Tensor | None:
-    """The rows of a run of queries in what has a row for each query, or one for all."""
-    return tensor if tensor is None or tensor.shape[1] == 1 else tensor[:, run]
 
 
 def _joined(runs: list[torch.Tensor]) -> torch.Tensor:
@@ -131,11 +136,12 @@ class GatedAttention(torch.autograd.Function):
 
     Projected holds u, v and the base of queries and keys; distances [2T-1] is a bias per key minus query, or None.
     With attention.positions, the output is [B, P, H], u comes as gate [B, P, E] and projected is [B, T, E+D].
-    Of a long row, which is taken in parts, scores and dropout's factors are made again in the backward pass.
+    Of a long row, which is taken in parts, scores and dropout's factors are made again in the backward pass, and so is
+    projected if its source is told: input, weight and bias of a linear layer, whose gradients are not given here.
     """
 
     @staticmethod
-    def forward(ctx, projected, gate, weight, bias, scale, offset, distances, attention: Attention):
+    def forward(ctx, projected, gate, weight, bias, scale, offset, distances, attention: Attention, source=None):
         with torch.autocast(projected.device.type, enabled=False):
             u, v, base = parts(projected, gate, scale.shape[-1])
             query, key = attention.heads(base, scale, offset)
@@ -148,19 +154,25 @@ class GatedAttention(torch.autograd.Function):
                 mixed.append(part.weights(scores, keep) @ value)
             mixed = _joined(mixed)
             output = linear_in(F.silu(u).mul_(mixed), weight, bias)
+        ctx.attention, ctx.dtype = attention, projected.dtype
         scores, keep = (scores, keep) if len(runs) == 1 else (None, None)
-        ctx.save_for_backward(projected, gate, mixed, scores, keep, weight, bias, scale, offset, distances)
-        ctx.attention = attention
+        if len(runs) > 1 and gate is None and source is not None:
+            projected = None
+        else:
+            source = (None, None, None)
+        ctx.save_for_backward(*source, projected, gate, mixed, scores, keep, weight, bias, scale, offset, distances)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        projected, gate, mixed, scores, keep, weight, bias, *narrow = ctx.saved_tensors
-        attention = ctx.attention
-        with torch.autocast(projected.device.type, enabled=False):
+        *source, projected, gate, mixed, scores, keep, weight, bias, scale, offset, distances = ctx.saved_tensors
+        attention, narrow = ctx.attention, (scale, offset, distances)
+        with torch.autocast(gradient.device.type, enabled=False):
+            if projected is None:
+                projected = linear_in(source[0].to(ctx.dtype), *source[1:])
             result, gate_result = torch.empty_like(projected), None if gate is None else torch.empty_like(gate)
-            width = narrow[0].shape[-1]
+            width = scale.shape[-1]
             u, v, base = parts(projected, gate, width)
             u_result, v_result, base_result = parts(result, gate_result, width)
             opened = F.silu(u)
@@ -173,7 +185,7 @@ class GatedAttention(torch.autograd.Function):
             (query, key), value = (head.detach() for head in outputs), F.silu(v)
             value_gradient = key_gradient = None
             factors, query_gradients = _factors(attention.dropout, ctx.seed, gradient.device), []
-            for run, part in attention.parts(gradient.shape[1], narrow[2]):
+            for run, part in attention.parts(gradient.shape[1], distances):
                 if scores is None:
                     run_scores = part.scores(query[:, run], key, None)
                     run_keep = factors(run_scores)
@@ -195,7 +207,7 @@ class GatedAttention(torch.autograd.Function):
             narrow = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf is not None], gradients))
             base_gradient, *narrow = [None if leaf is None else next(narrow) for leaf in leaves]
             base_result.copy_(base_gradient)
-        return result, gate_result, *linear, *narrow, None
+        return result, gate_result, *linear, *narrow, None, None
 
 
 def laplace(scores: torch.Tensor) -> torch.Tensor:

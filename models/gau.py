@@ -24,6 +24,8 @@ from .base import (
     check_padding,
     check_range,
     check_sizes,
+    document_sizes,
+    numbers_documents,
 )
 from .gated import Attention, GatedAttention
 from .heads import (
@@ -161,9 +163,9 @@ class GatedUnit(nn.Module):
         """A of these queries."""
         weights = query @ key.transpose(-1, -2)
         if self.config.normalization == "squared_relu":
-            weights = squared_relu(weights.masked_fill_(attention.unseen, 0)).div_(attention.divisor)
+            weights = squared_relu(weights.masked_fill_(attention.mask(), 0)).div_(attention.divisor)
         else:  # -1e4 is the originals' score of an unseen key: a row that sees none becomes uniform, not NaN
-            weights = torch.softmax(weights.masked_fill_(attention.unseen, -1e4), dim=-1, dtype=query.dtype)
+            weights = torch.softmax(weights.masked_fill_(attention.mask(), -1e4), dim=-1, dtype=query.dtype)
         return dropout(weights, attention.dropout, self.training)
 
     def fast_forward(self, hidden: torch.Tensor, attention: Attention) -> torch.Tensor:
@@ -172,7 +174,8 @@ class GatedUnit(nn.Module):
         inputs = project(self.i_dense, hidden, attention.positions, slice(0, expanded), slice(expanded, None))
         scale = torch.stack((self.q_scaleoffset.weight, self.k_scaleoffset.weight))
         offset = torch.stack((self.q_scaleoffset.bias, self.k_scaleoffset.bias)) if self.config.use_bias else None
-        return GatedAttention.apply(*inputs, self.o_dense.weight, self.o_dense.bias, scale, offset, None, attention)
+        output, source = (self.o_dense.weight, self.o_dense.bias), (hidden, self.i_dense.weight, self.i_dense.bias)
+        return GatedAttention.apply(*inputs, *output, scale, offset, None, attention, source)
 
 
 class GAUAlphaLayer(GradientCheckpointingLayer):
@@ -207,6 +210,7 @@ class GAUAlphaPreTrainedModel(StrictPreTrainedModel):
 class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
     """attention_mask is [B, T], or [B, T, T] (query, key) for any pattern; by default it is where ids are not padding.
 
+    Or it is the number of each token's document, int [B, 1, T]: tokens see their own, without a mask of all pairs.
     position_ids [B, T] turn the rotary embedding; only their differences matter.
     """
 
@@ -219,10 +223,15 @@ class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
 
     def prepare(self, embeds, input_ids, attention_mask, token_type_ids, position_ids):
         config = self.config
-        valid = attention_mask_or_pads(attention_mask, input_ids, embeds, config.pad_token_id)
-        valid = valid if valid.dim() == 3 else valid.unsqueeze(1)  # [B, 1 or T, T]
-        # A row without a valid key counts as one, so that its logarithm and its quotient stay finite.
-        counts = valid.sum(-1, keepdim=True).clamp(min=1).float()
+        if numbers_documents(attention_mask):
+            mask = {"query_numbers": attention_mask.mT.int(), "key_numbers": attention_mask.int()}
+            counts = document_sizes(attention_mask).float()
+        else:
+            valid = attention_mask_or_pads(attention_mask, input_ids, embeds, config.pad_token_id)
+            valid = valid if valid.dim() == 3 else valid.unsqueeze(1)  # [B, 1 or T, T]
+            mask = {"unseen": ~valid}
+            # A row without a valid key counts as one, so that its logarithm and its quotient stay finite.
+            counts = valid.sum(-1, keepdim=True).clamp(min=1).float()
         query_scale = torch.ones_like(counts)
         if config.attention_scale:
             query_scale = query_scale / math.sqrt(config.attention_key_size)
@@ -233,8 +242,8 @@ class GAUAlphaModel(Encoder, GAUAlphaPreTrainedModel):
             table=rotary_table(positions, config.attention_key_size),
             interleaved=True,
             query_scale=query_scale,
-            unseen=~valid,
             softmax=config.normalization != "squared_relu",
+            **mask,
             divisor=counts if config.normalization == "squared_relu" else None,
             dropout=config.attention_probs_dropout_prob,
         )

@@ -223,9 +223,10 @@ def _layer_forward(layer: nn.Module, hidden_states: torch.Tensor, attention_mask
         output.dropout.p if layer.training else 0.0,
     )
     bias = None
-    if attention_mask is not None:  # [B, 1, 1 or T, T] bool
-        seen, first = attention_mask[:, 0], attention_mask[:, 0, :1]
-        seen = first if torch.equal(seen, first.expand_as(seen)) else seen  # padding hides the same from every query
-        bias = torch.zeros(seen.shape, dtype=compute_dtype(hidden_states)).masked_fill_(~seen, UNSEEN)
+    if attention_mask is not None:  # [B, 1, 1 or T, T], bool or what is added to scores
+        bias, first = attention_mask[:, 0], attention_mask[:, 0, :1]
+        bias = first if torch.equal(bias, first.expand_as(bias)) else bias  # padding hides the same from every query
+        if bias.dtype == torch.bool:
+            bias = torch.zeros(bias.shape, dtype=compute_dtype(hidden_states)).masked_fill_(~bias, UNSEEN)
     parameters = (parameter for linear in linears for parameter in (linear.weight, linear.bias))
     return PostNormLayer.apply(hidden_states, bias, recipe, *parameters)

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from common.errors import ArgumentError
 
-from .base import Encoder, StrictPreTrainedModel
-from .layers import gather_positions
+from .base import Encoder, StrictPreTrainedModel, attention_mask_or_pads
+from .layers import compute_dtype, gather_positions
+from .post_norm import UNSEEN
 
 _MIXING = ("sliding_window", "local_attention", "attention_window", "trigram_input")  # in a config: tokens mix
 
@@ -25,7 +26,7 @@ def accept_our_inputs(model: PreTrainedModel) -> PreTrainedModel:
 
     Its forward then accepts, by keyword,
         masked_positions [B, P] int64: logits and loss are of these positions only, labels stay [B, T];
-        attention_mask [B, T] or [B, T, T] (query, key);
+        attention_mask [B, T] or [B, T, T] (query, key), or the number of each token's document, int [B, 1, T];
         position_ids [B, T] that count from 0 in each document.
     A model of this repository, or one that accepts them already, is returned as it is.
     """
@@ -67,15 +68,25 @@ def accept_our_inputs(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _stock_inputs(model: PreTrainedModel, attention_mask, position_ids) -> dict[str, torch.Tensor]:
-    """What an adapted model's encoder takes for a mask [B, T] or [B, T, T] and positions that count from 0."""
+    """What an adapted model's encoder takes for a mask, as ours take it, and positions that count from 0."""
     if attention_mask is not None and attention_mask.dim() == 3:
         if model.config._attn_implementation != "sdpa":
             raise ValueError("attention_mask of shape [B, T, T] needs attn_implementation sdpa; load the model so")
-        attention_mask = attention_mask.bool().unsqueeze(1)
+        attention_mask = _additive(attention_mask, compute_dtype(next(model.parameters())))
     inputs = {"attention_mask": attention_mask}
     if position_ids is not None and model.position_offset is not None:
         inputs["position_ids"] = position_ids + model.position_offset
     return inputs
+
+
+def _additive(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What to add to the scores of pairs, [B, 1, T, T], for a mask of pairs or numbers of documents.
+
+    In the dtype of the scores and once for all layers: each would turn a boolean mask into one of its own, and keep it
+    for its backward pass.
+    """
+    pairs = attention_mask_or_pads(attention_mask, None, attention_mask, None)
+    return torch.zeros(pairs.shape, dtype=dtype, device=pairs.device).masked_fill_(~pairs, UNSEEN).unsqueeze(1)
 
 
 def states_at(

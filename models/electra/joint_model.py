@@ -171,10 +171,10 @@ class ElectraForJointPreTraining(PreTrainedModel):
     ) -> ElectraJointOutput:
         """One pass through both networks; all arguments int64 unless said.
 
-        input_ids [B, T]: masked; attention_mask [B, T], or [B, T, T] bool (query, key); labels [B, T]: the original
-        token where one is masked, else -100; masked_positions [B, P]: places of the labels, filled with places that
-        have none; noise_seed [B]: a number for each sample, drawn if absent; real_tokens [B, T]: what the
-        discriminator is scored on, needed with a mask of pairs only.
+        input_ids [B, T]: masked; attention_mask [B, T], or [B, T, T] bool (query, key), or numbers of documents
+        [B, 1, T]; labels [B, T]: the original token where one is masked, else -100; masked_positions [B, P]: places of
+        the labels, filled with places that have none; noise_seed [B]: a number for each sample, drawn if absent;
+        real_tokens [B, T]: what the discriminator is scored on, needed unless the mask is [B, T].
         """
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
         inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}

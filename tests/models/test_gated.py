@@ -13,7 +13,7 @@ from benchmarks.originals.gau_alpha import OriginalGAUAlpha
 from models import gated
 from models.gated import Attention, ChunkAttention, GatedAttention, MixedChunkAttention
 from models.layers import rotary_table
-from tests.models.small_models import EVERY, batch, doubles, make
+from tests.models.small_models import EVERY, VARIANTS, batch, doubles, make
 
 E, D, H, T = 3, 6, 2, 5
 
@@ -140,6 +140,72 @@ def test_gau_alpha_at_4096_tokens_never_has_all_scores_at_once(training, monkeyp
     torch.testing.assert_close(logits, expected)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         assert (gradient - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+def kept_bytes(layer, hidden, attention, dtype):
+    """Bytes that autograd keeps of a layer for its backward pass, weights, input and mask not counted."""
+    others = {tensor.untyped_storage().data_ptr() for tensor in (*layer.parameters(), hidden, attention.table)}
+    kept = {}  # by their address; the tensors are held, so that none is used twice
+
+    def pack(tensor):
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        layer(hidden, attention, False)
+    return sum(
+        tensor.untyped_storage().nbytes()
+        for address, tensor in kept.items()
+        if address not in others and tensor.dtype is not torch.bool
+    )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gau_alpha_keeps_less_than_a_quarter_of_a_long_row(dtype, dropout, monkeypatch):
+    """Everything an eighth of 4,096 tokens in the base model's layer."""
+    monkeypatch.setattr(gated, "LONG", 256)
+    monkeypatch.setattr(gated, "QUERIES", 128)
+    sizes = {"vocab_size": 9, "hidden_size": 96, "intermediate_size": 192, "attention_key_size": 16}
+    config = models.GAUAlphaConfig(**sizes, **dict.fromkeys(NO_DROPOUT, dropout), num_hidden_layers=1)
+    model = models.GAUAlphaModel(config).train()
+    hidden, (attention,) = model.prepare(torch.randn(1, 512, 96), None, None, None, None)
+    hidden = hidden.detach().requires_grad_()
+    fast = kept_bytes(model.layers[0], hidden, attention, dtype)
+    model.set_attn_implementation("eager")
+    assert fast < 0.22 * kept_bytes(model.layers[0], hidden, attention, dtype)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("variant", [name for name, (family, _) in VARIANTS.items() if family != "FLASH"])
+def test_numbers_of_documents_are_the_mask_of_pairs_that_they_stand_for(variant, training):
+    model = make(variant, "Model").train(training)
+    ids, _ = batch((21, 17, 4), 21)
+    first, second = torch.tensor([[9], [4], [21]]), torch.tensor([[21], [17], [21]])
+    places = torch.arange(21)
+    numbers = torch.where(places < first, 1, 2).where(places < second, 0)  # the rest of the second row is padding
+    pairs = numbers.unsqueeze(2) == numbers.unsqueeze(1)
+    for some in ({}, {"output_positions": torch.tensor([[3, 0, 11], [6, 5, 20], [1, 2, 0]])}):
+        inputs = {"input_ids": ids, "position_ids": places - (numbers == 2) * first} | some
+        results = [
+            outputs_and_gradients(model, inputs | {"attention_mask": mask}, torch.float32)
+            for mask in (numbers.unsqueeze(1), pairs)
+        ]
+        for result, expected in zip(*results, strict=True):
+            assert torch.equal(result, expected)
+
+
+def test_documents_of_a_long_row_are_kept_apart_without_a_mask_of_all_pairs(monkeypatch):
+    monkeypatch.setattr(gated, "LONG", 256)
+    monkeypatch.setattr(gated, "QUERIES", 64)
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 16, "attention_key_size": 8}
+    model = models.GAUAlphaModel(models.GAUAlphaConfig(**sizes, **NO_DROPOUT, num_hidden_layers=2)).train()
+    numbers = (1 + torch.arange(512) // 100).view(1, 1, 512)
+    for mask, largest in ((numbers, 512 * 64), (numbers.mT == numbers, 512 * 512)):
+        with Largest() as mode:
+            model(torch.ones(1, 512, dtype=torch.int64), mask).last_hidden_state.square().sum().backward()
+        assert mode.numbers == largest
 
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 40}

@@ -59,6 +59,37 @@ def test_packed_documents_have_the_logits_of_each_alone(kind):
     torch.testing.assert_close(packed[:, 6:], model(input_ids=second).logits, atol=1e-5, rtol=0)
 
 
+def logits_and_gradients(model, **inputs):
+    """Logits, gradients, and how many masks of all pairs autograd keeps."""
+    masks = {}
+
+    def pack(tensor):
+        if tensor.shape[-2:] == (10, 10):
+            masks[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = model(**inputs).logits
+    return logits, torch.autograd.grad(logits.square().sum(), list(model.parameters()), allow_unused=True), len(masks)
+
+
+@KINDS
+@pytest.mark.parametrize("form", ["numbers", "pairs"])
+def test_packed_documents_need_one_mask_in_all_layers(kind, form):
+    """Where transformers' own layers run; theirs is boolean, and each layer makes another of it."""
+    model = make(kind)
+    documents = torch.tensor([[1] * 6 + [2] * 3 + [0], [1] * 10])
+    ids, pairs = torch.randint(5, 50, (2, 10)), documents[:, :, None] == documents[:, None, :]
+    logits, gradients, masks = logits_and_gradients(model, input_ids=ids, attention_mask=pairs.unsqueeze(1))
+    assert masks == SIZES["num_hidden_layers"]
+    mask = pairs if form == "pairs" else documents.unsqueeze(1)
+    ours = logits_and_gradients(accept_our_inputs(model), input_ids=ids, attention_mask=mask)
+    torch.testing.assert_close(ours[0], logits)
+    for gradient, expected in zip(ours[1], gradients, strict=True):
+        torch.testing.assert_close(gradient, expected)
+    assert ours[2] == 1
+
+
 def test_pair_masks_without_sdpa_are_refused():
     model = accept_our_inputs(make("Bert", attn_implementation="eager"))
     with pytest.raises(ValueError, match="sdpa"):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
+from models.base import attention_mask_or_pads
 from training.objectives.masked_lm import MaskedLanguageModelling, separate_documents
 
 MASK = 9
@@ -41,13 +42,15 @@ def test_tokens_that_the_input_shows_do_not_count_as_hidden(model):
     assert pairs == {"mlm_accuracy": (2, 4), "mlm_hidden_accuracy": (1, 3)}
 
 
-def test_document_ids_become_a_mask_of_pairs():
+def test_document_ids_become_a_mask_that_stands_for_pairs():
     documents = torch.tensor([[1, 1, 2, 0], [1, 1, 1, 1]])
     inputs = {"input_ids": documents, "attention_mask": (documents > 0).long(), "document_ids": documents}
     separated = separate_documents(inputs)
-    assert separated.keys() == {"input_ids", "attention_mask"} and separated["attention_mask"].dtype == torch.bool
-    assert separated["attention_mask"][0].int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-    assert separated["attention_mask"][1].all() and separated["attention_mask"].any(-1).all()
+    assert separated.keys() == {"input_ids", "attention_mask"}
+    assert torch.equal(separated["attention_mask"], documents.unsqueeze(1))
+    pairs = attention_mask_or_pads(separated["attention_mask"], None, documents, None)
+    assert pairs.dtype == torch.bool and pairs[1].all() and pairs.any(-1).all()
+    assert pairs[0].int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 def test_inputs_without_documents_stay_as_they_are():
