@@ -17,6 +17,7 @@ from tests.runs import as_before_checksums, assert_close_runs, assert_same_run, 
 from training.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
+EAGER = {"torch_compile_backend": "eager"}
 XL = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,mem_len=8,segment_length=8,attention_window=12"
 NO_DROPOUT = XL + ",hidden_dropout=0,attention_dropout=0"
 GPT2 = {"model_type": "gpt2", "config_overrides": "n_embd=32,n_layer=2,n_head=2,n_positions=32"}
@@ -235,6 +236,10 @@ def test_perplexity_of_any_causal_model_on_a_text_file(flags, tmp_path, prepared
         ({"tokenizer_name": None}, "--tokenizer_name"),
         ({"mem_len": -1}, "--mem_len"),
         (GPT2 | {"mem_len": 4}, "--mem_len must be 0 for GPT2LMHeadModel"),
+        (
+            EAGER | {"torch_compile_mode": "reduce-overhead"},
+            "--torch_compile_mode reduce-overhead records CUDA graphs",
+        ),
         (GPT2 | {"max_seq_length": 64}, "--max_seq_length"),
         ({"validation_split": 0.2, "stride": 4}, "--stride"),
         ({"validation_split": 2}, "--validation_split"),
