@@ -39,7 +39,8 @@ class VocabularyLoss(torch.autograd.Function):
         ]
         with torch.autocast(hidden.device.type, enabled=False):
             matrix, offset = (None if tensor is None else tensor.to(dtype) for tensor in (weight, bias))
-            for start in range(0, len(hidden), rows):
+            start = -rows
+            while (start := start + rows) < hidden.shape[0]:  # a range would make a compiled graph for each number
                 part = slice(start, start + rows)
                 inputs = hidden[part].to(dtype)
                 logits = widened(inputs.clone() if matrix is None else F.linear(inputs, matrix, offset))
