@@ -1,8 +1,9 @@
 """How a script begins and ends: expected errors as one line, Ctrl-C without a traceback, all processes in order.
 
-Exit codes: 0 done, or stopped by a signal or the clock with a checkpoint to go on from; 1 an expected error, told in
-one line, or any other one, with a traceback; 3 the loss or the gradient was not finite (training/loop/finiteness.py);
-130 after Ctrl-C.
+Exit codes: 0 done, or stopped by the clock or a lost terminal with a checkpoint to go on from; 1 an expected error,
+told in one line, or any other one, with a traceback; 3 the loss or the gradient was not finite
+(training/loop/finiteness.py); 75 stopped by SIGTERM or SIGUSR1 with a checkpoint, so that a scheduler's recipe starts
+the same command again; 130 after Ctrl-C.
 """
 
 import atexit
@@ -20,15 +21,26 @@ from pathlib import Path
 from common.errors import Stopped, UserError, describe_fault
 
 NOT_FINITE = 3
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: to be tried again
 INTERRUPTED = 130  # as shells have it
+_exit_code = 0  # of a script that has come to its end
 
 
 def run_script(main: Callable) -> None:
     """The whole of a script: main(), an expected error as one line, and an end in order of all its processes."""
     print_anything()
+    end_with(0)
     with one_line_errors():
         main()
-        _end_processes(0)
+        _end_processes(_exit_code)
+    if _exit_code:
+        sys.exit(_exit_code)
+
+
+def end_with(code: int) -> None:
+    """Let the script that runs end with this exit code, after all that it still has to do."""
+    global _exit_code
+    _exit_code = code
 
 
 def print_anything() -> None:

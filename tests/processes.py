@@ -5,7 +5,7 @@ import os
 import runpy
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -25,11 +25,13 @@ def run_together(
     limit: float = 240,
     machines: Sequence[Path] = (),
     code: int = 0,
+    meanwhile: Callable[[Sequence[multiprocessing.Process]], None] | None = None,
 ) -> str:
     """Run a script on several CPU processes, as torchrun starts them; returns the first one's standard output.
 
     words: the command line; logs: folder for a file per process and stream; limit: seconds until they are killed;
-    machines: for each process the folder that it runs in, as a machine of its own; code: with which all end.
+    machines: for each process the folder that it runs in, as a machine of its own; code: with which all end;
+    meanwhile: called with them when all are started.
     AssertionError with the standard errors where one ends with another code.
     """
     with socket.socket() as free:
@@ -45,6 +47,8 @@ def run_together(
         members.append(SERVER.Process(target=_become, args=(rank, own, folder, str(logs), str(script), words)))
     for member in members:
         member.start()
+    if meanwhile is not None:
+        meanwhile(members)
     for member in members:
         member.join(limit)
         member.kill()  # where it hangs

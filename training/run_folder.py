@@ -17,6 +17,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 
 from common.errors import ArgumentError, UserError
+from common.script import PREEMPTED, end_with
 from training.arguments import course_settings
 from training.files import PARTIAL, read_json
 from training.folder_lock import LOCK, locked
@@ -131,6 +132,8 @@ def run_to_end(trainer, settings: dict, save: Callable[[str], None], data: str) 
         if start.finished is not None:
             return start.finished
         trainer.train(start.checkpoint)
+        if trainer.stop.reason in ("SIGTERM", "SIGUSR1"):
+            end_with(PREEMPTED)
         if not trainer.stop.signalled:
             save(args.output_dir)
             if args.process_index == 0:

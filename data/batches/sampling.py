@@ -31,7 +31,7 @@ _ROUNDS = 8  # of the Feistel network
 PERMUTED, SORTED = "permuted", "sorted"  # orders of an epoch: computed at a place; that of sorted draws, [R] in memory
 HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
 BUCKET_STEPS = 50  # steps that share one pool of rows when rows of like length go together
-_TOGETHER = 4096  # places of the stream that are worked out at once
+_TOGETHER = 1024  # places of the stream that are worked out at once
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -363,7 +363,12 @@ class EvalBatches:
 
 
 def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batches: int = 2000) -> float:
-    """Share of the positions of the run's first micro-batches without a token; multiple: what they are padded to."""
+    """Share of the positions of the run's first micro-batches without a token; multiple: what they are padded to.
+
+    Fewer of a large corpus, each row of which may lie in another shard.
+    """
+    if isinstance(rows.lengths, RowLengths) and not rows.corpus.maps.is_small:
+        micro_batches = -(-_TOGETHER // batches.micro_batch)
     some = [[index for _, index in batch] for batch in islice(batches, min(micro_batches, len(batches)))]
     lengths = rows.lengths[np.ravel(some)].reshape(len(some), -1)
     widths = -(-lengths.max(axis=1) // multiple) * multiple

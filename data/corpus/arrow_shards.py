@@ -5,7 +5,9 @@ record (its counts) lies in the metadata of its schema: shard and record appear 
 a journal in the folder has the CRC-32 of every shard.
 """
 
+import ctypes
 import json
+import mmap
 import os
 import zlib
 from pathlib import Path
@@ -19,6 +21,8 @@ from data.foreign import foreign_errors
 from data.outputs import atomic_output
 
 JOURNAL = ".checksums"  # lines of a name and the CRC-32 that the file has, or had when it was written before
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
 _RECORD_KEY = b"shard_record"
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # how every Arrow stream ends
 
@@ -61,13 +65,41 @@ def _whole_shard(path: Path):
     return foreign_errors(path, "a whole shard of a corpus", cure, CorpusError)
 
 
+class _Map:
+    """A file mapped into memory, read-only, without a descriptor: Python's mmap would keep one open for each shard.
+
+    And without reading ahead: Arrow's own maps ask the disk for the whole file, of which a few rows are wanted.
+    """
+
+    def __init__(self, path: Path):
+        with path.open("rb") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            flags = ctypes.c_size_t(self.size), mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), ctypes.c_long(0)
+            self.address = _LIBC.mmap(None, *flags)
+        if self.address == ctypes.c_void_p(-1).value:
+            self.address = None
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+        _LIBC.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size), mmap.MADV_RANDOM)
+
+    def __del__(self):
+        if self.address is not None:
+            _LIBC.munmap(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size))
+
+
+def _source(path: Path, whole: bool) -> pa.NativeFile:
+    if whole:
+        return pa.memory_map(os.fsencode(path))
+    mapped = _Map(path)
+    return pa.BufferReader(pa.foreign_buffer(mapped.address, mapped.size, base=mapped))
+
+
 def read_arrow(path: Path, whole: bool = True) -> tuple[dict, pa.RecordBatch, int]:
     """Map a file of `write_arrow` into memory: its record, its columns, its bytes. CorpusError when it is damaged.
 
     whole: check the columns as far as reading them must not lead outside of the file, which looks at the ends of all
     rows; otherwise the sizes of the columns, in a time that does not depend on them.
     """
-    with _whole_shard(path), pa.memory_map(os.fsencode(path)) as source:  # the map outlives the open file
+    with _whole_shard(path), _source(path, whole) as source:  # the map outlives the open file
         size = source.size()
         if source.read_at(8, max(size - 8, 0)) != _END:
             raise ValueError(f"no end of an Arrow stream behind {size} bytes")
@@ -142,12 +174,20 @@ def read_shard(path: Path, whole: bool = True) -> Shard:
         ):
             raise ValueError(f"columns {', '.join(map(str, batch.schema))}")
         ids, marks, documents = batch.columns
-        offsets = ids.offsets.to_numpy()
-        if offsets[0] != 0 or offsets[-1] != len(ids.values) or (whole and not np.array_equal(offsets, marks.offsets)):
+        offsets, marked = _flat(ids.offsets), _flat(marks.offsets)
+        if offsets[0] != 0 or offsets[-1] != len(ids.values) or (whole and not np.array_equal(offsets, marked)):
             raise ValueError("rows that end elsewhere than their tokens")
         if ids.values.null_count or marks.values.null_count or len(ids.values) != len(marks.values):
             raise ValueError("tokens without an id or a mark")
-        documents = documents.to_numpy()
+        documents = _flat(documents)
         if len(documents) and (documents[0] < 0 or (whole and np.diff(documents).min(initial=0) < 0)):
             raise ValueError("documents out of order")
-        return Shard(record, ids.values.to_numpy(), marks.values.to_numpy(), offsets, documents, size)
+        return Shard(record, _flat(ids.values), _flat(marks.values), offsets, documents, size)
+
+
+def _flat(numbers: pa.Array) -> np.ndarray:
+    """The map itself, without nulls; Array.to_numpy imports pandas, which takes a second and 40 MB."""
+    buffer, dtype = numbers.buffers()[1], numbers.type.to_pandas_dtype()
+    if not len(numbers):
+        return np.zeros(0, dtype)
+    return np.frombuffer(buffer, dtype, len(numbers), numbers.offset * np.dtype(dtype).itemsize)

@@ -104,6 +104,8 @@ def describe_processes(args) -> str:
     if args.world_size > 1:
         share = f", {args.model_parallel_size} to a model" if args.model_parallel_size > 1 else ""
         return f"{args.world_size} processes{share}"
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return "1 process, all that accelerate launch starts with --cpu; torchrun --nproc_per_node N starts more"
     if any(name.startswith("ACCELERATE_") for name in os.environ):
         return "1 process, which is all that accelerate launch started; --num_processes N starts more"
     if "TORCHELASTIC_RUN_ID" in os.environ:

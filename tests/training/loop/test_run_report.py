@@ -140,12 +140,16 @@ def test_a_job_and_a_sweep_tell_where_results_are(small_runs, tmp_path, caplog, 
     )
 
 
+TORCHRUN = "torchrun --nproc_per_node N"
+
+
 @pytest.mark.parametrize(
     ("processes", "variable", "text"),
     [
         (1, None, "1 process"),
         (1, "TORCHELASTIC_RUN_ID", "1 process, which is all that torchrun started; --nproc_per_node N starts more"),
         (1, "ACCELERATE_X", "1 process, which is all that accelerate launch started; --num_processes N starts more"),
+        (1, "ACCELERATE_USE_CPU", f"1 process, all that accelerate launch starts with --cpu; {TORCHRUN} starts more"),
         (4, "TORCHELASTIC_RUN_ID", "4 processes, 2 to a model"),
     ],
 )
@@ -153,7 +157,7 @@ def test_a_launcher_that_started_one_process_is_named(monkeypatch, processes, va
     for name in ("TORCHELASTIC_RUN_ID", *(name for name in os.environ if name.startswith("ACCELERATE_"))):
         monkeypatch.delenv(name, raising=False)
     if variable:
-        monkeypatch.setenv(variable, "1")
+        monkeypatch.setenv(variable, "true")
     assert describe_processes(SimpleNamespace(world_size=processes, model_parallel_size=processes // 2)) == text
 
 

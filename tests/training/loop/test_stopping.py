@@ -18,8 +18,8 @@ import pytest
 
 import run_mlm_wwm
 from common.errors import Stopped, UserError
-from common.script import INTERRUPTED, one_line_errors
-from tests.processes import SERVER
+from common.script import INTERRUPTED, PREEMPTED, one_line_errors
+from tests.processes import SERVER, run_together
 from tests.runs import acting_in, assert_same_run, checkpoints
 
 
@@ -57,6 +57,34 @@ def test_a_second_ctrl_c_ends_at_once_and_an_ignored_hangup_stays_ignored(flags,
     finally:
         signal.signal(signal.SIGHUP, before)
     assert (tmp_path / "run/model.safetensors").is_file()
+
+
+def when_logged(folder, number):
+    """For run_together: send this signal to all processes once they train, as a scheduler does."""
+
+    def send(members):
+        deadline = time.monotonic() + 200
+        while not (folder / "log.jsonl").is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for member in members:
+            os.kill(member.pid, number)
+
+    return send
+
+
+def test_two_processes_that_a_scheduler_signals_end_with_a_code_of_their_own_and_go_on(flags, tmp_path):
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        words = flags(
+            max_steps=100_000, save_steps=100_000, logging_steps=1, per_device_train_batch_size=4, use_cpu=True
+        )
+        (tmp_path / "run" / "log.jsonl").unlink(missing_ok=True)
+        script = Path(run_mlm_wwm.__file__)
+        run_together(script, words, tmp_path, code=PREEMPTED, meanwhile=when_logged(tmp_path / "run", number))
+        assert f"({number.name}); the same command goes on from here" in (tmp_path / "err-0").read_text()
+        assert "Traceback" not in (tmp_path / "err-1").read_text()
+    steps = checkpoints(tmp_path / "run")
+    assert len(steps) == 2 and not (tmp_path / "run/model.safetensors").exists()
+    assert f"starting from {tmp_path}/run/checkpoint-{steps[0]}" in (tmp_path / "err-0").read_text()
 
 
 def _in_terminal(terminal: str, logs: str, words: list[str]) -> None:
