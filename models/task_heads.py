@@ -1,4 +1,4 @@
-"""Heads for five kinds of task on any encoder: the encoder family's own class, or dropout and one linear layer.
+"""Heads for six kinds of task on any encoder: the encoder family's own class, or dropout and one linear layer.
 
 The linear head is that of google-research/electra (Clark et al. 2020): dropout, then a Glorot-uniform projection with
 zero bias, of the first token's last hidden state, of all tokens' mean or maximum, or of every token's. It serves
@@ -44,6 +44,7 @@ from .post_norm import use_fast_layers
 
 HEAD_CLASSES = {
     "classification": AutoModelForSequenceClassification,
+    "multi_label": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
     "multiple_choice": AutoModelForMultipleChoice,
     "question_answering": AutoModelForQuestionAnswering,
@@ -54,6 +55,11 @@ HEAD_MAPPINGS = {  # config class -> model class, those that this repository reg
     AutoModelForMultipleChoice: MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
     AutoModelForQuestionAnswering: MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     AutoModelForTokenClassification: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+}
+_PROBLEMS = {  # problem_type of transformers' configs
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
 }
 HEADS = ("auto", "linear")
 POOLINGS = ("first", "mean", "max")
@@ -305,11 +311,10 @@ def new_task_model(
     if kind == "multiple_choice" and not hasattr(config, "summary_type"):
         config.summary_type = "first"  # RoFormer's own default is the last token, which may be padding
     config.num_labels = {"regression": 1, "multiple_choice": 1, "question_answering": 2}.get(kind, len(labels))
-    if kind in ("classification", "tagging"):
+    if kind in ("classification", "multi_label", "tagging"):
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: number for number, name in enumerate(labels)}
-    problems = {"classification": "single_label_classification", "regression": "regression"}
-    config.problem_type = problems.get(kind)
+    config.problem_type = _PROBLEMS.get(kind)
     return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
@@ -330,7 +335,9 @@ def task_model(
 
 def has_head(config: PreTrainedConfig, kind: str) -> bool:
     """Whether the model that this config was saved with has a head for that kind of task."""
-    mapping = HEAD_MAPPINGS[HEAD_CLASSES[kind]]
+    mapping, several = HEAD_MAPPINGS[HEAD_CLASSES[kind]], _PROBLEMS["multi_label"]
+    if kind in _PROBLEMS and (config.problem_type == several) != (kind == "multi_label"):
+        return False  # one of several labels, and several of them, are other questions to the same layers
     return type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or ())
 
 

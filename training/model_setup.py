@@ -201,6 +201,15 @@ def has_fractions(file: Path) -> dict[str, bool]:
     return {name: value.is_floating_point() for name, value in state.items() if torch.is_tensor(value)}
 
 
+def check_trainable(config, name: str) -> None:
+    """ArgumentError for a config of quantised weights: little of such a model would be trained. name: its folder."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise ArgumentError(
+            f"--model_name_or_path {name} must hold weights that can be trained, got quantised ones; name the model "
+            "that was quantised, and quantise what is trained"
+        )
+
+
 def check_vocabulary(config, name: str, flag: str, tokenizer) -> None:
     """ArgumentError for a tokenizer of more entries than the model."""
     size = getattr(config, "vocab_size", 0)

@@ -185,7 +185,8 @@ def label_array(task: Task, split: Split, label_ids: Mapping[str, int]) -> np.nd
     """The model's output that each label of a split stands for, int64; empty for kinds without names of labels."""
     if not task.labels:
         return np.array([], np.int64)
-    names = chain.from_iterable(record["tags"] if "tags" in record else [record["label"]] for record in split.records)
+    own = (record["tags"] if "tags" in record else record["label"] for record in split.records)
+    names = chain.from_iterable(names if isinstance(names, list) else [names] for names in own)
     return np.array([label_ids[name] for name in names], np.int64)
 
 
@@ -226,8 +227,8 @@ class TaskCollator:
             int64 tensors: input_ids, attention_mask and, of rows that have them, token_type_ids [B, T]. Of multiple
             choice these are [B, C, T], with choice_mask bool [B, C]; a choice that a row lacks is one padding token,
             which may be attended to, so that no model sees an empty sequence.
-            Where they are known labels: int64 [B], float32 [B] of regression, int64 [B, T] of tagging, -100 where
-            nothing is asked; or start_positions and end_positions int64 [B].
+            Where they are known labels: int64 [B], float32 [B] of regression, float32 [B, C] of multi_label, int64
+            [B, T] of tagging, -100 where nothing is asked; or start_positions and end_positions int64 [B].
         """
         choices = None
         if self.task_kind == "multiple_choice":
@@ -249,7 +250,7 @@ class TaskCollator:
         if self.task_kind == "tagging" and "labels" in rows[0]:
             arrays["labels"] = _padded([row["labels"] for row in rows], real, IGNORED)
         else:
-            dtype = np.float32 if self.task_kind == "regression" else np.int64
+            dtype = np.float32 if self.task_kind in ("regression", "multi_label") else np.int64
             targets = ("labels", "start_positions", "end_positions")
             arrays |= {name: np.array([row[name] for row in rows], dtype) for name in targets if name in rows[0]}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

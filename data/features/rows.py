@@ -232,7 +232,7 @@ class Features:
         return arrays
 
     def _targets(self, index: int, row: dict) -> dict:
-        return {} if self.labels is None else {"labels": self.labels[index].item()}
+        return {} if self.labels is None else {"labels": self.labels[index].tolist()}
 
     def combine(self, logits: Sequence[np.ndarray]):
         """See data/features/build.py."""
@@ -256,7 +256,8 @@ def _split(items: list, edges: list[int]) -> list[list]:
 
 
 def row_labels(task, records: Sequence[dict], building: Building) -> np.ndarray | None:
-    """Labels [N] as the model wants them, int64 or (regression) float32; None when a record has none.
+    """Labels [N] as the model wants them, int64 or (regression) float32, of several labels [N, C] float32 of 0 and 1;
+    None when a record has none.
 
     ValueError when it is to be trained on, and for a label that the model does not know.
     """
@@ -266,6 +267,9 @@ def row_labels(task, records: Sequence[dict], building: Building) -> np.ndarray 
         return None
     if task.kind == "regression":
         return np.array(labels, np.float32)
+    if task.kind == "multi_label":
+        numbers = [[label_id(name, building.label_ids) for name in names] for names in labels]
+        return np.array([np.isin(range(len(building.label_ids)), own) for own in numbers], np.float32)
     if task.kind == "classification":
         labels = [label_id(label, building.label_ids) for label in labels]
     return np.array(labels, np.int64)

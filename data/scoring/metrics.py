@@ -120,6 +120,17 @@ def _macro_f1(task: Task, records: Sequence[Mapping], predictions: Sequence) -> 
     return f1_score(gold_labels(task, records), predictions, average="macro", zero_division=0)
 
 
+def _labels_score(
+    function: Callable[..., float], task: Task, records: Sequence[Mapping], predictions: Sequence
+) -> float:
+    """Of matrices [N, C] of which labels each record has."""
+    gold, predicted = (
+        np.array([[label in names for label in task.labels] for names in rows])
+        for rows in (gold_labels(task, records), predictions)
+    )
+    return function(gold, predicted)
+
+
 def _mcc(task: Task, records: Sequence[Mapping], predictions: Sequence) -> float:
     return matthews_corrcoef(gold_labels(task, records), predictions)  # 0 for a constant
 
@@ -178,6 +189,11 @@ def _entity_strings(chars: Sequence[str], tags: Sequence[str]) -> set[tuple[str,
 
 METRICS: dict[str, dict[str, Callable[[Task, Sequence[Mapping], Sequence], float]]] = {
     "classification": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "mcc": _mcc},
+    "multi_label": {
+        "micro_f1": partial(_labels_score, partial(f1_score, average="micro", zero_division=0)),
+        "macro_f1": partial(_labels_score, partial(f1_score, average="macro", zero_division=0)),
+        "accuracy": partial(_labels_score, accuracy_score),
+    },
     "regression": {
         "pearson": partial(_correlation, stats.pearsonr),
         "spearman": partial(_correlation, stats.spearmanr),
@@ -212,7 +228,7 @@ class SplitScorer:
         task, records = self.task, self.split.records
         outputs = combine(self.features, in_order(self.features, indices, logits))
         columns = [self.label_ids[label] for label in task.labels]
-        if task.kind == "classification":
+        if task.kind in ("classification", "multi_label"):
             outputs = outputs[:, columns]
         elif task.kind == "tagging":
             outputs = [scores[:, columns] for scores in outputs]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.special import expit, softmax
 
 from common.errors import UserError
 from data.features.spans import Windows
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 BOUNDS = {"stsb": (0.0, 5.0)}  # predictions beyond are clipped, as in submissions
 METHODS = ("argmax", "greedy", "optimal")  # of giving ChID's candidates to blanks
 PREDICTIONS = "test_preds.jsonl"
+_TEXTS = ("text", "text_a", "text_b", "context", "question")  # of a record
 _WINDOWS_AT_ONCE = 1024  # holds the scores of all pairs, [windows, n, n], to a few megabytes
 
 
@@ -43,11 +45,12 @@ def decode(
     n_best: int = 20,
     max_answer: int = 50,
 ) -> list:
-    """Return the prediction of each record: label name, float, choice index, answer string or list of tags.
+    """Return the prediction of each record: label name or names, float, choice index, answer string or list of tags.
 
-    outputs, as data/features/build.py combines them, columns in the order of task.labels: classification float [N, C];
-    regression float [N]; multiple choice a list of float [choices]; question answering the logits of all windows
-    (data/features/spans.py); tagging a list of float [characters, C]. ValueError when a logit is not finite.
+    outputs, as data/features/build.py combines them, columns in the order of task.labels: classification and
+    multi_label float [N, C]; regression float [N]; multiple choice a list of float [choices]; question answering the
+    logits of all windows (data/features/spans.py); tagging a list of float [characters, C]. ValueError when a logit is
+    not finite.
     """
     if task.kind == "question_answering":
         allowed = np.asarray(outputs.allowed)
@@ -60,6 +63,8 @@ def decode(
     _must_be_finite(task, outputs)
     if task.kind == "classification":
         return [task.labels[best] for best in np.asarray(outputs).argmax(-1).tolist()]
+    if task.kind == "multi_label":  # what is more likely than not
+        return [[task.labels[place] for place in np.flatnonzero(row > 0).tolist()] for row in np.asarray(outputs)]
     if task.kind == "regression":
         return np.asarray(outputs, dtype=np.float64).clip(*BOUNDS.get(task.name, (None, None))).tolist()
     if task.kind == "multiple_choice":
@@ -181,13 +186,18 @@ class Verdict(NamedTuple):
 
 
 def write_verdicts(path: Path, task: Task, splits: Mapping[str, Split], verdicts: Mapping[str, Verdict]) -> None:
-    """Write the predictions of all splits, and beside them, where a record has a row of scores, these as .npy."""
+    """Write the predictions of all splits, and beside them, where a record has a row of scores, these as .npy.
+
+    Lines of the user's own files have the texts, too, and how likely the model finds what it says.
+    """
     records = [record for name in verdicts for record in splits[name].records]
     names = [name for name in verdicts for _ in splits[name].records]
-    write_predictions(
-        path, task, records, [one for verdict in verdicts.values() for one in verdict.predictions], names
-    )
-    if task.kind in ("classification", "regression", "multiple_choice"):
+    predictions = [one for verdict in verdicts.values() for one in verdict.predictions]
+    more = None
+    if task.columns:
+        more = [one for verdict in verdicts.values() for one in _likely(task, verdict)]
+    write_predictions(path, task, records, predictions, names, more)
+    if task.kind in ("classification", "multi_label", "regression", "multiple_choice"):
         outputs = [np.atleast_1d(output) for verdict in verdicts.values() for output in verdict.outputs]
         table = np.full((len(outputs), max(map(len, outputs))), np.nan, np.float32)  # of choices that are not there
         for row, output in enumerate(outputs):
@@ -202,23 +212,36 @@ def write_predictions(
     records: Sequence[Mapping],
     predictions: Sequence,
     splits: Sequence[str] | None = None,
+    likely: Sequence[dict] | None = None,
 ) -> None:
     """Write one JSON line per record: split, id, prediction, and the label where it is known.
 
-    splits: the split of each record, "test" without. Lines of tagging hold "chars", too. The file appears whole or not
-    at all.
+    splits: the split of each record, "test" without; likely: more of each line, which then has its texts, too. Lines
+    of tagging hold "chars". The file appears whole or not at all.
     """
     gold = {"question_answering": "answers", "tagging": "tags"}.get(task.kind, "label")
     with atomic_output(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-        for record, prediction, split in zip(
-            records, predictions, splits or repeat("test", len(records)), strict=True
-        ):
+        splits = splits or repeat("test", len(records))
+        more = repeat(None, len(records)) if likely is None else likely
+        for record, prediction, split, probability in zip(records, predictions, splits, more, strict=True):
             line = {"split": split, "id": record["id"], "prediction": prediction}
+            if probability is not None:
+                line |= {name: record[name] for name in _TEXTS if record.get(name) is not None} | probability
             if task.kind == "tagging":
                 line["chars"] = record["chars"]
-            if record.get(gold) not in (None, []):
+            if record.get(gold) is not None and (record[gold] != [] or gold == "label"):
                 line["label"] = record[gold]
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _likely(task: Task, verdict: Verdict) -> list[dict]:
+    """Of each record, the probability of the predicted label, or of several labels that of each; {} of other kinds."""
+    if task.kind == "multi_label":
+        shares = expit(np.asarray(verdict.outputs, np.float64)).tolist()
+        return [{"probability": dict(zip(task.labels, row, strict=True))} for row in shares]
+    if task.kind == "classification":
+        return [{"probability": row} for row in softmax(np.asarray(verdict.outputs, np.float64), -1).max(-1).tolist()]
+    return [{}] * len(verdict.predictions)
 
 
 def read_predictions(path: str | Path) -> dict[str, list[dict]]:

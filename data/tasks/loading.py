@@ -48,9 +48,9 @@ class Split:
 
     @property
     def labelled(self) -> bool:
-        """Whether every record has its label (answers, tags)."""
+        """Whether every record has its label (answers, tags); [] is that of a record which has none of several."""
         return bool(self.records) and all(
-            record[key] is not None and record[key] != []
+            record[key] is not None and (record[key] != [] or key == "label")
             for record in self.records
             for key in ("label", "answers", "tags")
             if key in record

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data.tasks.loading import Opened, Split, open_dataset, read_split
-from data.tasks.records import field_of, one_value
+from data.tasks.records import field_of, one_value, several_values
 from data.tasks.rows import Row, class_name, is_missing, like, listed
 from data.tasks.task import KINDS, Task, TaskError
 
@@ -19,6 +19,7 @@ _LAYOUTS = {"multiple_choice": "swag", "question_answering": "qa", "tagging": "c
 _READERS = {"multiple_choice": "choices", "question_answering": "qa", "tagging": "tags"}
 _METRICS = {
     "classification": ("accuracy", "macro_f1"),
+    "multi_label": ("micro_f1", "macro_f1", "accuracy"),
     "regression": ("pearson", "spearman"),
     "multiple_choice": ("accuracy",),
     "tagging": ("f1",),
@@ -42,6 +43,7 @@ _TEXTS = {
 }
 _LABELS = {
     "classification": ("label", "labels", "class", "category", "target", "sentiment", "标签", "类别", "分类"),
+    "multi_label": ("labels", "label", "classes", "categories", "tags", "topics", "标签", "类别", "分类"),
     "regression": ("label", "labels", "score", "target", "similarity", "rating", "标签", "分数", "得分", "评分"),
     "multiple_choice": ("label", "answer", "answerkey", "答案", "标签"),
     "question_answering": ("answers", "answer", "答案"),
@@ -186,7 +188,11 @@ def _label_column(kind: str, first: Row, typed: str | None) -> str:
         return typed
     candidates = _known(first.values, _LABELS[kind])
     usual = _LABELS[kind][0]
-    if kind in ("classification", "regression") and len(candidates) > 1 and str(candidates[0]).lower() != usual:
+    if (
+        kind in ("classification", "multi_label", "regression")
+        and len(candidates) > 1
+        and str(candidates[0]).lower() != usual
+    ):
         raise TaskError(_choose("--label_column_name", first, candidates))
     return candidates[0] if candidates else usual
 
@@ -263,13 +269,20 @@ def _labels(
     trains = source == "train" and outputs is None
     if kind == "regression" and trains:
         _check_numbers(rows["train"], column)
-    if kind not in ("classification", "tagging"):
+    read = {"classification": _classes, "multi_label": _several, "tagging": _tags}.get(kind)
+    if read is None:
         return (), {}
-    told = {split: (_tags if kind == "tagging" else _classes)(part, column) for split, part in rows.items()}
+    told = {split: read(part, column) for split, part in rows.items()}
     if outputs is not None and not (any(told.values()) and all(map(_NAMELESS.fullmatch, outputs))):
         here = {raw.lower(): raw for names in told.values() for raw in names}
         labels = tuple(here.get(output.lower(), output) for output in outputs)  # case is the files'
-        return labels, {} if kind == "tagging" else _spellings(told.values(), labels, like)
+        return labels, _spellings(told.values(), labels, like) if kind == "classification" else {}
+    if kind == "multi_label":
+        if not told[source]:
+            raise TaskError(
+                f"{rows[source][0].where}: {column} must name labels in some rows, got none; mend the file"
+            )
+        return tuple(sorted(told[source])), {}
     if trains:
         _check_classes(told["train"], rows["train"], column)
     if kind == "tagging":
@@ -287,6 +300,16 @@ def _classes(rows: Iterable[Row], column: str) -> dict[str, str]:
         value = one_value(row, row.values.get(column))
         if not is_missing(value) and value != "-":
             seen.setdefault(str(value).lower() if isinstance(value, bool) else str(value).strip(), row.where)
+    return seen
+
+
+def _several(rows: Iterable[Row], column: str) -> dict[str, str]:
+    """The labels of rows that may have several -> where each stands first."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        value = row.values.get(column)
+        for name in [] if is_missing(value) else several_values(row, value):
+            seen.setdefault(name, row.where)
     return seen
 
 

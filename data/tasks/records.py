@@ -2,6 +2,7 @@
 
 A record is a plain dict; what is unknown is None, or [] of answers:
     classification, regression: id, text_a, text_b, label (its name, or a float)
+    multi_label: the same, label a list of names
     multiple_choice: id, group, context, question, choices, label (index); of a cloze also tag, and in its context the
         blank that is meant is written BLANK, others OTHER
     question_answering: id, question, context, answers [{text, start}]; start is -1 where the context does not hold
@@ -130,17 +131,31 @@ def one_value(row: Row, value: Any) -> Any:
         several = True
     if several:
         raise TaskError(
-            f"{row.where}: label must be one value, got {str(value)[:60]}; rows of several labels (multi-label) are "
-            "not supported: keep one of them, or make a task of each label"
+            f"{row.where}: label must be one value, got {str(value)[:60]}; rows of several labels are a task of "
+            "--kind multi_label (multi-label)"
         )
     return value
 
 
-def label_value(row: Row, reading: Reading) -> str | float | None:
-    """The label's name, or of a regression its value."""
+def several_values(row: Row, value: Any) -> list[str]:
+    """The labels of a row that may have several: a list, also one written as text, or one label. TaskError else."""
+    try:
+        items = listed(value, numbers=True)
+    except ValueError as error:
+        raise TaskError(f"{row.where}: label must be a list of labels, got {error}; mend the row") from None
+    items = [value] if items is None else items
+    if not all(isinstance(item, str | int | float) for item in items):
+        raise TaskError(f"{row.where}: label must be a list of labels, got {str(value)[:60]}; mend the row")
+    return list(dict.fromkeys(str(item).lower() if isinstance(item, bool) else str(item).strip() for item in items))
+
+
+def label_value(row: Row, reading: Reading) -> str | float | list[str] | None:
+    """The label's name, of a regression its value, or the names of several."""
     task, value = reading.task, _raw_label(row, reading)
     if value is None:
         return None
+    if task.kind == "multi_label":
+        return _label_names(row, value, reading)
     one_value(row, value)
     name = str(value).lower() if isinstance(value, bool) else str(value).strip()
     name = task.spellings.get(name, name)
@@ -153,6 +168,19 @@ def label_value(row: Row, reading: Reading) -> str | float | None:
     if name == "-":  # annotators of NLI did not agree
         raise SkippedRow("label -")
     raise TaskError(f"{row.where}: label must be one of {_some(task.labels)}, got {value!r}; mend the row")
+
+
+def _label_names(row: Row, value: Any, reading: Reading) -> list[str] | None:
+    """Of a row that may have several labels; [] says that it has none, a cell without anything says nothing."""
+    if is_missing(value) and reading.role == "test":
+        return None
+    names = several_values(row, value)
+    for name in names:
+        if name not in reading.task.labels:
+            raise TaskError(
+                f"{row.where}: label must be among {_some(reading.task.labels)}, got {name!r}; mend the row"
+            )
+    return names
 
 
 def _untold(name: str, value: Any, task: Task) -> bool:

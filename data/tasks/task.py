@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from common.errors import UserError
 
-KINDS = ("classification", "regression", "multiple_choice", "question_answering", "tagging")
+KINDS = ("classification", "multi_label", "regression", "multiple_choice", "question_answering", "tagging")
 
 
 class TaskError(UserError):

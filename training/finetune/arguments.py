@@ -92,7 +92,8 @@ class JobArguments:
     )
     label_column: str | None = HfArg(default=None, help="Its label column.")
     kind: str | None = HfArg(
-        default=None, help="Its kind: classification, regression, multiple_choice, question_answering, tagging."
+        default=None,
+        help="Its kind: classification, multi_label, regression, multiple_choice, question_answering, tagging.",
     )
     csl_joiner: str = HfArg(default=" ", help="What stands between the keywords of CSL.")
 

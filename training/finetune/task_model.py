@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModel
 
 from common.errors import ArgumentError, library_errors
-from training.model_setup import check_fits, check_vocabulary, check_weights, load_model
+from training.model_setup import check_fits, check_trainable, check_vocabulary, check_weights, load_model
 from training.pretrained import load_config, load_tokenizer, resolve_pretrained
 from training.sharing.adapters import add_adapters
 
@@ -88,6 +88,8 @@ def make_task_model(task, settings, name: str, plan, heads) -> TaskModel:
     worthless = not plan.scored and task.columns  # what a random head would predict of the user's own rows
     if not plan.training and (settings.do_eval or worthless or heads.has_head(config, task.kind)):
         return _finetuned(task, settings, name, config, tokenizer, heads)
+    if plan.training:
+        check_trainable(config, name)
     check_vocabulary(config, name, MODEL_FLAG, tokenizer)
     encoder = heads.encoder_config(config)
     if settings.random_init:

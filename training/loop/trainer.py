@@ -33,6 +33,7 @@ from training.loop.progress import Progress
 from training.loop.saving import Start, check_loaded, own_random_state, take_up, write_checkpoint
 from training.loop.schedules import FollowGlobalStep, check_schedule, follow_time, make_schedule
 from training.loop.stopping import StopEarly, last_state_named
+from training.model_setup import check_trainable
 from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
@@ -58,6 +59,8 @@ class Trainer(transformers.Trainer):
     ):
         check_upstream()
         args = kwargs["args"]
+        if train_batches is not None:
+            check_trainable(kwargs["model"].config, kwargs["model"].name_or_path)
         self.objective, self.train_batches, self.evaluator = objective, train_batches, evaluator
         self.extension = extension or Extension()
         self.stop = StopEarly(args.max_train_minutes, across_calls=args.schedule_by_time)

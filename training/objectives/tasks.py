@@ -1,4 +1,4 @@
-"""What finetuning minimises, for five kinds of task, as sums and counts in fp32.
+"""What finetuning minimises, for six kinds of task, as sums and counts in fp32.
 
 Label smoothing: Szegedy et al. 2016, arXiv 1512.00567. R-Drop: Liang et al. 2021, arXiv 2106.14448: every batch runs
 twice under different dropout, and half the symmetric divergence of both answers is a second term of the loss.
@@ -27,6 +27,7 @@ class TaskObjective(Objective):
     """
 
     smooths = True  # whether label_smoothing has a meaning
+    weighs = True  # whether class_weights have one
 
     def __init__(self, longest: int, label_smoothing: float = 0.0, class_weights=None, r_drop: float = 0.0):
         super().__init__(longest)
@@ -107,6 +108,27 @@ class Classification(TaskObjective):
 
     def right(self, scores, inputs):
         return {"accuracy": (100 * (scores.argmax(-1) == inputs["labels"]).sum(), self.targets(inputs))}
+
+
+class MultiLabel(TaskObjective):
+    """Binary cross entropy of each label, the mean over labels; accuracy is of single labels, yes or no."""
+
+    metrics, smooths, weighs = ("accuracy",), False, False
+
+    def example(self, length):
+        return super().example(length) | {"labels": torch.zeros(1, 1)}  # of any number of labels
+
+    def loss(self, scores, inputs):
+        labels = inputs["labels"].expand_as(scores)
+        return F.binary_cross_entropy_with_logits(scores, labels, reduction="none").mean(-1).sum()
+
+    def right(self, scores, inputs):
+        return {
+            "accuracy": (100 * ((scores > 0) == (inputs["labels"] > 0)).float().mean(-1).sum(), self.targets(inputs))
+        }
+
+    def divergence(self, scores, other, inputs):
+        return ((scores.sigmoid() - other.sigmoid()) * (scores - other)).mean(-1).sum() / 2
 
 
 class Regression(TaskObjective):
@@ -203,6 +225,7 @@ class Tagging(Classification):
 
 OBJECTIVES = {
     "classification": Classification,
+    "multi_label": MultiLabel,
     "regression": Regression,
     "multiple_choice": MultipleChoice,
     "question_answering": QuestionAnswering,
@@ -213,9 +236,11 @@ OBJECTIVES = {
 def make_objective(kind: str, settings, longest: int, weights: torch.Tensor | None) -> TaskObjective:
     """Objective of a kind of task. settings: label_smoothing and rdrop; weights: of the labels, or None.
 
-    ArgumentError when this kind cannot smooth its labels.
+    ArgumentError when this kind cannot smooth its labels or weigh them.
     """
     objective = OBJECTIVES[kind]
     if settings.label_smoothing and not objective.smooths:
         raise ArgumentError(f"--label_smoothing_factor has no meaning for a task of {kind}; leave it out")
+    if weights is not None and not objective.weighs:
+        raise ArgumentError(f"--class_weights has no meaning for a task of {kind}; leave it out")
     return objective(longest, settings.label_smoothing, weights, settings.rdrop)

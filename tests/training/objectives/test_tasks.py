@@ -109,11 +109,22 @@ def test_tags_without_a_label_take_no_part():
     )
 
 
+def test_several_labels_cost_what_transformers_has_them_cost(logits):
+    labels = (torch.arange(logits.numel()).view_as(logits) % 3 == 0).float()
+    objective, inputs = make_objective("multi_label", settings(), 5, None), batch(labels.tolist())
+    sums, metrics = objective(fixed([logits]), inputs)
+    mean = sums["task"] / objective.counts(inputs)["task"]
+    torch.testing.assert_close(mean, F.binary_cross_entropy_with_logits(logits, labels))
+    right, count = metrics["accuracy"]
+    torch.testing.assert_close(right / count, 100 * ((logits > 0) == (labels > 0)).float().mean())
+
+
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_r_drop_of_equal_answers_adds_exactly_nothing(kind):
     shape = {"tagging": (2, 5, 3), "question_answering": (2, 2, 5), "regression": (2, 1)}.get(kind, (2, 3))
     scores = torch.randn(shape, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    labels = {"tagging": [[0, 1, -100, 2, 1]] * 2, "regression": [0.5, 2.0]}.get(kind, [1, 0])
+    labels = {"tagging": [[0, 1, -100, 2, 1]] * 2, "regression": [0.5, 2.0], "multi_label": [[0.0, 1, 1], [0, 0, 1]]}
+    labels = labels.get(kind, [1, 0])
     inputs = batch(labels, choice_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
     inputs |= {"start_positions": torch.tensor([0, 1]), "end_positions": torch.tensor([1, 1])}
     one, two = (make_objective(kind, settings(rdrop=weight), 5, None) for weight in (0.0, 5.0))
