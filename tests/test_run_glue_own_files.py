@@ -65,7 +65,7 @@ def test_several_labels_are_learned_scored_and_predicted_for_a_file_without_labe
     assert np.mean(right) > 0.9
     for line in lines:
         assert set(line["prediction"]) == {name for name, share in line["probability"].items() if share > 0.5}
-    said = pipeline("text-classification", str(folder / "best"), top_k=None)(lines[3]["text_a"])
+    said = pipeline("text-classification", str(folder / "best"), top_k=None)([lines[3]["text_a"]])[0]
     told = {entry["label"]: entry["score"] for entry in said}
     assert told == pytest.approx(lines[3]["probability"], abs=1e-5)
 
