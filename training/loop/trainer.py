@@ -271,7 +271,8 @@ class Trainer(transformers.Trainer):
         elif self.args.should_save:
             save_model(self.model, folder)
         if self.args.should_save:
-            save_tokenizer(self.processing_class, folder)
+            if self.processing_class is not None:
+                save_tokenizer(self.processing_class, folder)
             give_usual_rights(folder.glob("*.safetensors"))
             give_usual_rights(folder.glob("adapter/*"))
 
