@@ -59,7 +59,7 @@ class Trainer(transformers.Trainer):
     ):
         check_upstream()
         args = kwargs["args"]
-        if train_batches is not None:
+        if train_batches is not None and isinstance(kwargs["model"], transformers.PreTrainedModel):
             check_trainable(kwargs["model"].config, kwargs["model"].name_or_path)
         self.objective, self.train_batches, self.evaluator = objective, train_batches, evaluator
         self.extension = extension or Extension()
