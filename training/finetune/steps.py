@@ -216,7 +216,7 @@ def finish(folder: Path, result: dict, keep_best: bool) -> None:
         discard(checkpoint)  # a kill leaves no part of one behind, from which nothing could go on
     if keep_best:
         (folder / BEST / CHECKSUMS).unlink(missing_ok=True)
-        if (folder / BEST).is_dir():  # not of a job that only evaluates
+        if (folder / BEST / "config.json").is_file():  # not of a job that only evaluates
             _write_card(folder / BEST, result)
     else:
         shutil.rmtree(folder / BEST, ignore_errors=True)
