@@ -3,14 +3,15 @@
 # three finetuning seeds each, and TF-IDF beside. Some hours on two CPU cores; re-running resumes.
 #   bash benchmarks/chnsenticorp.sh DATA [OUTPUT]     DATA/chnsenticorp holds train.tsv, dev.tsv and test.tsv; after quickstart.sh,
 #                                                     whose text (not its model, which has read the test texts) is used
-#   PRETRAIN_MINUTES, REVIEW_MINUTES                  of each of the first two ways (40); further ones, on reviews, of the third (58)
+#   PRETRAIN_MINUTES, REVIEW_MINUTES                  of mlm and of electra (25); further ones, on reviews, of mlm_reviews (50)
+#   OMP_NUM_THREADS                                   of each of them (1: two runs side by side need two cores)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup_env.sh"
 data=$(realpath "${1:?DATA must name the folder that holds chnsenticorp/}")
 cd "$root"
-out=${2:-outputs/chnsenticorp} text=${QUICKSTART_OUTPUT:-outputs/quickstart}/text minutes=${PRETRAIN_MINUTES:-40}
+out=${2:-outputs/chnsenticorp} text=${QUICKSTART_OUTPUT:-outputs/quickstart}/text minutes=${PRETRAIN_MINUTES:-25}
 sets="$data/chnsenticorp"
-export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
+export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 echo "== 1. Text: reviews and newspaper of quickstart.sh and the task's own training reviews, without any label"
 mkdir -p "$out/all" "$out/reviews"
@@ -34,23 +35,22 @@ done
 
 echo "== 3. Pretraining"
 common=(--do_train --tokenizer_name "$out/tokenizer" --group_by_length --schedule_by_time --optimizer muon --adam_beta2 0.98
-    --max_grad_norm 1.0 --warmup_steps 0.02 --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 400 --save_steps 400
-    --save_total_limit 1 --seed 1234 --report_to none)
+    --max_grad_norm 1.0 --warmup_steps 0.02 --bf16 --logging_steps 100 --eval_strategy steps --eval_steps 2000 --save_steps 2000
+    --save_total_limit 1 --seed 1234 --report_to none --max_steps 60000 --per_device_train_batch_size 32)
+masks=(--mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --weight_decay 0.01)
 shape="hidden_size=256,intermediate_size=512,attention_key_size=64,max_position_embeddings=256,\
 hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
-"$python" run_mlm_wwm.py "${common[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" \
-    --output_dir "$out/mlm" --model_type gau_alpha --config_overrides "$shape,num_hidden_layers=6" \
-    --per_device_train_batch_size 64 --mlm_probability 0.25 --max_steps 4000 --max_train_minutes "$minutes" \
-    --muon_learning_rate 3e-2 --learning_rate 4e-3 --weight_decay 0.01
-"$python" run_mlm_wwm.py "${common[@]}" --train_dir "$out/corpus_reviews_train" --validation_dir "$out/corpus_reviews_heldout" \
+"$python" run_mlm_wwm.py "${common[@]}" "${masks[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" \
+    --output_dir "$out/mlm" --model_type gau_alpha --config_overrides "$shape,num_hidden_layers=4" \
+    --max_train_minutes "$minutes" --muon_learning_rate 2e-2 --learning_rate 6e-3
+"$python" run_mlm_wwm.py "${common[@]}" "${masks[@]}" --train_dir "$out/corpus_reviews_train" --validation_dir "$out/corpus_reviews_heldout" \
     --output_dir "$out/mlm_reviews" --model_name_or_path "$out/mlm" \
-    --per_device_train_batch_size 64 --mlm_probability 0.25 --max_steps 4000 --max_train_minutes "${REVIEW_MINUTES:-58}" \
-    --muon_learning_rate 1.5e-2 --learning_rate 2e-3 --weight_decay 0.01
+    --max_train_minutes "${REVIEW_MINUTES:-50}" --muon_learning_rate 1e-2 --learning_rate 3e-3
 "$python" run_electra.py "${common[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" \
     --output_dir "$out/electra" --model_type gau_alpha --config_overrides "$shape,num_hidden_layers=4" \
-    --electra_data packed --max_seq_length 256 --per_device_train_batch_size 32 --mlm_probability 0.2 --temperature 2 \
-    --max_steps 8000 --max_train_minutes "$minutes" --muon_learning_rate 2e-2 --learning_rate 4e-3 --adam_bias_correction true \
-    --schedule separate_linear --dataloader_num_workers 0 --checkpoint_percents 100
+    --electra_data packed --max_seq_length 256 --mlm_probability 0.2 --temperature 2 \
+    --max_train_minutes "$minutes" --muon_learning_rate 2e-2 --learning_rate 4e-3 --adam_bias_correction true --schedule separate_linear \
+    --dataloader_num_workers 0 --checkpoint_percents 100
 
 echo "== 4. Finetuning"
 "$python" benchmarks/chnsenticorp_tfidf.py --train_file "$sets/train.tsv" --dev_file "$sets/dev.tsv" --test_file "$sets/test.tsv"
@@ -62,3 +62,10 @@ finetune() {
 }
 finetune random mlm --random_init
 for name in mlm mlm_reviews electra; do finetune "$name" "$name"; done
+
+echo "== 5. Picture: dev accuracy over the epochs of finetuning"
+runs=()
+for name in random mlm mlm_reviews electra; do
+    for configuration in "$out/finetuned_$name"/chnsenticorp/*/; do runs+=("$name=$configuration"); done
+done
+"$python" plot_run.py "${runs[@]}" --reference "TF-IDF=nan,91.75" --output "$out/chnsenticorp.png"
