@@ -7,7 +7,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$root"
-steps=${QUICKSTART_STEPS:-2000}
+steps=${QUICKSTART_STEPS:-20000} processes=$(( $(getconf _NPROCESSORS_ONLN) < 2 ? 1 : 2 ))
 # What benchmarks/quickstart_baseline.py printed on this text: dashed lines of the picture.
 bert_loss=5.96 bert_accuracy=14.1 unigram_loss=6.44 unigram_accuracy=5.8 ngram_loss=5.00 ngram_accuracy=18.7
 out=${QUICKSTART_OUTPUT:-outputs/quickstart}
@@ -44,32 +44,33 @@ for part in train heldout; do
         --max_seq_length 128 --workers 2
 done
 
-echo "== 5. Pretraining: GAU-alpha, 8 layers, hidden 256"
-"$python" run_mlm_wwm.py --do_train --tokenizer_name "$out/tokenizer" \
-    --train_dir "$out/corpus_train" --validation_dir "$out/corpus_heldout" --output_dir "$out/gau_alpha_small" \
-    --model_type gau_alpha --config_overrides "hidden_size=256,intermediate_size=512,num_hidden_layers=8,attention_key_size=64,\
-max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0" \
-    --per_device_train_batch_size 64 --group_by_length --mlm_probability 0.25 --max_steps "$steps" \
-    --max_train_minutes 10 --schedule_by_time \
-    --optimizer muon --muon_learning_rate 3e-2 --learning_rate 4e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
-    --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 200 \
-    --save_steps 200 --save_total_limit 1 --seed 1234 --report_to none --override "$@"
+echo "== 5. Pretraining: FLASHQuad, 4 layers, hidden 256, on $processes process(es)"
+# A process with one thread a core: matrices this small gain little from a second thread.
+OMP_NUM_THREADS=1 "$python" -m torch.distributed.run --standalone --nproc_per_node "$processes" \
+    run_mlm_wwm.py --do_train --tokenizer_name "$out/tokenizer" \
+    --train_dir "$out/corpus_train" --validation_dir "$out/corpus_heldout" --output_dir "$out/encoder" \
+    --model_type flash_quad --unigram_bias \
+    --config_overrides "hidden_size=256,num_hidden_layers=4,s=64,max_position_embeddings=128" \
+    --per_device_train_batch_size $((32 / processes)) --group_by_length \
+    --mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
+    --optimizer muon --muon_learning_rate 2e-2 --learning_rate 6e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
+    --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 50 --eval_strategy steps --eval_steps 500 \
+    --save_steps 500 --save_total_limit 1 --seed 1234 --report_to none --override "$@"
 
-echo "== 6. Filled blanks"
-"$python" probe_mlm.py "$out/gau_alpha_small" "今天[MASK]气很好，我们去公[MASK]玩。" "这家酒店的服[MASK]很好，房[MASK]也很干净。" \
-    "中国共产党中央委[MASK]会"
+echo "== 6. Filled blanks: sentences of the text's kinds, and what belongs there where the first guess is another"
+"$python" probe_mlm.py "$out/encoder" --probe_file scripts/quickstart_blanks.tsv --top_k 3
 
 echo "== 7. Curves and held-out numbers"
-"$python" plot_run.py "$out/gau_alpha_small" --output "$out/curves.png" \
+"$python" plot_run.py "$out/encoder" --output "$out/curves.png" \
     --reference "BERT, standard recipe=$bert_loss,$bert_accuracy" --reference "unigram guess=$unigram_loss,$unigram_accuracy" \
     --reference "counted n-grams=$ngram_loss,$ngram_accuracy"
 "$python" - "$out" <<'PYTHON'
 import json, math, sys
-records = [json.loads(line) for line in open(f"{sys.argv[1]}/gau_alpha_small/log.jsonl", encoding="utf-8")]
+records = [json.loads(line) for line in open(f"{sys.argv[1]}/encoder/log.jsonl", encoding="utf-8")]
 last = [record for record in records if "eval_loss" in record][-1]
 hidden = last.get("eval_mlm_hidden_accuracy", math.nan)
 print(f"held out, step {last['step']}: loss {last['eval_loss']:.3f}, accuracy {last['eval_mlm_accuracy']:.1%}", end="")
 print(f", of the tokens that the input hides {hidden:.1%} (a tenth of the labelled ones it shows)")
 print("expected after ten minutes on two cores: loss about 5.0, accuracy 20 % or more; BERT by the standard recipe: 14 %, counted n-grams: 18.7 %")
-print(f"curves: {sys.argv[1]}/curves.png, model: {sys.argv[1]}/gau_alpha_small")
+print(f"curves: {sys.argv[1]}/curves.png, model: {sys.argv[1]}/encoder")
 PYTHON

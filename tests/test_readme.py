@@ -41,7 +41,7 @@ def test_own_text_and_the_lines_of_python(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "天" in done.stdout, "what fills the blank"
     (tmp_path / "outputs/quickstart").mkdir()
-    (tmp_path / "outputs/quickstart/gau_alpha_small").symlink_to(tmp_path / "outputs/mine/model")
+    (tmp_path / "outputs/quickstart/encoder").symlink_to(tmp_path / "outputs/mine/model")
     monkeypatch.chdir(tmp_path)
     variables = {}
     exec(block("In Python", "python"), variables)
