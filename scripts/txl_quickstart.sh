@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$root"
 out=${QUICKSTART_OUTPUT:-outputs/quickstart}
-steps=${TXL_STEPS:-4000}
+steps=${TXL_STEPS:-4000} processes=$(( $(getconf _NPROCESSORS_ONLN) < 2 ? 1 : 2 ))
 export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
 [ -s "$out/text/news.txt" ] || { echo "$out must hold text/news.txt; run scripts/quickstart.sh first" >&2; exit 1; }
 
@@ -23,12 +23,14 @@ for part, chosen in (("heldout", documents[10::20]), ("train", [d for i, d in en
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in chosen)
 PYTHON
 
-echo "== 2. Training: 4 layers, hidden 256"
-"$python" run_clm.py --do_train --tokenizer_name "$out/tokenizer" \
+echo "== 2. Training: 4 layers, hidden 256, on $processes process(es)"
+# A process with one thread a core: matrices this small gain little from a second thread.
+OMP_NUM_THREADS=1 "$python" -m torch.distributed.run --standalone --nproc_per_node "$processes" \
+    run_clm.py --do_train --tokenizer_name "$out/tokenizer" \
     --train_file "$out/news_train.jsonl" --validation_file "$out/news_heldout.jsonl" --output_dir "$out/transformer_xl" \
     --config_overrides "hidden_size=256,num_hidden_layers=4,num_attention_heads=4,segment_length=64,mem_len=192,\
 attention_window=256,hidden_dropout=0.0,attention_dropout=0.0" \
-    --per_device_train_batch_size 16 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
+    --per_device_train_batch_size $((32 / processes)) --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
     --optimizer muon --muon_learning_rate 2e-2 --learning_rate 3e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
     --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 100 \
     --save_steps 100 --save_total_limit 1 --seed 1234 --report_to none --override "$@"
