@@ -222,6 +222,7 @@ def test_the_best_model_is_loaded_at_the_end_wherever_it_was(flags, tmp_path, me
         "save_steps": 6,
         "save_total_limit": 1,
         "learning_rate": 0.3,
+        "seed": 3,
     }
     run_mlm_wwm.main(flags(lr_scheduler_type="constant", **changes))
     records = [record for record in read_log(tmp_path / "run") if "primary" in record]
