@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 UNWRITTEN = "a file could not be written to its end"  # by a library that does not say why
+_UNWRITTEN = ("PytorchStreamWriter", "inline_container", "iostream error")  # torch.save's, the last of C++'s streams
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors, tokenizers) end such a message
 _WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 _LONGEST = 600  # characters of a foreign message
@@ -54,7 +55,7 @@ def describe_fault(error: BaseException) -> str | None:
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         cause = "a file that it read was cut short" if "Bus error" in text else "most often for want of memory"
         return f"a process of --dataloader_num_workers was killed, {cause} ({text.split('. ')[0]})"
-    if "PytorchStreamWriter" in text or "inline_container" in text or text.startswith("unexpected pos"):
+    if any(sign in text for sign in _UNWRITTEN) or text.startswith("unexpected pos"):
         return UNWRITTEN
     if any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
         return f"another process of this run has ended, see its message ({text})"

@@ -58,7 +58,7 @@ print(transformers.__version__)
 
 REQUIREMENT = re.compile(r"([\w-]+)>=([\d.]+),<([\d.]+)(?:\s+# (.+))?")
 FOLDERS = ("benchmarks", "common", "data", "examples", "models", "tests", "training")
-OPTIONAL = {"bert4torch", "deepspeed", "flash_pytorch", "peft"}  # looked for first, or opponents of benchmarks
+OPTIONAL = {"bert4torch", "deepspeed", "flash_pytorch"}  # looked for first, or opponents of benchmarks
 
 
 def requirements(file: str) -> dict[str, re.Match]:
@@ -110,7 +110,8 @@ def test_requirements_name_every_import_and_its_users():
     runtime = requirements("requirements.txt").keys()
     wanted = requirements("requirements.txt") | requirements("requirements-dev.txt")
     wanted = {name.replace("_", "-"): match for name, match in wanted.items()}
-    for root in roots - ours - OPTIONAL - sys.stdlib_module_names:
+    optional = OPTIONAL | requirements("requirements-extras.txt").keys()
+    for root in roots - ours - optional - sys.stdlib_module_names:
         assert packages.get(root, set()) & wanted.keys(), f"{root} is imported and not in requirements*.txt"
     for name, match in wanted.items():
         modules = {module for module, names in packages.items() if name in names}

@@ -28,6 +28,7 @@ FAULTS = [
     (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), "--dataloader_num_workers was killed"),
     (RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly"), "--dataloader_num_workers was killed"),
     (RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0"), "could not be written"),
+    (RuntimeError("basic_ios::clear: iostream error"), "could not be written"),
     (RuntimeError("gloo/transport/tcp: Connection closed by peer [127.0.0.1]"), "another process of this run"),
 ]
 
