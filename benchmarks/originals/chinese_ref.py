@@ -2,7 +2,7 @@
 
 Text is gathered into blocks of 512 characters and some, cut by rjieba, and the distinct Chinese words are searched
 for in the word pieces from left to right. What training then does is part of the cost: the texts are tokenised again.
-Measured against run_chinese_ref.py by benchmarks/prepare.py; prints the CPU seconds of both halves as JSON.
+Measured against run_chinese_ref.py by benchmarks/preparation/chinese_ref.py; prints the CPU seconds of both halves.
 
 Usage: python benchmarks/originals/chinese_ref.py TOKENIZER INPUT.jsonl FOLDER
 """

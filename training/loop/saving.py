@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_pt_utils import safe_globals
 
 from common.errors import ArgumentError
+from common.files import give_usual_rights
 from training.files import PARTIAL, read_json
 from training.loop.checkpoints import (
     COMPLETE,
@@ -29,8 +30,26 @@ from training.loop.checkpoints import (
     rotate,
 )
 from training.loop.finiteness import state_tensors
+from training.sharing.adapters import has_adapters, save_model
+from training.sharing.model_folder import save_tokenizer
 
 logger = logging.getLogger(__name__)
+
+
+def write_model(trainer, save: Callable, folder: str | None, in_checkpoint: bool) -> None:
+    """What Trainer.save_model leaves: the files of `save`, transformers' own, or a model with its adapters merged.
+
+    In a checkpoint adapters stay apart. Beside it stand the tokenizer's files, and all have the rights of new files.
+    """
+    args, tokenizer, path = trainer.args, trainer.processing_class, Path(folder or trainer.args.output_dir)
+    if in_checkpoint or not has_adapters(trainer.model):
+        save(folder, in_checkpoint)
+    elif args.should_save:
+        save_model(trainer.model, path)
+    if args.should_save:
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, path)
+        give_usual_rights([*path.glob("*.safetensors"), *path.glob("adapter/*")])
 
 
 def write_checkpoint(trainer, limit: int | None) -> None:

@@ -21,7 +21,6 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from common.errors import Stopped
-from common.files import give_usual_rights
 from training.flag_checks import check_optimizer, check_scheduler, flags_blamed
 from training.loop.compiling import compile_for
 from training.loop.extension import Extension
@@ -30,15 +29,13 @@ from training.loop.logs import ConsoleAndFile, TensorBoard
 from training.loop.model_parallel import ask_for, take_share
 from training.loop.optimizers import make_muon, own_adam, raise_first_scale, split_by_rate
 from training.loop.progress import Progress
-from training.loop.saving import Start, check_loaded, own_random_state, take_up, write_checkpoint
+from training.loop.saving import Start, check_loaded, own_random_state, take_up, write_checkpoint, write_model
 from training.loop.schedules import FollowGlobalStep, check_schedule, follow_time, make_schedule
 from training.loop.stopping import StopEarly, last_state_named
 from training.model_setup import check_trainable
 from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
-from training.sharing.adapters import has_adapters, save_model
-from training.sharing.model_folder import save_tokenizer
 from training.upstream import check_upstream
 
 
@@ -264,17 +261,8 @@ class Trainer(transformers.Trainer):
             write_checkpoint(self, self._save_total_limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """As transformers', with the rights of other new files; adapters are merged, but in a checkpoint."""
-        folder = Path(output_dir or self.args.output_dir)
-        if _internal_call or not has_adapters(self.model):
-            super().save_model(output_dir, _internal_call)
-        elif self.args.should_save:
-            save_model(self.model, folder)
-        if self.args.should_save:
-            if self.processing_class is not None:
-                save_tokenizer(self.processing_class, folder)
-            give_usual_rights(folder.glob("*.safetensors"))
-            give_usual_rights(folder.glob("adapter/*"))
+        """As transformers', with what write_model adds."""
+        write_model(self, super().save_model, output_dir, in_checkpoint=_internal_call)
 
     def _load_rng_state(self, checkpoint):
         """As transformers does from as many processes; see own_random_state for others."""

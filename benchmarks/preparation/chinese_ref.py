@@ -1,6 +1,6 @@
 """Compare run_chinese_ref.py with the original's way: MB of JSONL per CPU-second of the whole command, and memory.
 
-    python benchmarks/prepare.py --vocabulary vocab.txt --text corpus.txt reviews.txt
+    python benchmarks/preparation/chinese_ref.py --vocabulary vocab.txt --text corpus.txt reviews.txt
 
 The texts (UTF-8, a document a line) are mixed sentence by sentence into new documents, so that no cache profits from
 a repeated one. CPU time is that of all processes of a command, from its start to its end, imports included; memory
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _SENTENCE = re.compile(r"[^。！？!?]+[。！？!?]*")
 
 

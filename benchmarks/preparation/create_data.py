@@ -1,6 +1,6 @@
 """Compare data/create_data.py with datasets.map: tokens per CPU-second of the whole command, imports included.
 
-    python benchmarks/create_data.py --text corpus.txt reviews.txt --vocabulary vocab.txt
+    python benchmarks/preparation/create_data.py --text corpus.txt reviews.txt --vocabulary vocab.txt
 
 The texts (UTF-8, a document a line) are mixed sentence by sentence into JSON lines. A WordPiece tokenizer reads
 --vocabulary, or is trained on the texts as the byte-level BPE and the sentencepiece unigram tokenizer are. Both sides
@@ -22,7 +22,7 @@ from pathlib import Path
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, SentencePieceUnigramTokenizer
 from tokenizers.processors import RobertaProcessing
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _SENTENCE = re.compile(r"[^。！？!?.]+[。！？!?.]*")
 
