@@ -16,7 +16,8 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?is set by sbatch, which starts this: sbatch scripts/slurm_pretrain.sh run_mlm_wwm.py FLAGS}"
 [ -f "${1:-}" ] || { echo "usage: sbatch scripts/slurm_pretrain.sh SCRIPT FLAGS, from the folder of SCRIPT" >&2; exit 2; }
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${hosts%%$'\n'*} # by no `head`, which may end before scontrol has written all: pipefail would end the job
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT
 trap : TERM USR1 # the tasks hear them, and this waits for their exit code
