@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_check.py OUT                              everything
     python benchmarks/gpu_check.py OUT --only environment,speed     some sections
+    python benchmarks/gpu_check.py OUT --only speed,compiled --cases "L24|ModernBert"
     python benchmarks/gpu_check.py OUT --device cpu --tiny          toy sizes, to see that it runs
 
 Prints a row as soon as it is measured and writes OUT/gpu_check.json and OUT/gpu_check.md, a table for
@@ -23,6 +24,7 @@ import torch
 
 from benchmarks.gpu import correct, decoding, loader, runs, speed
 from benchmarks.gpu.table import Check
+from training.process import avoid_broken_kernels
 
 SECTIONS = {  # name: its cases, seconds that one of them may need
     "environment": (speed.environment, 5),
@@ -48,6 +50,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="toy sizes")
     parser.add_argument("--budget", type=float, default=470.0, help="seconds; what would begin later is left out")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
+    parser.add_argument(
+        "--cases", default="", metavar="REGEX", help="of the sections, the cases that have it in their name"
+    )
     args = parser.parse_args(argv)
     args.only = args.only.split(",")
     unknown = sorted(set(args.only) - set(SECTIONS))
@@ -61,10 +66,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 1 where something is not right."""
     args = parse(argv)
+    avoid_broken_kernels()  # as the scripts do
     args.out.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python benchmarks/gpu_check.py", *map(str, sys.argv[1:] if argv is None else argv)])
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as work:
-        check = Check(torch.device(args.device), args.tiny, args.out, Path(work), args.budget, command)
+        check = Check(torch.device(args.device), args.tiny, args.out, Path(work), args.budget, command, args.cases)
         for section in (name for name in SECTIONS if name in args.only):
             check.run(section, *SECTIONS[section])
     print((args.out / "gpu_check.md").read_text(encoding="utf-8"))

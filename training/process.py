@@ -1,4 +1,4 @@
-"""How a process of a run is set up: its log, and what memory and denormal numbers cost on a CPU."""
+"""How a process of a run is set up: its log, kernels, and what memory and denormal numbers cost on a CPU."""
 
 import ctypes
 import logging
@@ -13,11 +13,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def set_up_process(args) -> None:
-    """Log lines to the console (warnings only, on all processes but the first); keep freed memory on CPU runs."""
+    """Log lines to the console (warnings only, on all processes but the first); sound kernels; a CPU's settings."""
     level = logging.INFO if args.process_index == 0 else logging.WARNING
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=level, stream=sys.stderr)
     logging.getLogger("training").setLevel(level)
     disable_progress_bar()
+    avoid_broken_kernels()
     if args.device.type == "cpu":
         tune_cpu()
 
@@ -36,6 +37,16 @@ def tune_cpu() -> None:
     """
     keep_freed_memory()
     torch.set_flush_denormal(True)
+
+
+def avoid_broken_kernels() -> None:
+    """Leave attention to torch's kernels and FlashAttention's.
+
+    The backward of cuDNN's, from torch 2.11 on, gives NaN on Hopper cards where there is a mask, the length leaves a
+    remainder of 64 by 128 and a row's logsumexp is below -88.7 (pytorch issue 196678). Rows are padded to multiples of
+    8 here, so that such lengths occur.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def keep_freed_memory() -> bool:

@@ -4,6 +4,7 @@ Gradients are compared as one vector, and each parameter's alone; both as shares
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +28,7 @@ RECIPE_TOKENS = 79_000  # labelled, of a step of scripts/pretrain_gau_alpha.sh
 def small_subjects(check: Check, **fields) -> dict[str, Subject]:
     """Every family at a width that a CPU can follow, on padded rows."""
     shape = check.shape(4, 8, length=256, hidden=256)
-    causal = {name.replace("_prob", "").replace("_probs", ""): rate for name, rate in fields.items()}
+    causal = {re.sub("_probs?", "", name): rate for name, rate in fields.items()}  # Transformer-XL's names
     return {
         "gau_alpha": subjects.gated("gau_alpha", shape, padded=True, **fields),
         "gau_alpha squared_relu": subjects.gated("gau_alpha", shape, True, normalization="squared_relu", **fields),
@@ -50,8 +51,10 @@ def gradients(subject: Subject, dtype: str, device: torch.device, scale: float =
     torch.manual_seed(0)
     model = subject.make().to(device).train()  # made on the CPU: equal numbers everywhere
     batch = {name: tensor.to(device) for name, tensor in subject.batch.items()}
+    loss_of = subject.make_loss(model)
     with torch.autocast(device.type, DTYPES[dtype] or torch.bfloat16, enabled=dtype != "fp32"):
-        loss = subject.make_loss(model)(model, batch)
+        for _ in range(1 + subject.remembers):
+            loss = loss_of(model, batch)
     (loss * factor * scale).backward()
     parameters = {name: parameter.grad for name, parameter in model.named_parameters()}
     return loss.item(), {name: grad.float().cpu() / (scale * factor) for name, grad in parameters.items()}

@@ -22,6 +22,7 @@ from training.pretrained import load_tokenizer
 
 AT_A_TIME = 6  # processes that share the device
 STEPS, LIMIT = 2 * LAST, 300  # of a run; seconds after which it is ended
+FEW = 12  # waits of an evaluation, however long
 EXACT = "--full_determinism"
 CHARACTERS = [chr(0x4E00 + number) for number in range(2000)]
 
@@ -36,14 +37,16 @@ def run(command: list, limit: float = LIMIT) -> str:
 
 
 def write_corpus(check: Check) -> None:
-    """A tokenizer, texts of invented words and their corpus."""
+    """A tokenizer, texts of invented words, of which few are frequent, and their corpus."""
     rng = np.random.default_rng(0)
     folder = check.work / "tokenizer"
     folder.mkdir()
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "。", *CHARACTERS]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     words = ["".join(rng.choice(CHARACTERS, rng.integers(1, 4))) for _ in range(4000)]
-    texts = ["".join(rng.choice(words, rng.integers(40, 400))) + "。" for _ in range(check.size(4000, 60))]
+    shares = 1 / np.arange(1, len(words) + 1)
+    shares /= shares.sum()
+    texts = ["".join(rng.choice(words, rng.integers(40, 400), p=shares)) + "。" for _ in range(check.size(4000, 60))]
     lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
     (check.work / "text.jsonl").write_text("".join(lines), encoding="utf-8")
     rows = [{"sentence": text[:60], "label": "yn"[index % 2]} for index, text in enumerate(texts)]
@@ -84,7 +87,12 @@ class Runs:
             "run_clm": ["--train_file", self.work / "text.jsonl"],
         }[script]
         steps = ["--max_steps", STEPS, "--save_steps", LAST, "--logging_steps", LAST // 2, "--warmup_steps", 2]
-        rows = ["--per_device_train_batch_size", self.check.size(32, 2), "--learning_rate", "4e-4"]
+        rows = [
+            "--per_device_train_batch_size",
+            self.check.size(32, 2),
+            "--learning_rate",
+            self.check.size("4e-4", "1e-2"),
+        ]
         workers = ["--dataloader_num_workers", self.check.size(2, 0), "--report_to", "none", "--seed", 7]
         half = ["--fp16"] if self.check.cuda else ["--use_cpu", "--bf16"]
         output = ["--output_dir", self.work / name]
@@ -99,15 +107,25 @@ class Runs:
         return ["run_glue", *rows, *steps, *device, *output, "--batch_size", self.check.size(32, 2), *more]
 
     def watched(self, name: str, words: list) -> dict:
-        """Run it; its last loss and where it waited, which must not be in code of ours."""
+        """Run it; its last loss and where it waited.
+
+        Of waits in steps none must be in code of ours, and an evaluation waits a few times, not once a batch.
+        """
         start = time.perf_counter()
         output = run(["benchmarks/gpu/waits.py", *words])
-        places = json.loads(output.rsplit(MARK, 1)[1])
+        seen = json.loads(output.rsplit(MARK, 1)[1])
         last = next(record for record in reversed(records(self.work / name)) if "loss" in record)
         numbers = {"seconds_of_run": time.perf_counter() - start, "loss": last["loss"]}
-        numbers |= {"waits_of_4_steps": sum(places.values()), "where": dict(list(places.items())[:4])}
-        if unknown(places):
+        for part, label in (("steps", "4_steps"), ("evaluation", "evaluation")):
+            numbers |= {
+                f"waits_of_{label}": sum(seen[part].values()),
+                f"where_{part}": dict([*seen[part].items()][:4]),
+            }
+        numbers["batches_evaluated"] = seen["batches"]
+        if unknown(seen["steps"]):
             raise Wrong("a steady step must not wait", numbers)
+        if unknown(seen["evaluation"]) > FEW and unknown(seen["evaluation"]) >= seen["batches"]:
+            raise Wrong("an evaluation must not wait at each batch", numbers)
         return numbers
 
     def resumed(self, script: str, name: str, overrides: str, *more, exact: bool = True) -> dict:
@@ -161,6 +179,11 @@ def gpu_tests() -> dict:
 def cases_of(runs: Runs) -> dict:
     """Fused attention's backward need not give the same bits twice unless EXACT; our gated units must as they are."""
     bert, muon = ("--model_type", "bert"), ("--optimizer", "muon")
+    held_out = ("--validation_split", 0.2, "--per_device_eval_batch_size", runs.check.size(8, 2))
+
+    def watched(script, name, overrides, *more):
+        return runs.watched(name, runs.words(script, name, overrides, *more, *held_out))
+
     return {
         "original's flags": runs.original_flags,
         "gau_alpha resumed": lambda: runs.resumed("run_mlm_wwm", "gau", runs.gau),
@@ -170,10 +193,10 @@ def cases_of(runs: Runs) -> dict:
         "electra resumed, exact": lambda: runs.resumed("run_electra", "electra-exact", runs.electra, EXACT),
         "transformer_xl resumed": lambda: runs.resumed("run_clm", "xl", runs.xl, exact=False),
         "transformer_xl resumed, exact": lambda: runs.resumed("run_clm", "xl-exact", runs.xl, EXACT),
-        "run_mlm_wwm waits": lambda: runs.watched("w-gau", runs.words("run_mlm_wwm", "w-gau", runs.gau)),
-        "run_mlm_wwm muon waits": lambda: runs.watched("w-muon", runs.words("run_mlm_wwm", "w-muon", runs.gau, *muon)),
-        "run_electra waits": lambda: runs.watched("w-rtd", runs.words("run_electra", "w-rtd", runs.electra)),
-        "run_clm waits": lambda: runs.watched("w-xl", runs.words("run_clm", "w-xl", runs.xl)),
+        "run_mlm_wwm waits": lambda: watched("run_mlm_wwm", "w-gau", runs.gau),
+        "run_mlm_wwm muon waits": lambda: watched("run_mlm_wwm", "w-muon", runs.gau, *muon),
+        "run_electra waits": lambda: watched("run_electra", "w-rtd", runs.electra),
+        "run_clm waits": lambda: watched("run_clm", "w-xl", runs.xl),
         "run_glue waits": lambda: runs.watched("w-glue", runs.finetuning("w-glue", "--rdrop", 1.0, "--fgm_eps", 1.0)),
         "tests marked gpu": gpu_tests,
     }

@@ -54,11 +54,13 @@ class Subject:
     """A model to train.
 
     make: the model, on torch's default device; make_loss(model): (model, batch) -> mean loss of a batch.
+    remembers: whether a step leaves states that the next one sees.
     """
 
     make: Callable[[], nn.Module]
     make_loss: Callable[[nn.Module], Callable[[nn.Module, dict], torch.Tensor]]
     batch: dict[str, torch.Tensor]
+    remembers: bool = False
 
     def checkpointing(self) -> "Subject":
         def make():
@@ -212,6 +214,7 @@ def transformer_xl(shape: Shape, memory: int, **fields) -> Subject:
         lambda: TransformerXLForCausalLM(TransformerXLConfig(**sizes | fields)),
         by_objective(lambda model: CausalLanguageModelling(model, shape.length, batches, memory)),
         causal_batch(shape),
+        remembers=memory > 0,
     )
 
 

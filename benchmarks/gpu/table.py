@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import sys
 import time
 import traceback
@@ -44,6 +45,7 @@ class Check:
         tiny: toy sizes, to see on a CPU that everything runs.
         out: folder of the table; work: one for runs and corpora.
         seconds: of the whole check, from started on.
+        cases: a regular expression, which the names of cases must have somewhere.
         peaks: FLOP/s of a product of random numbers, by dtype; bandwidth: bytes/s read and written by a copy.
         rows: of the table so far.
     """
@@ -54,6 +56,7 @@ class Check:
     work: Path
     seconds: float
     command: str
+    cases: str = ""
     started: float = field(default_factory=time.perf_counter)
     peaks: dict[torch.dtype, float] = field(default_factory=dict)
     bandwidth: float = float("nan")
@@ -83,6 +86,8 @@ class Check:
         """All cases of a section; those that would begin with less than the seconds needed are told as left out."""
         try:
             for name, measure in cases(self):
+                if not re.search(self.cases, name):
+                    continue
                 if self.left < needed:
                     self.add(section, name, "SKIPPED", {"why": f"{self.left:.0f} s left, {needed:g} needed"})
                 else:

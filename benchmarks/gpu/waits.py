@@ -1,6 +1,7 @@
 """Where a process waits for its CUDA device, and the steps of a script watched for it.
 
-    python benchmarks/gpu/waits.py run_mlm_wwm --do_train ...    the script, and at last a line of where it waited
+    python benchmarks/gpu/waits.py run_mlm_wwm --do_train ...    the script, and at last a line of where it waited:
+                                                                 in steps, and in its evaluations of so many batches
 
 Of transformers' own waits one kind is known and cannot be avoided from here: whether a mask is all ones, asked once a
 forward of BERT and RoBERTa and twice of ELECTRA.
@@ -61,29 +62,45 @@ def unknown(places: dict[str, int]) -> int:
 
 
 class _Watch(TrainerCallback):
+    """evaluation: the waits of all evaluations; batches: that the model was given in them."""
+
     def __init__(self):
-        self.seen = WaitsSeen()
+        self.steps, self.evaluation, self.batches = WaitsSeen(), WaitsSeen(), 0
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == FIRST - 1:
-            self.seen.__enter__()
+            self.steps.__enter__()
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == LAST:
-            self.seen.__exit__()
+            self.steps.__exit__()
+
+    def _count(self, *arguments):
+        self.batches += 1
+
+    def evaluate(self, evaluate, trainer, *arguments, **options):
+        counting = trainer.model.register_forward_pre_hook(self._count)
+        with self.evaluation:
+            numbers = evaluate(trainer, *arguments, **options)
+        counting.remove()
+        return numbers
 
 
 def main(words: list[str]) -> None:
     """Run the script named first with the other words, as if it had been called itself."""
-    watch, train = _Watch(), Trainer.train
+    watch, train, evaluate = _Watch(), Trainer.train, Trainer.evaluate
 
     def watched(trainer, *arguments, **options):
         trainer.add_callback(watch)
         return train(trainer, *arguments, **options)
 
-    with patch.object(Trainer, "train", watched):
+    with (
+        patch.object(Trainer, "train", watched),
+        patch.object(Trainer, "evaluate", lambda *words, **options: watch.evaluate(evaluate, *words, **options)),
+    ):
         importlib.import_module(words[0]).main(words[1:])
-    print(MARK + json.dumps(watch.seen.places))
+    places = {"steps": watch.steps.places, "evaluation": watch.evaluation.places, "batches": watch.batches}
+    print(MARK + json.dumps(places))
 
 
 if __name__ == "__main__":
