@@ -262,6 +262,7 @@ class Networks(Extension):
     def __init__(self, model: ElectraForJointPreTraining, tokenizer, args):
         self.kept_steps, self.rate_factors = args.kept_steps, rate_factors(model, args)
         self._model, self._tokenizer, self._args = model, tokenizer, args
+        self.models = {f"-{name}": name for name, _ in model.named_children()}
 
     def add_to_checkpoint(self, folder, step):
         if step in self.kept_steps:

@@ -27,7 +27,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ from training.loop.run_report import RunReport, tell_results, tell_sweep
 from training.loop.trainer import Trainer
 from training.objectives.tasks import make_objective
 from training.process import set_up_process
+from training.sharing.hub import make_repositories, push_folders
 from training.sweep.grid import parse_grid, parse_init_from_task, parse_seeds, plan_jobs
 from training.sweep.queue import describe, find_devices, run_jobs
 from training.sweep.results import summarise
@@ -87,9 +88,13 @@ def main(argv=None, script: str = __file__) -> list[dict]:
     use_cpu = args.device == "cpu"
     if args.job:
         return [run_job(Path(args.job), use_cpu)]
-    jobs, failures = list_jobs(flags, args), []
+    jobs, failures, first = list_jobs(flags, args), [], int(os.environ.get("RANK", "0")) == 0
     if args.device == "gpu" and not torch.cuda.is_available():
         logger.warning("--device gpu: there is no GPU here, using the CPU")
+    repositories = {}
+    if args.push_to_hub and first:
+        tasks = {job.task for job in jobs}
+        repositories = make_repositories(args, {f"-{task}" if len(tasks) > 1 else "": task for task in tasks})
     if not args.resume:
         move_jobs_aside([job.folder for job in jobs])
     if len(jobs) == 1:
@@ -105,15 +110,18 @@ def main(argv=None, script: str = __file__) -> list[dict]:
         files = {split: str(job.folder / name) for split, name in result.get("predictions", {}).items()}
         shown = {name: result[name] for name in ("task", "config", "seed", "metrics", "test")}
         print(json.dumps(shown | {"predictions": files}, ensure_ascii=False))
-    if results and int(os.environ.get("RANK", "0")) == 0:
-        conclude(args, known=flags.kind is None)
+    if results and first:
+        conclude(args, flags.kind is None, repositories)
     if failures:
         raise SystemExit(describe(failures))
     return results
 
 
-def conclude(args: SweepArguments, known: bool) -> None:
-    """Sum up all results below --output_dir, of known or own tasks; make the files to submit from what is chosen."""
+def conclude(args: SweepArguments, known: bool, repositories: Mapping[str, str]) -> None:
+    """Sum up all results below --output_dir, of known or own tasks; make the files to submit from what is chosen.
+
+    repositories: of a hub, for the best weights of these tasks.
+    """
     out = Path(args.output_dir)
     summary = summarise(out, label_of_flags(args.baseline), averages, items if known else None)
     print((out / "summary.md").read_text(encoding="utf-8"))
@@ -122,6 +130,7 @@ def conclude(args: SweepArguments, known: bool) -> None:
     if args.submission_dir:
         versions = {"clue_version": args.clue_version, "wnli_majority": args.wnli_majority}
         make_submissions(args.submission_dir, folders, team=args.team, date=time.strftime("%Y%m%d"), **versions)
+    push_folders({Path(folders[task], BEST): name for task, name in repositories.items() if task in folders}, args)
 
 
 def list_jobs(flags: JobArguments, args: SweepArguments) -> list[Job]:
@@ -129,6 +138,8 @@ def list_jobs(flags: JobArguments, args: SweepArguments) -> list[Job]:
     for name, value in (("model", flags.model), ("output_dir", args.output_dir)):
         if value is None:
             raise ArgumentError(f"--{flag_name(name)} must be given, got none; add it")
+    if args.push_to_hub and not (flags.trains and flags.keep_model):
+        raise ArgumentError("--push_to_hub pushes the weights that a training keeps; leave it out, or let it train")
     if args.submission_dir and not flags.do_predict:
         raise ArgumentError("--submission_dir needs the predictions of the tests; add --do_predict")
     starts = None if args.init_from_task == "auto" else parse_init_from_task(args.init_from_task)

@@ -56,10 +56,11 @@ REFUSED = {
     "length_column_name": ("length", "lengths are read from the rows"),
     "skip_memory_metrics": (True, "memory is not logged"),
     "do_predict": (False, "there is nothing to predict here"),
+    "hub_always_push": (False, "the finished model is pushed, once"),
 }
 # Without effect unless another flag is given.
 _NEEDS = {
-    "push_to_hub": "hub_model_id hub_token hub_always_push hub_private_repo hub_revision",
+    "push_to_hub": "hub_model_id hub_token hub_private_repo hub_revision",
     "use_liger_kernel": "liger_kernel_config",
     "activation_checkpointing": "activation_checkpointing_kwargs",
     "gradient_checkpointing": "gradient_checkpointing_kwargs",
@@ -119,6 +120,8 @@ def check_settled(args) -> None:
         raise UserError(
             f"--hub_strategy {_shown(args.hub_strategy)} is not supported here: the final model is pushed; give end"
         )
+    if args.push_to_hub and not args.do_train:
+        raise UserError("--push_to_hub pushes what a training leaves; add --do_train")
     if args.schedule is not None and args.lr_scheduler_kwargs:
         raise UserError(
             f"--lr_scheduler_kwargs have no effect under --schedule {args.schedule}; leave one of them out"
@@ -148,9 +151,7 @@ def flags_blamed(args, flag: str = "") -> Iterator[None]:
         raise
     except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
         text = " ".join(str(error).split())
-        if args.push_to_hub and isinstance(error, OSError):
-            flag, text = "--push_to_hub", f"the hub does not answer ({text}); push the finished folder later instead"
-        elif "Callback requires" in text or "are supported" in text:
+        if "Callback requires" in text or "are supported" in text:
             flag = f"--report_to {' '.join(args.report_to)}"
         elif flag:
             flag = f"{flag} {_shown(getattr(args, flag[2:]))}"

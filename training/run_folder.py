@@ -130,6 +130,8 @@ def run_to_end(trainer, settings: dict, save: Callable[[str], None], data: str) 
     with ExitStack() as held:
         start = first_decides(args, lambda: _prepare(args, settings, held))
         if start.finished is not None:
+            if args.push_to_hub:
+                trainer.push_to_hub()
             return start.finished
         trainer.train(start.checkpoint)
         if trainer.stop.reason in ("SIGTERM", "SIGUSR1"):
@@ -140,6 +142,8 @@ def run_to_end(trainer, settings: dict, save: Callable[[str], None], data: str) 
                 _write_cards(Path(args.output_dir), settings, data, _last_numbers(trainer.state))
             if args.process_index == 0 and trainer.state.global_step >= args.max_steps:
                 write_end(Path(args.output_dir), trainer.state.global_step)
+            if args.push_to_hub:
+                trainer.push_to_hub()
     return _last_numbers(trainer.state)
 
 

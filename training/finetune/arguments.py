@@ -276,6 +276,13 @@ class SweepArguments:
     team: str = HfArg(default="team", help="Name in CLUE's submission file.")
     clue_version: str = HfArg(default="both", aliases=["--version"], help="CLUE board: 1.0, 1.1 or both.")
     wnli_majority: bool = HfArg(default=False, help="Submit WNLI's majority class instead of predictions.")
+    push_to_hub: bool = HfArg(default=False, help="Upload the best weights of each task to the hub at the end.")
+    hub_model_id: str | None = HfArg(
+        default=None, help="Their repository; default: the name of --output_dir; of several tasks NAME-TASK each."
+    )
+    hub_token: str | None = HfArg(default=None, help="Its token; default: that of hf auth login.")
+    hub_private_repo: bool | None = HfArg(default=None, help="Make new repositories private.")
+    hub_revision: str | None = HfArg(default=None, help="Its branch.")
     job: str | None = HfArg(default=None, help="Run the one job of this folder's job.json and nothing else.")
 
     def __post_init__(self):

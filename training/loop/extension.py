@@ -18,12 +18,14 @@ class Extension(TrainerCallback):
         rate_factors: what the learning rate of parameters is multiplied with, by their names; 1 for all others.
         kept_steps: after these steps a checkpoint is written and kept for good.
         keeps_best: whether it writes the best weights itself, so that no checkpoint has to be kept for them.
+        models: the folders of models below output_dir, by what is added to their names on a hub.
     """
 
     log_file: str = LOG_FILE
     rate_factors: Mapping[str, float] = MappingProxyType({})
     kept_steps: Collection[int] = ()
     keeps_best: bool = False
+    models: Mapping[str, str] = MappingProxyType({"": ""})
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step in self.kept_steps

@@ -43,7 +43,7 @@ def write_model(trainer, save: Callable, folder: str | None, in_checkpoint: bool
     """
     args, tokenizer, path = trainer.args, trainer.processing_class, Path(folder or trainer.args.output_dir)
     if in_checkpoint or not has_adapters(trainer.model):
-        save(folder, in_checkpoint)
+        save(folder)
     elif args.should_save:
         save_model(trainer.model, path)
     if args.should_save:

@@ -10,6 +10,7 @@ It differs from transformers' Trainer in this:
 """
 
 import operator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from training.model_setup import check_trainable
 from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
+from training.run_folder import first_decides
+from training.sharing.hub import make_repositories, push_folders
 from training.upstream import check_upstream
 
 
@@ -254,15 +257,26 @@ class Trainer(transformers.Trainer):
     def _save_checkpoint(self, model, trial):
         """In place of transformers': whole or not at all, without its count of flops, which nothing reads.
 
-        Nothing is pushed to a hub, which the scripts' flags refuse.
+        Nothing of it is pushed to a hub: that is for the finished model.
         """
         self.guard.look()
         with self.progress.paused():
             write_checkpoint(self, self._save_total_limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """As transformers', with what write_model adds."""
-        write_model(self, super().save_model, output_dir, in_checkpoint=_internal_call)
+        """As transformers', with what write_model adds; pushed is the folder when its card is there, too."""
+        save = partial(super().save_model, _internal_call=True)
+        write_model(self, save, output_dir, in_checkpoint=_internal_call)
+
+    def init_hf_repo(self, token=None, private=None):
+        """As transformers', which calls it before training; a repository for each model, an error on all processes."""
+        folders = {end: Path(self.args.output_dir, folder) for end, folder in self.extension.models.items()}
+        self.repositories = first_decides(self.args, lambda: make_repositories(self.args, folders))
+
+    def push_to_hub(self) -> None:
+        """Upload the models of output_dir as they lie there."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        first_decides(self.args, lambda: push_folders(self.repositories, self.args))
 
     def _load_rng_state(self, checkpoint):
         """As transformers does from as many processes; see own_random_state for others."""
