@@ -32,7 +32,8 @@ from benchmarks.measuring import add_options, report
 from data.batches.masking import make_collator
 from data.batches.sampling import EpochRows, check_maskable, load_rows, make_train_batches, settle_length
 from data.corpus.arrow_shards import checksum, shard_name, write_shard
-from data.corpus.store import FORMAT, Corpus, write_manifest
+from data.corpus.manifest import FORMAT, write_manifest
+from data.corpus.store import Corpus
 from data.tokens.tokenizer_files import tokenizer_hash
 
 ENTRIES = 21_128  # of the vocabulary of Chinese BERT

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from data.corpus import preparation, sources
 from data.corpus.arrow_shards import shard_name, write_shard
-from data.corpus.store import FORMAT, write_manifest
+from data.corpus.manifest import FORMAT, write_manifest
 from data.tokens.tokenizer_files import tokenizer_hash
 from models.convert import transformer_xl
 from models.tokenization_cog import cog_tokenizer

@@ -3,11 +3,11 @@
 import json
 
 from benchmarks import large_corpus
-from data.corpus import shard_maps
+from data.corpus import store
 
 
 def test_opening_and_the_first_batch_are_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_maps, "SMALL", 0)
+    monkeypatch.setattr(store, "SMALL", 0)
     large_corpus.main(["--tiny", "--threads", "1", "--output_dir", str(tmp_path), "--corpus_dir", str(tmp_path)])
     rows = json.loads((tmp_path / "large_corpus.json").read_text(encoding="utf-8"))["rows"]
     measured = {row["what"]: row["measured"] for row in rows}

@@ -147,7 +147,7 @@ training/run_folder.py: transformers.PreTrainedConfig:
     "_name_or_path"
 data/corpus/table_inputs.py: datasets.Dataset:
     ._indices
-data/corpus/store.py: datasets.Dataset:
+data/corpus/manifest.py: datasets.Dataset:
     "_data_files"
     "_fingerprint"
     "_format_columns"

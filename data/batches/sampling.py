@@ -20,9 +20,8 @@ import numpy as np
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
-from data.batches.row_numbers import AllBut, RowLengths
 from data.corpus.arrow_shards import CorpusError
-from data.corpus.store import Corpus
+from data.corpus.store import AllBut, Corpus, RowLengths
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
 # Streams of draws, apart from those of masking.

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from data.corpus.arrow_shards import CorpusError, check_sum, list_array, read_arrow, shard_name, write_arrow
 from data.corpus.blocks import Blocks
-from data.corpus.store import dataset_info
+from data.corpus.manifest import dataset_info
 from data.outputs import atomic_output
 
 REFERENCE = "reference"

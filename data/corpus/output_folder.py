@@ -11,8 +11,7 @@ from typing import IO
 from common.errors import UserError
 from data.corpus.arrow_shards import CorpusError, check_sum, shard_name
 from data.corpus.chinese_ref_files import REFERENCE
-from data.corpus.preparation import COUNTS
-from data.corpus.store import (
+from data.corpus.manifest import (
     FORMAT,
     MANIFEST,
     dataset_info,
@@ -21,6 +20,7 @@ from data.corpus.store import (
     read_manifest,
     write_manifest,
 )
+from data.corpus.preparation import COUNTS
 from data.outputs import clear_left, is_temporary, resolve_output, telling
 
 _LOCK = ".lock"

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from data.corpus.arrow_shards import CorpusError, check_sum, id_dtype, read_shard, shard_name, write_shard
 from data.corpus.blocks import Blocks, join_rows, make_blocks
 from data.corpus.chinese_ref_files import ReferenceWriter
+from data.corpus.manifest import known_checksums
 from data.corpus.sources import Source, Unit
-from data.corpus.store import known_checksums
 from data.files import DataError
 from data.tokens.fast_tokenizer import FastTokenizer
 from data.tokens.word_segmenters import Segmenter

@@ -1,128 +1,36 @@
-"""A prepared corpus: a folder of Arrow shards of token ids with word marks, and a manifest that says how it was made.
+"""A finished corpus: rows of token ids with word marks by index, from shards that are mapped when first asked for.
 
-The manifest has the CRC-32 of every shard; while a corpus is made, a journal in the folder of the shards has them.
+A small corpus is checked whole when it is opened. Of a larger one only the sizes of the files are compared then, so
+that opening takes a time and memory that do not grow with its rows; a shard is checked where all of it is read, and
+`check_in_background` gets to every one.
 
-Letters: T tokens of a row, [CLS] and [SEP] included; R rows of the corpus; V entries of the vocabulary.
+Letters: T tokens of a row, [CLS] and [SEP] included; R rows of the corpus; N of them that are used; V entries of the
+vocabulary.
 """
 
-import hashlib
-import json
+import logging
 import os
-import zlib
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
-import pyarrow as pa
 from tokenizers import Tokenizer
 
-from data.corpus.arrow_shards import JOURNAL, CorpusError, id_dtype, shard_name
-from data.corpus.manifest_form import manifest_fault, misfit
-from data.corpus.shard_maps import ShardMaps
-from data.outputs import atomic_output
+from data.corpus.arrow_shards import CorpusError, Shard, check_sum, id_dtype, read_shard
+from data.corpus.manifest import load_manifest
 from data.tokens.tokenizer_files import tokenizer_hash
 
-FORMAT = 1  # raised whenever the same input and settings give other bytes
-MANIFEST = "manifest.json"
-_CHECKSUMS = "crc32"  # key of a manifest: of all but itself and `complete`, and of files
+logger = logging.getLogger(__name__)
 
-
-def known_checksums(folder: Path) -> dict[Path, set[int]]:
-    """By file, what its checksum may be, of the manifest and the journals; files that they do not name are absent."""
-    known: dict[Path, set[int]] = {}
-    for name, crc in _load_manifest(folder, "--output_dir")[1].items():
-        known.setdefault(folder / name, set()).add(crc)
-    for journal in (folder / JOURNAL, *folder.glob(f"*/{JOURNAL}")):
-        for line in journal.read_bytes().split(b"\n") if journal.is_file() else ():
-            name, _, crc = line.decode(errors="replace").partition(" ")
-            if crc.isdecimal():
-                known.setdefault(journal.parent / name, set()).add(int(crc))
-    return known
-
-
-def drop_journals(folder: Path) -> None:
-    """Remove the journals of a corpus whose manifest has the checksums."""
-    for journal in (folder / JOURNAL, *folder.glob(f"*/{JOURNAL}")):
-        journal.unlink(missing_ok=True)
-
-
-def dataset_info(folder: Path, shards: list[str]) -> None:
-    """Write the two small files with which datasets.load_from_disk opens the shards as a Dataset."""
-    features = {}
-    if shards:
-        with pa.OSFile(os.fsencode(folder / shards[0])) as source, pa.ipc.open_stream(source) as stream:
-            features = {field.name: _feature(field.type) for field in stream.schema}
-    state = {
-        "_data_files": [{"filename": name} for name in shards],
-        "_fingerprint": hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16],
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    for name, content in (("dataset_info.json", {"features": features}), ("state.json", state)):
-        with atomic_output(folder / name) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _feature(kind: pa.DataType) -> dict:
-    if pa.types.is_list(kind):
-        return {"feature": _feature(kind.value_type), "_type": "List"}
-    return {"dtype": str(kind), "_type": "Value"}
-
-
-def write_manifest(folder: Path, manifest: dict, checksums: dict[str, int] | None = None) -> None:
-    """checksums: of files in the folder, by their names there."""
-    checksums = checksums or {}
-    manifest = manifest | {_CHECKSUMS: {"manifest": _manifest_checksum(manifest, checksums), "files": checksums}}
-    with atomic_output(folder / MANIFEST, parents=False) as partial:
-        text = json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
-        partial.write_text(text, "utf-8", "backslashreplace")  # JSON's escapes for names of files that are not UTF-8
-
-
-def _manifest_checksum(manifest: dict, checksums: dict[str, int]) -> int:
-    return zlib.crc32(json.dumps([manifest | {"complete": True}, checksums], sort_keys=True).encode())
-
-
-def read_manifest(folder: Path, flag: str) -> dict:
-    """Read a manifest. CorpusError naming `flag` when the folder holds none, a damaged one or another format's."""
-    return _load_manifest(folder, flag)[0]
-
-
-def _load_manifest(folder: Path, flag: str) -> tuple[dict, dict[str, int]]:
-    """The manifest, and the checksums of files by name, which are no part of it: those made before have none."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CorpusError(
-            f"{flag} must name a corpus folder, got {str(folder)!r}; make one with "
-            "run_chinese_ref.py or data/create_data.py"
-        )
-    try:
-        manifest = json.loads(path.read_bytes())
-        fault = None if isinstance(manifest, dict) else f"a {type(manifest).__name__}"
-    except (ValueError, RecursionError) as error:
-        fault = str(error)
-    if fault is None and manifest.get("format") != FORMAT:
-        raise CorpusError(
-            f"{flag} {path} must have corpus format {FORMAT}, got {manifest.get('format')!r:.60}; prepare the corpus "
-            "again"
-        )
-    sums = {}
-    if fault is None and _CHECKSUMS in manifest:
-        sums = manifest.pop(_CHECKSUMS)
-        fault = misfit(sums, {"manifest": int, "files": {}}, _CHECKSUMS)
-        if fault is None and sums["manifest"] != _manifest_checksum(manifest, sums["files"]):
-            fault = "another one than was written"
-        sums = sums["files"] if fault is None else {}
-    fault = fault or manifest_fault(manifest, shard_name)
-    if fault is not None:
-        raise CorpusError(
-            f"{flag} {path} must be the manifest of a corpus, got a damaged one ({fault}); copy it again, or prepare "
-            "the corpus again in a new folder"
-        )
-    return manifest, sums
+SMALL = 1 << 30  # bytes of a corpus that is read whole when it is opened: a second or two
+BACKGROUND_RATE = 32 << 20  # bytes a second that a process reads of a larger one to check it
+_THREADS = 8  # that read shards to check them
+_MOST_MAPS = 16_384  # shards that a process maps at a time; Linux allows it 65,530 maps of all kinds
 
 
 class Corpus:
@@ -136,7 +44,7 @@ class Corpus:
     def __init__(self, folder: str | Path, flag: str = "--train_dir"):
         """CorpusError naming `flag` when the folder is no corpus, or an unfinished or damaged one."""
         self.folder, self._flag = Path(folder), flag
-        self.manifest, self._sums = _load_manifest(self.folder, flag)
+        self.manifest, self._sums = load_manifest(self.folder, flag)
         if not self.manifest["complete"]:
             raise CorpusError(
                 f"{flag} {folder} must be a finished corpus, got one that is still being written or was stopped at; "
@@ -307,3 +215,201 @@ class Corpus:
         for _, ids, _, _ in self.shards():
             counts += np.bincount(ids, minlength=len(counts))
         return counts
+
+
+class AllBut:
+    """The numbers below `rows` without some of them, in order: what an array of N numbers gives, in no memory.
+
+    without: int64, increasing, of the numbers that are left out.
+    """
+
+    def __init__(self, rows: int, without: Sequence[int] | np.ndarray = ()):
+        without = np.asarray(without, np.int64)
+        self._rows = rows
+        self._before = without - np.arange(len(without))  # how many numbers are kept below each
+
+    def __len__(self) -> int:
+        return self._rows - len(self._before)
+
+    def __getitem__(self, places) -> np.ndarray:
+        """int64 places in 0..N-1 -> int64 numbers."""
+        places = np.asarray(places, np.int64)
+        return places + np.searchsorted(self._before, places, side="right")
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[np.arange(len(self))].astype(dtype or np.int64, copy=False)
+
+
+class RowLengths:
+    """Tokens of the used rows of a corpus: what an int64 array of N gives, read from the shards when asked for.
+
+    indices: N numbers of rows of the corpus, an array or AllBut.
+    """
+
+    def __init__(self, corpus: Corpus, indices: np.ndarray | AllBut):
+        self._corpus, self._indices = corpus, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, places) -> np.ndarray:
+        """int64 places in 0..N-1 -> int64 tokens."""
+        return self._corpus.lengths_of(self._indices[places])
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        lengths = self._corpus.lengths[np.asarray(self._indices)]
+        return lengths.astype(dtype or np.int64, copy=False)
+
+    def max(self) -> int:
+        """Tokens of the longest used row; of a corpus that is not small those that no row has more of."""
+        return int(np.asarray(self).max()) if self._corpus.maps.is_small else self._corpus.longest
+
+    def mean(self) -> float:
+        """Tokens of a used row on average; of a corpus that is not small those of any row."""
+        return float(np.asarray(self).mean()) if self._corpus.maps.is_small else self._corpus.mean_length
+
+
+class ShardMaps:
+    """Read-only maps of the shards of a corpus.
+
+    Attributes: rows, int of each shard; bytes of all of them; is_small.
+    """
+
+    def __init__(self, folder: Path, flag: str, described: list[dict], sums: dict[str, int], check: bool):
+        """described: the manifest's `shards`; sums: checksums by name; check: read a small corpus whole.
+
+        CorpusError naming `flag` for a file that is gone or of another size, and what the check finds.
+        """
+        self._folder, self._flag, self._described, self._sums = folder, flag, described, sums
+        self._mapped: dict[int, Shard] = {}  # the oldest first
+        self._checked: set[int] = set()
+        self._highest: int | None = None  # id of the tokenizer, once it is known
+        self._damage: CorpusError | None = None  # what the background has met
+        self._files = [self._file(shard) for shard in described]
+        self.rows = [
+            shard["blocks"] if "blocks" in shard else len(self._read(number, whole=False).documents)
+            for number, shard in enumerate(described)
+        ]
+        self.bytes = sum(before.st_size for _, before in self._files)
+        self.is_small = self.bytes <= SMALL
+        if check and self.is_small:
+            with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:  # crc32 lets others run
+                self._mapped = dict(enumerate(pool.map(self._check, range(len(self._files)))))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: int) -> Shard:
+        """A shard, whose file is as long as it was: to read on in one that was cut short would end the process."""
+        if self._damage is not None:
+            raise self._damage
+        path, before = self._files[number]
+        is_new = number not in self._mapped
+        if is_new:
+            shard = self._read(number, whole=False)
+        try:
+            now = os.stat(path)
+        except OSError:  # removed, but still there for us
+            now = before
+        is_same = os.path.samestat(now, before)
+        if (is_new and not is_same) or (is_same and now.st_size != before.st_size):
+            raise CorpusError(
+                f"{self._flag} {self._folder} must stay as it is while it is read, got {os.path.basename(path)} with "
+                f"{now.st_size} bytes that had {before.st_size}; copy the folder again and run the same command again"
+            )
+        if is_new:
+            while len(self._mapped) >= _MOST_MAPS:
+                del self._mapped[next(iter(self._mapped))]
+            self._mapped[number] = shard
+        return self._mapped[number]
+
+    def whole(self) -> Iterator[Shard]:
+        """All shards, each of them checked by now."""
+        for number in range(len(self)):
+            shard = self[number]
+            if number not in self._checked:
+                self._check(number)
+            yield shard
+
+    def expect_ids(self, highest: int) -> None:
+        """CorpusError for a higher id: now in a small corpus, in a larger one where its shards are checked."""
+        self._highest = highest
+        if self.is_small:
+            for number in range(len(self)):
+                self._check_ids(number, self[number])
+        else:
+            self._checked.clear()
+
+    def check_in_background(self, share: int, of: int) -> None:
+        """Check each `of`-th shard from number `share` on in a thread, unless opening has checked them.
+
+        What it meets is raised where the next rows are read. It reads BACKGROUND_RATE bytes a second.
+        """
+        if self.is_small:
+            return
+        logger.info(
+            "%s holds %.0f GB: its checksums are compared while the run goes on, %.0f GB by this process at %d MB/s",
+            *(self._folder, self.bytes / 1e9, self.bytes / of / 1e9, BACKGROUND_RATE >> 20),
+        )
+        Thread(target=self._check_share, args=(range(share, len(self), of),), daemon=True).start()
+
+    def damaged(self, number: int, what: str) -> CorpusError:
+        return CorpusError(
+            f"{self._files[number][0]} must be a whole shard of a corpus, got a damaged one ({what}); copy it again, "
+            "or remove it and run the command that made the corpus again"
+        )
+
+    def _file(self, shard: dict) -> tuple[str, os.stat_result]:
+        path = os.path.join(self._folder, shard["file"])
+        try:
+            before = os.stat(path)
+        except OSError:
+            before = None
+        if before is None or not stat.S_ISREG(before.st_mode) or before.st_size != shard["bytes"]:
+            raise CorpusError(
+                f"{self._flag} {self._folder} must hold {shard['file']} with {shard['bytes']} bytes, got "
+                f"{before.st_size if before else 'no such file'}; copy the folder again"
+            )
+        return path, before
+
+    def _read(self, number: int, whole: bool) -> Shard:
+        shard = read_shard(Path(self._files[number][0]), whole)
+        rows = len(shard.documents)
+        if (described := self._described[number].get("blocks", rows)) != rows:
+            raise self.damaged(number, f"{rows} rows instead of {described}")
+        return shard
+
+    def _check(self, number: int) -> Shard:
+        """Read all of a shard. CorpusError when it is not as it was written, as far as that is known."""
+        path, shard = Path(self._files[number][0]), self._read(number, whole=True)
+        if path.name in self._sums:
+            check_sum(path, {self._sums[path.name]})
+        before = next((each for each in range(number - 1, -1, -1) if self.rows[each]), None)
+        last = 0 if before is None else int(self._read(before, whole=False).documents[-1])
+        if shard.documents.min(initial=last) < last:
+            raise CorpusError(
+                f"{self._flag} {self._folder} must hold documents one after the other, got shards of several corpora; "
+                "copy the folder again"
+            )
+        self._check_ids(number, shard)
+        self._checked.add(number)
+        return shard
+
+    def _check_ids(self, number: int, shard: Shard) -> None:
+        if self._highest is not None and (shard.ids.max(initial=0) > self._highest or shard.marks.max(initial=0) > 1):
+            raise CorpusError(
+                f"{self._files[number][0]} must hold ids up to {self._highest} and marks of 0 and 1, got "
+                f"{shard.ids.max()} and {shard.marks.max()}; prepare the corpus again"
+            )
+
+    def _check_share(self, numbers: range) -> None:
+        for number in numbers:
+            begun = time.monotonic()
+            try:
+                if number not in self._checked:
+                    self._check(number)
+            except CorpusError as error:
+                self._damage = error
+                return
+            time.sleep(max(0, self._files[number][1].st_size / BACKGROUND_RATE - (time.monotonic() - begun)))
+        logger.info("%s: all %d checksums that this process compares are right", self._folder, len(numbers))

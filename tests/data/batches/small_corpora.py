@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from data.batches.row_numbers import AllBut
 from data.batches.sampling import PlainRows
 from data.corpus.arrow_shards import shard_name, write_shard
-from data.corpus.store import FORMAT, Corpus, write_manifest
+from data.corpus.manifest import FORMAT, write_manifest
+from data.corpus.store import AllBut, Corpus
 from data.tokens.tokenizer_files import tokenizer_hash
 
 

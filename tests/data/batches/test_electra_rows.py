@@ -14,7 +14,8 @@ from data.batches.electra_rows import ElectraRows, ExampleBuilder
 from data.batches.masking import MaskCollator, TokenMasking
 from data.batches.sampling import PlainRows
 from data.corpus.arrow_shards import CorpusError, shard_name, write_shard
-from data.corpus.store import FORMAT, Corpus, write_manifest
+from data.corpus.manifest import FORMAT, write_manifest
+from data.corpus.store import Corpus
 from data.tokens.tokenizer_files import tokenizer_hash
 from training.pretrained import load_tokenizer
 

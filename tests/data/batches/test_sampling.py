@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from data.batches.row_numbers import AllBut
 from data.batches.sampling import (
     BUCKET_STEPS,
     HELD_OUT_SEED,
@@ -22,8 +21,9 @@ from data.batches.sampling import (
     permuted,
     settle_length,
 )
-from data.corpus import shard_maps
+from data.corpus import store
 from data.corpus.arrow_shards import CorpusError
+from data.corpus.store import AllBut
 from data.tokens.tokenizer_files import load_backend
 from tests.data.batches.small_corpora import every, random_documents, write
 
@@ -167,7 +167,7 @@ def test_held_out_rows_are_whole_documents(tmp_path, backend):
 
 def test_held_out_documents_of_a_large_corpus_are_worked_out_at_their_places(tmp_path, backend, monkeypatch):
     corpus = write(tmp_path / "corpus", backend, random_documents(6, 200), shards=7)
-    monkeypatch.setattr(shard_maps, "SMALL", 0)
+    monkeypatch.setattr(store, "SMALL", 0)
     train, held_out = load_rows(str(tmp_path / "corpus"), None, 0.2, backend)
     assert isinstance(train.indices, AllBut) and len(set(corpus.documents[held_out.indices])) == 40
     assert sorted([*np.asarray(train.indices), *held_out.indices]) == list(range(len(corpus)))

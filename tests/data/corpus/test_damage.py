@@ -9,9 +9,10 @@ import pytest
 
 import run_chinese_ref
 from data import trans_to_json
-from data.corpus import shard_maps
+from data.corpus import store
 from data.corpus.arrow_shards import checksum, shard_name
-from data.corpus.store import Corpus, write_manifest
+from data.corpus.manifest import write_manifest
+from data.corpus.store import Corpus
 from data.corpus.table_inputs import open_dataset, open_files
 from data.tasks.rows import read_rows
 from data.tokens.tokenizer_files import load_backend
@@ -53,7 +54,7 @@ def test_manifests(corpus, tmp_path, count, checked):
 @pytest.mark.parametrize(("summed", "small"), [(True, True), (False, True), (True, False), (False, False)])
 def test_shards(corpus, tmp_path, monkeypatch, count, summed, small):
     """summed: whether the manifest has the checksum of the shard, as those of today have; small: checked at once."""
-    monkeypatch.setattr(shard_maps, "SMALL", 1 << 30 if small else 0)
+    monkeypatch.setattr(store, "SMALL", 1 << 30 if small else 0)
     folder, backend = shutil.copytree(corpus[0], tmp_path / "corpus"), corpus[1]
     file, manifest = folder / shard_name(0), json.loads((folder / "manifest.json").read_bytes())
     manifest.pop("crc32")

@@ -1,4 +1,4 @@
-"""A corpus folder is read row by row without copies, refuses what does not fit, and splits by documents."""
+"""A corpus folder is read row by row without copies, in part or whole, refuses what does not fit, and is split."""
 
 import os
 import pickle
@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from data.corpus import store
 from data.corpus.arrow_shards import CorpusError, id_dtype, read_shard, shard_name, write_shard
-from data.corpus.store import Corpus, dataset_info, write_manifest
+from data.corpus.manifest import dataset_info, write_manifest
+from data.corpus.store import AllBut, Corpus, RowLengths
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
+from tests.data.batches.small_corpora import random_documents, write
 
 LENGTHS = ([3, 5, 4], [], [6])
 DOCUMENTS = ([0, 0, 2], [], [7])
@@ -127,3 +130,42 @@ def test_what_is_no_finished_corpus_is_refused(folder, tmp_path):
 def test_every_column_is_one_array_in_the_file(folder):
     stream = pa.ipc.open_stream(pa.memory_map(str(folder / shard_name(0))))
     assert stream.read_all()["input_ids"].num_chunks == 1
+
+
+# A part of a corpus
+
+
+@pytest.mark.parametrize("without", [[], [0], [9], [0, 1, 2], [2, 5, 6], list(range(10))])
+def test_all_but_some_numbers(without):
+    numbers, kept = AllBut(10, without), np.setdiff1d(np.arange(10), without)
+    assert len(numbers) == len(kept) and np.array_equal(np.asarray(numbers), kept)
+    assert numbers[np.arange(len(kept))[::-1]].tolist() == kept[::-1].tolist()
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_lengths_are_those_of_the_rows(bert_folder, tmp_path, monkeypatch, small):
+    backend = load_backend(str(bert_folder()), None)
+    whole = write(tmp_path / "corpus", backend, random_documents(3), shards=4, max_seq_length=90)
+    monkeypatch.setattr(store, "SMALL", 1 << 30 if small else 0)
+    corpus = Corpus(tmp_path / "corpus")
+    for indices in (AllBut(len(corpus)), AllBut(len(corpus), [0, 7]), np.array([4, 30, 31])):
+        lengths, array = RowLengths(corpus, indices), whole.lengths[np.asarray(indices)]
+        places = np.random.default_rng(0).integers(0, len(array), 20)
+        assert len(lengths) == len(array) and np.array_equal(np.asarray(lengths), array)
+        assert np.array_equal(lengths[places], array[places]) and lengths[places].dtype == np.int64
+        assert lengths.max() == (array.max() if small else 90), "what no row has more of"
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_mean_length_of_a_large_corpus_is_that_of_its_bytes(bert_folder, tmp_path, monkeypatch, small):
+    backend = load_backend(str(bert_folder()), None)
+    corpus = write(tmp_path / "corpus", backend, random_documents(3))
+    lengths = np.random.default_rng(0).integers(3, 90, 5000)
+    ids = np.ones(lengths.sum(), np.uint16)
+    file = tmp_path / "corpus" / shard_name(0)
+    write_shard(file, ids, ids % 2, lengths, np.arange(5000), {})
+    shards = [{"file": file.name, "bytes": file.stat().st_size, "blocks": 5000}]
+    write_manifest(tmp_path / "corpus", corpus.manifest | {"shards": shards})
+    monkeypatch.setattr(store, "SMALL", 1 << 30 if small else 0)
+    mean = RowLengths(Corpus(tmp_path / "corpus"), AllBut(5000)).mean()
+    assert mean == pytest.approx(lengths.mean(), rel=1e-9 if small else 0.01)

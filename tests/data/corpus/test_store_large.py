@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from data.batches.sampling import load_rows, make_train_batches
-from data.corpus import shard_maps
+from data.corpus import store
 from data.corpus.arrow_shards import CorpusError, checksum, shard_name, write_shard
-from data.corpus.store import Corpus, read_manifest, write_manifest
+from data.corpus.manifest import read_manifest, write_manifest
+from data.corpus.store import Corpus
 from data.tokens.tokenizer_files import load_backend
 from tests.data.batches.small_corpora import random_documents, write
 
@@ -34,13 +35,13 @@ def prepared(backend, tmp_path_factory):
 @pytest.fixture
 def folder(prepared, tmp_path, monkeypatch):
     """Of a corpus that counts as a large one, with checksums."""
-    monkeypatch.setattr(shard_maps, "SMALL", 0)
+    monkeypatch.setattr(store, "SMALL", 0)
     return shutil.copytree(prepared, tmp_path / "corpus")
 
 
 def small(folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_maps, "SMALL", 1 << 30)
+        patch.setattr(store, "SMALL", 1 << 30)
         return Corpus(folder)
 
 
@@ -53,8 +54,8 @@ def damage(folder, number):
 
 
 def test_opening_reads_the_manifest_alone(folder, monkeypatch):
-    opened, real = [], shard_maps.read_shard
-    monkeypatch.setattr(shard_maps, "read_shard", lambda *args: (opened.append(args), real(*args))[1])
+    opened, real = [], store.read_shard
+    monkeypatch.setattr(store, "read_shard", lambda *args: (opened.append(args), real(*args))[1])
     corpus = Corpus(folder)
     assert len(corpus) == sum(corpus.maps.rows) and not opened
     corpus.rows([3, 4])
@@ -64,7 +65,7 @@ def test_opening_reads_the_manifest_alone(folder, monkeypatch):
 def test_rows_and_batches_are_those_of_the_small_corpus(folder, backend, monkeypatch):
     one, other = small(folder), Corpus(folder)
     assert (one.maps.is_small, other.maps.is_small) == (True, False)
-    monkeypatch.setattr(shard_maps, "_MOST_MAPS", 2)
+    monkeypatch.setattr(store, "_MOST_MAPS", 2)
     for first, second in zip(one.rows(range(len(one))), other.rows(range(len(one))), strict=True):
         assert all(np.array_equal(first[name], second[name]) for name in ("index", "input_ids", "continuation"))
     assert len(other.maps._mapped) == 2
@@ -80,7 +81,7 @@ def test_rows_and_batches_are_those_of_the_small_corpus(folder, backend, monkeyp
         return made.padding, list(zip(range(200), made, strict=False))
 
     large = batches()
-    monkeypatch.setattr(shard_maps, "SMALL", 1 << 30)
+    monkeypatch.setattr(store, "SMALL", 1 << 30)
     assert large == batches()
 
 
@@ -125,7 +126,7 @@ def test_the_background_finds_damage_and_the_next_rows_tell_it(folder):
 
 def test_a_run_checks_its_corpora_in_the_background(folder, backend, monkeypatch):
     shares = []
-    monkeypatch.setattr(shard_maps.ShardMaps, "check_in_background", lambda self, *share: shares.append(share))
+    monkeypatch.setattr(store.ShardMaps, "check_in_background", lambda self, *share: shares.append(share))
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     load_rows(str(folder), str(folder), None, backend)
