@@ -42,6 +42,7 @@ from .layers import (
     compute_dtype,
     dropout,
     gather_positions,
+    is_exporting,
     may_be_fast,
     project,
     rotary_table,
@@ -250,7 +251,7 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         config, length = self.config, embeds.shape[1]
         divisor = torch.full((1, 1), length, dtype=torch.float32, device=embeds.device)
         # ONNX has no frexp.
-        exporting = torch.compiler.is_exporting()
+        exporting = is_exporting()
         exponent = divisor.log2().floor() + 1 if exporting else torch.frexp(divisor).exponent
         lin_query = torch.ldexp(torch.ones_like(divisor), -(exponent // 2))
         if config.causal:
@@ -270,7 +271,7 @@ class FLASHModel(Encoder, FLASHPreTrainedModel):
         group or whether the last one is full: there are two or more, and the last one never is.
         """
         group = self.config.group_size
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return group, torch.sym_max(length // group + 1, 2)
         group = min(group, length)
         return group, -(-length // group)

@@ -29,6 +29,14 @@ def records_gradients() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
+def is_exporting() -> bool:
+    """Whether a program for lengths that are open is being made, and not one for those of a training run.
+
+    torch 2.11 says that it exports under torch.compile, too; where dynamo traces, it compiles.
+    """
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def inverse_rms(x: torch.Tensor, eps: float, clamped: bool) -> torch.Tensor:
     """1 / sqrt(mean(x^2) + eps) over the last axis [..., 1], or 1 / max(sqrt(mean(x^2)), eps) when clamped."""
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .layers import dropout
+from .layers import dropout, is_exporting
 
 ROWS = 256  # queries at a time: scores then take memory for their window, not for the whole sequence
 ALIGNED = 8  # columns of scores come in multiples of it where they can, or a GPU copies each matrix before a product
@@ -76,7 +76,7 @@ def make_band(
         # A mask of the new tokens alone says nothing of the remembered ones, which were there.
         attention_mask = F.pad(attention_mask, (keys - attention_mask.shape[-1], 0), value=True)
     blocks, longest = [], 0
-    exporting = torch.compiler.is_exporting()  # a program of one block, whose sizes depend on no length
+    exporting = is_exporting()  # a program of one block, whose sizes depend on no length
     for start in (0,) if exporting else range(0, length, ROWS):
         stop = length if exporting else min(start + ROWS, length)
         end, first = remembered + stop, 0 if exporting else max(0, remembered + start - window + 1)
@@ -142,13 +142,16 @@ class Shift(torch.autograd.Function):
 
 
 def shift(scores: torch.Tensor, keys: int) -> torch.Tensor:
-    """`Shift`; in an exported program by the place of each entry, since ONNX has no view by strides."""
-    if not torch.compiler.is_exporting():
+    """`Shift`; for a compiler, or in an exported program, by rows that are made one longer and cut anew.
+
+    Of ONNX no operation has strides, and torch 2.11's inductor reads a view by strides of a slice from another place.
+    """
+    if not torch.compiler.is_compiling():
         return Shift.apply(scores, keys)
     rows, distances = scores.shape[-2:]
-    queries = torch.arange(rows, device=scores.device).unsqueeze(-1)
-    places = torch.arange(keys, device=scores.device) - queries + distances - 1 - (keys - rows)
-    return scores.gather(-1, places.clamp(0, distances - 1).expand(*scores.shape[:-1], keys))
+    first = distances - 1 - (keys - rows)
+    flat = F.pad(scores, (0, keys + 1 - distances)).flatten(-2)
+    return flat[..., first : first + rows * keys].unflatten(-1, (rows, keys))
 
 
 def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> torch.Tensor:
@@ -163,17 +166,20 @@ def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> 
     if relative is not None:
         content_bias, distance_bias = (bias.to(queries.dtype).unsqueeze(1) for bias in biases)
         by_content, by_distance = queries + content_bias, (queries + distance_bias) * scale
-        if torch.is_grad_enabled() and queries.device.type == "cpu":
+        if torch.is_grad_enabled() and (queries.device.type == "cpu" or torch.compiler.is_compiling()):
             mix, keys, values, relative = _mix, keys.contiguous(), values.contiguous(), relative.contiguous()
+        elif queries.shape[-2] == 1 and queries.device.type != "cpu":
+            mix = _mix  # a fused kernel leaves most of a GPU idle where there is one query
     outputs = []
     for block in band.blocks:
         bias = block.visible
         if relative is not None:
-            bias = by_distance[:, :, block.queries] @ relative[:, :, -block.distances :].transpose(-1, -2)
+            by_place = relative[:, :, -block.distances :].transpose(-1, -2)
             if block.queries.stop - block.queries.start > 1:
-                bias = shift(bias, block.keys.stop - block.keys.start)
-            elif block.order is not None:
-                bias = bias.index_select(-1, block.order)
+                bias = shift(by_distance[:, :, block.queries] @ by_place, block.keys.stop - block.keys.start)
+            else:  # of all rows in one product, which reads the keys of distances once
+                bias = (by_distance[:, :, block.queries].transpose(0, 2) @ by_place).transpose(0, 2)
+                bias = bias if block.order is None else bias.index_select(-1, block.order)
             if block.visible is not None:
                 bias = torch.where(block.visible, bias, -torch.inf)
         outputs.append(
@@ -190,8 +196,11 @@ def attend(queries, keys, values, relative, biases, band: Band, rate: float) -> 
 
 
 def _mix(queries, keys, values, attn_mask, dropout_p: float, scale: float) -> torch.Tensor:
-    """scaled_dot_product_attention where every query sees a key, in fewer passes when the mask needs its gradient."""
-    with torch.autocast("cpu", enabled=False):
+    """scaled_dot_product_attention where every query sees a key, in fewer passes when the mask needs its gradient.
+
+    So does a compiler, for which `shift` and the mask cost none; fused kernels that take such a mask are slower.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
         scores = (queries * scale) @ keys.transpose(-1, -2)
         scores += attn_mask
         return dropout(scores.softmax(-1), dropout_p, training=True) @ values

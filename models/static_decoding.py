@@ -42,12 +42,21 @@ class RingLayer:
         return self._relative
 
 
+def run_layer(layer: torch.nn.Module, *arguments, **options) -> torch.Tensor:
+    """The layer's output; as a function of its own that a compiler makes one program of, for all layers."""
+    return layer(*arguments, **options)
+
+
 class StaticStep:
-    """The logits of the next token for B rows, one token after the other."""
+    """The logits of the next token for B rows, one token after the other; compiled: by kernels made for this step."""
 
     @torch.no_grad()
-    def __init__(self, model: TransformerXLForCausalLM, rows: int):
+    def __init__(self, model: TransformerXLForCausalLM, rows: int, compiled: bool = False):
         self._model, self._window = model, model.config.attention_window
+        options = {"fullgraph": True, "dynamic": False}
+        if model.device.type == "cuda":  # products of a matrix and a vector by its own kernels, which are tuned
+            options["options"] = {"coordinate_descent_tuning": True}
+        self._run_layer = torch.compile(run_layer, **options) if compiled else run_layer
 
         def zeros(*shape, dtype=torch.int64):
             return torch.zeros(shape, dtype=dtype, device=model.device)
@@ -60,10 +69,6 @@ class StaticStep:
         model(self._token, **named_cache(cache), logits_to_keep=1)
         self.layers = [RingLayer(layer, self._window, self._place) for layer in cache.layers]
         self._run = self.compute
-
-    def update(self, keys: torch.Tensor, values: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """As a cache does for the layer of this number."""
-        return self.layers[number].update(keys, values)
 
     @torch.no_grad()
     def begin(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -94,7 +99,9 @@ class StaticStep:
         order = window - 1 - (self._position - self._places) % window
         block = Block(slice(0, 1), slice(0, window), window, self._seen[:, None, None], order)
         hidden = base.embed(base.embed_tokens(self._token), None, self._real, 0)
-        hidden = base.run_layers(hidden, None, Band((block,), window), None, self)[-1]
+        band, biases = Band((block,), window), base.biases()
+        for layer, ring in zip(base.layers, self.layers, strict=True):
+            hidden = self._run_layer(layer, hidden, None, band, None, biases, **named_cache(ring))
         self._position += 1
         self._real += 1
         return self._model.lm_head(base.final_layernorm(hidden))[:, -1]
@@ -127,10 +134,10 @@ def can_capture(model: torch.nn.Module) -> bool:
     return isinstance(model, TransformerXLForCausalLM) and model.device.type == "cuda"
 
 
-def captured_step(model: TransformerXLForCausalLM, rows: int) -> StaticStep | None:
+def captured_step(model: TransformerXLForCausalLM, rows: int, compiled: bool = False) -> StaticStep | None:
     """The step as a CUDA graph; None, and a line that says why, where it cannot be captured."""
     try:
-        step = StaticStep(model, rows)
+        step = StaticStep(model, rows, compiled)
         step.capture()
     except RuntimeError as error:
         logger.warning("no CUDA graph of a step (%s): each operation is launched", str(error).split("\n")[0])

@@ -148,9 +148,9 @@ class TransformerXLAttention(nn.Module):
 
     draws_for_own_heads = True  # under tensor parallelism; dropout of whole hidden states is outside
 
-    def __init__(self, config: TransformerXLConfig, number: int):
+    def __init__(self, config: TransformerXLConfig):
         super().__init__()
-        self.config, self.number = config, number
+        self.config = config
         width = config.hidden_size
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
@@ -158,8 +158,11 @@ class TransformerXLAttention(nn.Module):
         self.r_proj = nn.Linear(width, width) if config.relative_encoding else None
         self.o_proj = ResidualLinear(width, width)
 
-    def forward(self, hidden, memory, band: Band, table, biases, cache: DynamicCache | None) -> torch.Tensor:
-        """hidden [B, Q, H] and memory [B, M, H] or None, both normed; table as `relative_table` gives it, or None."""
+    def forward(self, hidden, memory, band: Band, table, biases, cache: WindowLayer | None) -> torch.Tensor:
+        """hidden [B, Q, H] and memory [B, M, H] or None, both normed; table as `relative_table` gives it, or None.
+
+        cache: this layer's.
+        """
         head_dim = self.config.hidden_size // self.config.num_attention_heads
 
         def heads(states):  # [B, T, N * D] -> [B, N, T, D]; under tensor parallelism N is this process' share
@@ -169,9 +172,9 @@ class TransformerXLAttention(nn.Module):
         queries, keys, values = heads(self.q_proj(hidden)), heads(self.k_proj(context)), heads(self.v_proj(context))
         relative = None if table is None else heads(self.r_proj(table))
         if cache is not None:
-            keys, values = cache.update(keys, values, self.number)
+            keys, values = cache.update(keys, values)
             if self.r_proj is not None:
-                relative = cache.layers[self.number].keep_relative(relative)
+                relative = cache.keep_relative(relative)
         rate = self.config.attention_dropout if self.training else 0.0
         mixed = attend(queries, keys, values, relative, biases, band, rate)
         return self.o_proj(mixed.transpose(1, 2).flatten(-2))
@@ -191,11 +194,11 @@ class TransformerXLMLP(nn.Module):
 class TransformerXLLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward; memory goes through the same norm, with gradient to the norm only."""
 
-    def __init__(self, config: TransformerXLConfig, number: int):
+    def __init__(self, config: TransformerXLConfig):
         super().__init__()
         self.rate = config.hidden_dropout
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attn = TransformerXLAttention(config, number)
+        self.attn = TransformerXLAttention(config)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = TransformerXLMLP(config)
 
@@ -236,7 +239,7 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         self.embed_positions = None
         if not config.relative_encoding:
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.layers = nn.ModuleList(TransformerXLLayer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(TransformerXLLayer(config) for _ in range(config.num_hidden_layers))
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -273,13 +276,16 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         table = relative_table(length, self.config.hidden_size, self.config.positions_dtype, hidden.device)
         return dropout(table.to(hidden.dtype).unsqueeze(0), self.config.hidden_dropout, self.training)
 
+    def biases(self) -> tuple[torch.Tensor | None, ...]:
+        """What every layer adds to its queries, by content and by distance; None without relative encoding."""
+        return (None, None) if self.rel_bias is None else self.rel_bias()
+
     def run_layers(self, hidden, mems, band: Band, table, cache) -> list[torch.Tensor]:
         """What enters each layer, and what leaves the last, [B, Q, H] each; mems, table and cache as in forward."""
-        biases = (None, None) if self.rel_bias is None else self.rel_bias()
-        states = [hidden]
+        biases, states = self.biases(), [hidden]
         for number, layer in enumerate(self.layers):
-            memory = mems[number] if mems else None
-            states.append(layer(states[-1], memory, band, table, biases, **named_cache(cache)))
+            memory, kept = mems[number] if mems else None, None if cache is None else cache.layers[number]
+            states.append(layer(states[-1], memory, band, table, biases, **named_cache(kept)))
         return states
 
     @can_return_tuple

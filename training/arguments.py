@@ -98,6 +98,14 @@ class RunArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide nan and inf losses; waits for the device at every batch."}
     )
+    torch_compile: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compile the layers; by default on CUDA in long runs of families that gain.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Search each backward for parameters without gradient."}
     )

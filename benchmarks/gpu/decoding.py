@@ -28,9 +28,12 @@ def make_model(check: Check) -> TransformerXLForCausalLM:
     return model.eval()
 
 
-def static_step(check: Check, model: TransformerXLForCausalLM, rows: int) -> StaticStep:
+WAYS = ("", ", CUDA graph", ", CUDA graph of compiled layers")  # of a growing cache, and of steps of one shape
+
+
+def static_step(check: Check, model: TransformerXLForCausalLM, rows: int, way: str) -> StaticStep:
     """A step of one shape, as a graph on CUDA."""
-    step = StaticStep(model, rows)
+    step = StaticStep(model, rows, compiled="compiled" in way and check.cuda)
     if check.cuda:
         step.capture()
     return step
@@ -39,8 +42,8 @@ def static_step(check: Check, model: TransformerXLForCausalLM, rows: int) -> Sta
 class Static:
     """As benchmarks/decode_step.py's Ours, in steps of one shape."""
 
-    def __init__(self, check: Check, model: TransformerXLForCausalLM, ids: torch.Tensor):
-        self._step = static_step(check, model, len(ids))
+    def __init__(self, check: Check, model: TransformerXLForCausalLM, ids: torch.Tensor, way: str):
+        self._step = static_step(check, model, len(ids), way)
         self._logits = self._step.begin(ids)
 
     def step(self) -> None:
@@ -48,10 +51,10 @@ class Static:
 
 
 @torch.no_grad()
-def tokens(check: Check, model: TransformerXLForCausalLM, rows: int, static: bool) -> dict:
+def tokens(check: Check, model: TransformerXLForCausalLM, rows: int, way: str) -> dict:
     ids = torch.randint(0, model.config.vocab_size, (rows, model.config.attention_window), device=check.device)
     started = time.perf_counter()
-    side = Static(check, model, ids) if static else Ours(model, ids)
+    side = Static(check, model, ids, way) if way else Ours(model, ids)
     check.wait()
     begun = time.perf_counter() - started
     for _ in range(check.size(3, 1)):
@@ -65,14 +68,14 @@ def tokens(check: Check, model: TransformerXLForCausalLM, rows: int, static: boo
 
 
 @torch.no_grad()
-def generated(check: Check, model: TransformerXLForCausalLM, static: bool) -> dict:
-    """Through generate(), as generate_text.py calls it, with --cuda_graph or without."""
+def generated(check: Check, model: TransformerXLForCausalLM, way: str) -> dict:
+    """Through generate(), as generate_text.py calls it, with --cuda_graph and --torch_compile or without."""
     prompt = torch.randint(0, model.config.vocab_size, (1, check.size(100, 8)), device=check.device)
     count = check.size(50, 4)
 
     sampling = {"do_sample": True, "top_k": 0, "eos_token_id": 1, "pad_token_id": 0}
-    if static:
-        sampling["custom_generate"] = partial(decode, static_step(check, model, 1), None)
+    if way:
+        sampling["custom_generate"] = partial(decode, static_step(check, model, 1, way), None)
 
     def generate():
         mask = torch.ones_like(prompt)
@@ -83,10 +86,9 @@ def generated(check: Check, model: TransformerXLForCausalLM, static: bool) -> di
 
 
 def decoding(check: Check) -> Iterator[Case]:
-    """A growing cache, whose operations are launched one by one, and a captured step."""
+    """A growing cache, whose operations are launched one by one, and captured steps."""
     model = cache(lambda: make_model(check))
-    for static, way in ((False, ""), (True, ", CUDA graph")):
+    for way in WAYS:
         for rows in (1, 8):
-            measure = partial(lambda *how: tokens(check, model(), *how), rows, static)
-            yield f"2.9B bf16, {rows} at a time{way}", measure
-        yield f"2.9B bf16, generate(){way}", lambda static=static: generated(check, model(), static)
+            yield f"2.9B bf16, {rows} at a time{way}", partial(lambda *how: tokens(check, model(), *how), rows, way)
+        yield f"2.9B bf16, generate(){way}", lambda way=way: generated(check, model(), way)

@@ -178,6 +178,7 @@ def gpu_tests() -> dict:
 
 def cases_of(runs: Runs) -> dict:
     """Fused attention's backward need not give the same bits twice unless EXACT; our gated units must as they are."""
+    backend = "inductor" if runs.check.cuda else "aot_eager"
     bert, muon = ("--model_type", "bert"), ("--optimizer", "muon")
     held_out = ("--validation_split", 0.2, "--per_device_eval_batch_size", runs.check.size(8, 2))
 
@@ -187,6 +188,9 @@ def cases_of(runs: Runs) -> dict:
     return {
         "original's flags": runs.original_flags,
         "gau_alpha resumed": lambda: runs.resumed("run_mlm_wwm", "gau", runs.gau),
+        "gau_alpha resumed, compiled": lambda: runs.resumed(
+            "run_mlm_wwm", "gau-compiled", runs.gau, "--torch_compile_backend", backend, exact=False
+        ),
         "bert resumed": lambda: runs.resumed("run_mlm_wwm", "bert", runs.bert, *bert, exact=False),
         "bert resumed, exact": lambda: runs.resumed("run_mlm_wwm", "bert-exact", runs.bert, *bert, EXACT),
         "electra resumed": lambda: runs.resumed("run_electra", "electra", runs.electra, exact=False),

@@ -103,9 +103,10 @@ def compiled(check: Check) -> Iterator[Case]:
 
 
 def graphs(check: Check) -> Iterator[Case]:
-    """ELECTRA-small, which launches bound, compiled as a whole with CUDA graphs: minutes of compiling."""
-    (cases,) = (cases for cases in comparisons(check) if "electra small 128x128" in cases)
-    yield from beside(check, {f"{name}, CUDA graphs": cases[name] for name in cases}, recorded=True)
+    """ELECTRA, which launches bound, compiled as a whole with CUDA graphs: minutes of compiling."""
+    for cases in comparisons(check):
+        if any("electra" in name for name in cases):
+            yield from beside(check, {f"{name}, CUDA graphs": cases[name] for name in cases}, recorded=True)
 
 
 def lengths(check: Check) -> Iterator[Case]:
@@ -148,6 +149,8 @@ def memory(check: Check) -> Iterator[Case]:
         return {f"peak_gb_{rows}_rows": peak for rows, peak in peaks.items()} | (fitting(peaks) if peaks else {})
 
     recipe = makers["gau_alpha L24"](check.size(256, 2))
-    yield "gau_alpha L24, the recipe's 256 rows", lambda: measure(check, recipe, "fp16", rounds=2)
+    for way in ("", ", compiled"):
+        name = f"gau_alpha L24, the recipe's 256 rows{way}"
+        yield name, lambda way=way: measure(check, recipe, "fp16", rounds=2, compiled=bool(way))
     for name, make in makers.items():
         yield name, lambda make=make: table(make)
