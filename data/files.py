@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 
@@ -138,18 +139,23 @@ def refuse_json(files: list[Path], flag: str, cure: str, encoding: str = "utf-8"
         raise UserError(f"{flag} must name files of text, got {str(file)!r}, {kind}")
 
 
+def parse_json(line: bytes, where: str) -> Any:
+    """The value of one JSON line. DataError starting with `where` ("file:line") for what is none."""
+    try:
+        return json.loads(line.removeprefix(_BOM).decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: must be UTF-8, got {error}; convert the file") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: must be one JSON object, got {line[:60]!r} ({error}); mend the line") from None
+
+
 def parse_text(line: bytes, key: str, where: str, default: str | None = None) -> str:
     """Return the text under `key` of one JSON line. DataError starting with `where` ("file:line") when there is none.
 
     default: what an absent key stands for, if anything. A byte order mark before the object is skipped. A lone
     surrogate escape is an error: no UTF-8 can hold it.
     """
-    try:
-        record = json.loads(line.removeprefix(_BOM).decode())
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: must be UTF-8, got {error}; convert the file") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: must be one JSON object, got {line[:60]!r} ({error}); mend the line") from None
+    record = parse_json(line, where)
     if isinstance(record, dict) and key not in record and default is not None:
         return default
     if not isinstance(record, dict) or key not in record:

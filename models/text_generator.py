@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -89,7 +90,8 @@ class Generator:
 
     begin: ids before every prompt of a causal model. interrupt: of this process. args: temperature (0 takes the
     likeliest), top_k, top_p (0 for all), repetition_penalty, num_beams, max_length (tokens of prompt and text) or
-    max_new_tokens, source_prefix, cuda_graph (whether a Transformer-XL on one card decodes by a CUDA graph).
+    max_new_tokens, source_prefix, max_source_length (of an encoder-decoder), cuda_graph (whether a Transformer-XL on
+    one card decodes by a CUDA graph).
     """
 
     def __init__(self, model, tokenizer, begin: list[int], interrupt: SharedInterrupt, args):
@@ -126,11 +128,20 @@ class Generator:
             settings["logits_processor"] = [FirstProcessDecides(self.interrupt)]
         return settings
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Meanwhile this process generates what no other does; Ctrl-C is its own."""
+        together = self._settings.pop("logits_processor", None)
+        with self.interrupt.at_once():
+            yield
+        self._settings["logits_processor"] = together
+
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt, source_prefix before it. ArgumentError when there are none."""
         text = self.args.source_prefix + prompt
         if self._two_parts:
-            return self.tokenizer(text)["input_ids"]
+            most = self.args.max_source_length
+            return self.tokenizer(text, truncation=most is not None, max_length=most)["input_ids"]
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:
             raise ArgumentError(f"the prompt must have at least one token, got {prompt!r}; type some text")
@@ -167,13 +178,19 @@ class Generator:
         step = self._steps[rows]
         return {} if step is None else {"custom_generate": partial(decode, step, streamer)}
 
+    def _padded(self, rows: list[list[int]], value: int) -> torch.Tensor:
+        """Rows of one length, [B, T]: filled up behind for an encoder, whose first token has its first position."""
+        longest = max(map(len, rows))
+        fill = [[value] * (longest - len(row)) for row in rows]
+        pairs = zip(rows, fill, strict=True) if self._two_parts else zip(fill, rows, strict=True)
+        return torch.tensor([[*first, *second] for first, second in pairs])
+
     @torch.no_grad()
     def generate(self, prompts: list[str], streamer: TextStreamer | None = None) -> list[str]:
         """The text that follows each prompt."""
         rows = [self.encode(prompt) for prompt in prompts]
         rooms, longest = self._room([len(row) for row in rows]), max(map(len, rows))
-        ids = torch.tensor([[self._pad] * (longest - len(row)) + row for row in rows])  # [B, T]
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        ids, mask = self._padded(rows, self._pad), self._padded([[1] * len(row) for row in rows], 0)
         decoding = self._decoding(len(rows), streamer)
         device, started = self.model.device, time.perf_counter()
         ids_after = self.model.generate(
@@ -184,7 +201,7 @@ class Generator:
             **self._settings,
             **decoding,
         )
-        new = ids_after if self._two_parts else ids_after[:, longest:]
+        new = ids_after[:, 1 if self._two_parts else longest :]  # behind the token that a decoder starts with
         seconds = time.perf_counter() - started
         logger.info("%d tokens, %.1f tokens/s", new.numel(), new.numel() / seconds)
         texts = zip(new.tolist(), rooms, strict=True)

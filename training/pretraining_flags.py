@@ -49,6 +49,12 @@ _RENAMED = {
     "out_seq_length": "max_length",
     "input_source": "input_file",
     "output_path": "output_file",
+    "source_lang": "source_column",
+    "target_lang": "target_column",
+    "text_column": "source_column",
+    "summary_column": "target_column",
+    "max_target_length": "max_new_tokens",
+    "val_max_target_length": "max_new_tokens",
 }
 # What they ask for is done anyway, or changes nothing here.
 _ANYWAY = """

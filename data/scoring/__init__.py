@@ -1,1 +1,1 @@
-"""Logits to answers, scores, prediction files and submissions."""
+"""Logits to answers, scores, prediction files and submissions; scores of texts."""

@@ -1,1 +1,1 @@
-"""Raw text: documents, their order, what repeats an evaluation set; prompts."""
+"""Raw text: documents, their order, what repeats an evaluation set; prompts, pairs."""
