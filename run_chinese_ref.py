@@ -14,6 +14,7 @@ Source: run_chinese_ref.py of JunnYu/FLASHQuad_pytorch, whose flags it keeps.
 import argparse
 import hashlib
 import os
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from common.errors import ArgumentError
 from common.flags import FlagParser
 from common.script import run_script, tell_next
 from data.corpus.chinese_ref_files import ReferenceWriter
-from data.corpus.output_folder import begin, finish, locked_output
-from data.corpus.preparation import Preparer, describe_unknown, prepare_units
+from data.corpus.preparation import Preparer, describe_unknown
+from data.corpus.shares import describe_share, drop_shares, make_corpus, plan_work
 from data.corpus.sources import LineSource
 from data.files import input_files
+from data.shares import add_share_flags, check_share_flags
 from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
@@ -50,6 +52,7 @@ def build_parser() -> FlagParser:
     add("--reference_files", action="store_true", help="also write refids.txt, reftext.txt and their dataset")
     add("--workers", type=int, default=min(12, len(os.sched_getaffinity(0))), help="processes that prepare")
     add("--log_interval", type=int, default=100, help="documents between updates of the progress bar, at least")
+    add_share_flags(parser)
     return parser
 
 
@@ -58,6 +61,7 @@ def check(args: argparse.Namespace) -> None:
     for flag, least in (("max_seq_length", 3), ("min_chars", 0), ("workers", 1), ("log_interval", 1)):
         if getattr(args, flag) < least:
             raise ArgumentError(f"--{flag} must be at least {least}, got {getattr(args, flag)}; raise it")
+    check_share_flags(args)
     if args.user_dict and not Path(args.user_dict).is_file():
         raise ArgumentError(f"--user_dict must name an existing file, got {args.user_dict!r}; check the path")
 
@@ -93,39 +97,43 @@ def settings_of(args: argparse.Namespace) -> dict:
     return {**kept, "segmenter": name, "user_dict": words}
 
 
+def open_source(args: argparse.Namespace) -> LineSource:
+    """The lines of --input_path."""
+    return LineSource(input_files(args.input_path, "--input_path"), Path(args.input_path), args.json_key)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
-    files = input_files(args.input_path, "--input_path")
     backend, tokenizer = load(args)
-    segmenter = make_segmenter(args.segmenter, args.user_dict)
+    identity = {"name": args.model_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
+    terms = identity, settings_of(args), ("--input_path", "--tokenizer_name")
     folder = Path(args.output_dir)
-    with locked_output(folder):
-        source = LineSource(files, Path(args.input_path), args.json_key)
-        inputs, units = source.scan()
-        identity = {"name": args.model_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
-        manifest = begin(folder, inputs, identity, settings_of(args), ("--input_path", "--tokenizer_name"))
-        preparer = Preparer(
+    work = plan_work(folder, args, {"--input_path": args.input_path}, terms, partial(open_source, args))
+    if work is None:
+        return
+    segmenter = make_segmenter(args.segmenter, args.user_dict)
+
+    def make_preparer(folder: Path) -> Preparer:
+        return Preparer(
             folder=folder,
             tokenizer=tokenizer,
             segmenter=segmenter,
-            source=source,
+            source=work.source,
             max_seq_length=args.max_seq_length,
             min_chars=args.min_chars,
             skip_errors=args.on_error == "skip",
             reference=ReferenceWriter(folder, backend) if args.reference_files else None,
         )
-        records = prepare_units(preparer, units, args.workers, args.log_interval)
-        if not any(record["blocks"] for record in records):
-            raise ArgumentError(
-                f"--input_path must hold text, got no token to write from {args.input_path!r}; "
-                "check the file and --min_chars"
-            )
-        if preparer.reference:
-            preparer.reference.finish(len(units))
-        manifest = finish(folder, manifest, records)
-        unknown = describe_unknown(folder, manifest, tokenizer.unknown_id, "--tokenizer_name")
+
+    made = make_corpus(work, terms, make_preparer, args.workers, log_interval=args.log_interval)
+    if made is None:
+        print(describe_share(work))
+        return
+    drop_shares(work)
+    manifest, unknown = made
+    unknown = describe_unknown(folder, manifest, unknown, "--tokenizer_name")
     counts = manifest["counts"]
     print(
         f"{counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['blocks']:,} blocks and "

@@ -15,6 +15,7 @@ PaddleNLP's RoBERTa example (JunnYu), whose flags it keeps.
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +26,17 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 from common.errors import ArgumentError
 from common.flags import FlagParser, parse_bool
 from common.script import run_script, tell_next
-from data.corpus.concat_shards import group_rows
-from data.corpus.output_folder import begin, finish, locked_output
-from data.corpus.preparation import Preparer, describe_unknown, prepare_units
+from data.corpus.preparation import Preparer, describe_unknown
+from data.corpus.shares import (
+    Work,
+    describe_share,
+    drop_shares,
+    make_corpus,
+    plan_work,
+)
 from data.corpus.sources import CleanedLines, Part, Source, held_out
 from data.corpus.table_inputs import open_dataset, open_files
+from data.shares import add_share_flags, check_share_flags
 from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
@@ -58,6 +65,7 @@ def build_parser() -> FlagParser:
     add("--validation_split", type=float, help="share of the documents to write to output_dir/validation")
     add("--preprocessing_num_workers", type=int, default=min(20, len(os.sched_getaffinity(0))), help="processes")
     add("--cache_dir", help="where the datasets library keeps downloads and copies")
+    add_share_flags(parser)
     return parser
 
 
@@ -66,6 +74,7 @@ def check(args: argparse.Namespace) -> None:
     if (args.dataset_name is None) == (args.train_file is None):
         named = "neither" if args.train_file is None else "both"
         raise ArgumentError(f"--dataset_name or --train_file must be given, got {named}; give one of the two")
+    check_share_flags(args)
     if args.preprocessing_num_workers < 1:
         raise ArgumentError(
             f"--preprocessing_num_workers must be at least 1, got {args.preprocessing_num_workers}; raise it"
@@ -114,61 +123,68 @@ def settings_of(args: argparse.Namespace) -> dict:
     return chosen | {"segmenter": name}
 
 
-def prepare(folder: Path, source: Source, scanned, args, backend, tokenizer) -> dict:
-    """Write one corpus folder; return its manifest."""
-    inputs, units = scanned
-    flags = ("--train_file" if args.train_file else "--dataset_name", "--tokenizer_name")
-    with locked_output(folder):
-        identity = {"name": args.tokenizer_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
-        manifest = begin(folder, inputs, identity, settings_of(args), flags)
-        preparer = Preparer(
+def prepare(work: Work, below: str, terms: tuple, args, tokenizer, keep: Callable[[int], bool] | None = None) -> None:
+    """Write one corpus folder, or a share of it. keep: which documents, by number."""
+    source, segmenter = work.source, make_segmenter(args.segmenter)
+    if args.min_line_chars or args.drop_brackets:
+        source = CleanedLines(source, args.min_line_chars or 0, brackets=not args.drop_brackets)
+
+    def make_preparer(folder: Path) -> Preparer:
+        return Preparer(
             folder=folder,
             tokenizer=tokenizer,
-            segmenter=make_segmenter(args.segmenter),
-            source=source,
+            segmenter=segmenter,
+            source=Part(source, keep) if keep else source,
             max_seq_length=args.max_seq_length,
             whole=bool(args.keep_lines) or not args.line_by_line,
             lines=bool(args.keep_lines),
         )
-        records = prepare_units(preparer, units, args.preprocessing_num_workers, flag="--preprocessing_num_workers")
-        if not any(record["tokens"] for record in records):
-            raise ArgumentError(
-                f"{flags[0]} must hold text for {folder}, got no token to write; check the input and "
-                "--validation_split"
-            )
-        if not args.line_by_line:
-            records = group_rows(folder, records, args.max_seq_length)
-        manifest = finish(folder, manifest, records)
-        unknown = describe_unknown(folder, manifest, tokenizer.unknown_id, "--tokenizer_name")
+
+    workers, length = args.preprocessing_num_workers, None if args.line_by_line else args.max_seq_length
+    made = make_corpus(work, terms, make_preparer, workers, below, "--preprocessing_num_workers", row_length=length)
+    if made is None:
+        return
+    manifest, unknown = made
+    unknown = describe_unknown(work.folder / below, manifest, unknown, "--tokenizer_name")
     counts = manifest["counts"]
     print(
         f"{counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['blocks']:,} rows and "
-        f"{counts['words']:,} words written to {folder}; {counts['dropped_documents']:,} documents without a token, "
-        f"{unknown}"
+        f"{counts['words']:,} words written to {work.folder / below}; {counts['dropped_documents']:,} documents "
+        f"without a token, {unknown}"
     )
-    return manifest
+
+
+def open_source(args: argparse.Namespace) -> Source:
+    """The documents of --train_file or --dataset_name."""
+    if args.train_file:
+        return open_files(args.train_file, args.text_column, args.cache_dir)
+    return open_dataset(args.dataset_name, args.dataset_config_name, args.text_column, args.cache_dir)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
-    if args.train_file:
-        source = open_files(args.train_file, args.text_column, args.cache_dir)
-    else:
-        source = open_dataset(args.dataset_name, args.dataset_config_name, args.text_column, args.cache_dir)
-    if args.min_line_chars or args.drop_brackets:
-        source = CleanedLines(source, args.min_line_chars or 0, brackets=not args.drop_brackets)
     backend, tokenizer = load(args)
-    folder, scanned = Path(args.output_dir), source.scan()
+    identity = {"name": args.tokenizer_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
+    terms = identity, settings_of(args), ("--train_file" if args.train_file else "--dataset_name", "--tokenizer_name")
+    folder, names = Path(args.output_dir), ("train_file", "dataset_name", "dataset_config_name")
+    typed = {f"--{name}": getattr(args, name) for name in names}
+    work = plan_work(folder, args, typed, terms, partial(open_source, args))
+    if work is None:
+        return
     words = ["--train_dir", folder, "--tokenizer_name", args.tokenizer_name, "--output_dir", folder.with_name("model")]
     if args.validation_split is None:
-        prepare(folder, source, scanned, args, backend, tokenizer)
+        prepare(work, "", terms, args, tokenizer)
     else:
         is_held_out = partial(held_out, share=args.validation_split)
-        prepare(folder, Part(source, lambda number: not is_held_out(number)), scanned, args, backend, tokenizer)
-        prepare(folder / VALIDATION, Part(source, is_held_out), scanned, args, backend, tokenizer)
+        prepare(work, "", terms, args, tokenizer, lambda number: not is_held_out(number))
+        prepare(work, VALIDATION, terms, args, tokenizer, is_held_out)
         words += ["--validation_dir", folder / VALIDATION]
+    if work.index is not None:
+        print(describe_share(work))
+        return
+    drop_shares(work)
     tell_next("run_mlm_wwm.py", "--do_train", *words)
 
 

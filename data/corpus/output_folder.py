@@ -28,8 +28,10 @@ _LOCK_SECONDS = 10.0  # that a run which is ending may still hold the folder
 
 
 @contextmanager
-def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
+def locked_output(folder: Path, flag: str = "--output_dir", patience: float | None = None) -> Iterator[None]:
     """Hold the output folder for this run and its workers, and clear what a killed run left half written.
+
+    patience: seconds to wait for another run that holds it, instead of those that one takes to end.
 
     CorpusError naming `flag` when the folder holds other things, or another run does not release it. What files and
     memory do to the inside ends in a UserError that says that the finished shards stay.
@@ -45,11 +47,12 @@ def locked_output(folder: Path, flag: str = "--output_dir") -> Iterator[None]:
             "choose another folder"
         )
     with (folder / _LOCK).open("a") as handle:  # workers inherit the lock: no new run while an orphan still writes
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline, pause = time.monotonic() + (_LOCK_SECONDS if patience is None else patience), 0.05
         while not _try_lock(handle):
             if time.monotonic() > deadline:
                 raise CorpusError(f"{flag} must be free, got {str(folder)!r} held by another run; wait for it to end")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(2 * pause, 1)
         for part in filter(Path.is_dir, (folder, folder / REFERENCE)):
             clear_left(part)
         try:
@@ -107,20 +110,24 @@ def _describe(inputs: list[dict]) -> str:
     return f"{len(inputs)} files of {sum(file['bytes'] for file in inputs):,} bytes"
 
 
-def finish(folder: Path, manifest: dict, records: list[dict]) -> dict:
+def finish(folder: Path, manifest: dict, records: list[dict], sums: dict[str, int] | None = None) -> dict:
     """Write what makes the folder a finished corpus, the manifest last; return the manifest. Reads all shards again.
 
-    CorpusError when one is damaged or gone.
+    sums: the checksums of all shards, by name, where they were read already. CorpusError when one is damaged or gone.
     """
     counts = {name: sum(record[name] for record in records) for name in COUNTS}
-    shards, known, sums = [], known_checksums(folder), {}
+    shards = []
     for record in records:
         path = folder / shard_name(record["unit"])
         if not path.is_file():
             raise CorpusError(f"{path} must stay while the corpus is made, got it removed; run the same command again")
         shards.append({"file": path.name, "bytes": path.stat().st_size, **{name: record[name] for name in COUNTS}})
-    for path in (*folder.glob("data-*.arrow"), *folder.glob(f"{REFERENCE}/data-*.arrow")):
-        sums[path.relative_to(folder).as_posix()] = check_sum(path, known.get(path))
+    if sums is None:
+        paths, known = (
+            (*folder.glob("data-*.arrow"), *folder.glob(f"{REFERENCE}/data-*.arrow")),
+            known_checksums(folder),
+        )
+        sums = {path.relative_to(folder).as_posix(): check_sum(path, known.get(path)) for path in paths}
     dataset_info(folder, [shard["file"] for shard in shards])
     manifest = {**manifest, "complete": True, "counts": counts, "shards": shards}
     write_manifest(folder, manifest, dict(sorted(sums.items())))

@@ -173,16 +173,14 @@ def prepare_units(
     return [records[unit.number] for unit in units]
 
 
-def describe_unknown(folder: Path, manifest: dict, unknown_id: int | None, flag: str) -> str:
-    """How many tokens of a finished corpus are the unknown one, with a warning where they are more than 1 %.
+def count_unknown(folder: Path, shards: list[str], unknown_id: int | None) -> int:
+    """How many tokens of shards are the unknown one, by ids: shards that earlier code has written do not say it."""
+    return sum(int(np.count_nonzero(read_shard(folder / name).ids == unknown_id)) for name in shards)
 
-    Counted in the shards, because those that earlier code has written do not say it.
-    """
-    tokens = manifest["counts"]["tokens"]
-    unknown = sum(
-        np.count_nonzero(read_shard(folder / shard["file"]).ids == unknown_id) for shard in manifest["shards"]
-    )
-    share = unknown / max(tokens, 1)
+
+def describe_unknown(folder: Path, manifest: dict, unknown: int, flag: str) -> str:
+    """How many tokens of a finished corpus are the unknown one, with a warning where they are more than 1 %."""
+    share = unknown / max(manifest["counts"]["tokens"], 1)
     if share > 0.01:
         print(
             f"warning: {share:.1%} of the tokens in {folder} are unknown; name a tokenizer with {flag} that knows "

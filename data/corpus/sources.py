@@ -65,11 +65,12 @@ class LineSource:
         files: read in this order.
         root: the file or folder that the user named; the manifest names files below it.
         key: of the text where each line is a JSON object, else None: the line itself, without its end, is the text.
+        stamps: of the files when they were scanned, by an earlier source.
     """
 
-    def __init__(self, files: list[Path], root: Path, key: str | None):
+    def __init__(self, files: list[Path], root: Path, key: str | None, stamps: dict[Path, Stamp] | None = None):
         self.files, self.root, self.key = files, root, key
-        self._stamps: dict[Path, Stamp] = {}  # when they were scanned
+        self.stamps = stamps or {}
 
     def scan(self) -> tuple[list[dict], list[Unit]]:
         target = _target(sum(file.stat().st_size for file in self.files))
@@ -85,7 +86,7 @@ class LineSource:
         for path in self.files:
             digest, position, start, line, first_line = hashlib.sha256(), 0, 0, 1, 1
             with open_steady(path) as handle:
-                self._stamps[path] = stamp(handle)
+                self.stamps[path] = stamp(handle)
                 while block := handle.read(1 << 20):
                     digest.update(block)
                     done = 0
@@ -111,7 +112,7 @@ class LineSource:
     def raw(self, unit: Unit) -> Iterator[tuple[int, bytes, str]]:
         number = unit.document
         for span in unit.spans:
-            with open_steady(span.path, self._stamps.get(span.path)) as handle:
+            with open_steady(span.path, self.stamps.get(span.path)) as handle:
                 handle.seek(span.start)
                 remaining, line_number = span.end - span.start, span.line
                 while remaining > 0:
@@ -150,12 +151,12 @@ class TableSource:
     """
 
     def __init__(self, column: pa.ChunkedArray, name: str, files: Iterable[Path] = ()):
-        self._column, self._name = column, name
+        self.column, self.name = column, name
         self._stamps = {file: stamp(file) for file in files}
 
     def scan(self) -> tuple[list[dict], list[Unit]]:
         digest, sizes = hashlib.sha256(), []
-        for chunk in self._column.chunks:
+        for chunk in self.column.chunks:
             lengths, content = _string_bytes(chunk)
             digest.update(lengths.astype(np.int64))
             digest.update(content)
@@ -166,20 +167,20 @@ class TableSource:
         cuts = np.searchsorted(ends, np.arange(target, max(total, target), target)) + 1
         edges = np.unique([0, *cuts, len(ends)]).tolist()
         sizes = np.diff(np.append(0, ends)[edges]).tolist()
-        path = Path(self._name)
+        path = Path(self.name)
         units = [
             Unit(number, start, (Span(path, start, end, start),), size)
             for number, ((start, end), size) in enumerate(zip(pairwise(edges), sizes, strict=True))
         ]
-        return [{"file": self._name, "bytes": total, "sha256": digest.hexdigest()}], units
+        return [{"file": self.name, "bytes": total, "sha256": digest.hexdigest()}], units
 
     def raw(self, unit: Unit) -> Iterator[tuple[int, str, str]]:
         (span,) = unit.spans
         for file, before in self._stamps.items():  # to read on in one that was cut short would end the process
             refuse_change(file, before, stamp(file))
-        for number, text in enumerate(self._column.slice(span.start, span.end - span.start).to_pylist(), span.start):
+        for number, text in enumerate(self.column.slice(span.start, span.end - span.start).to_pylist(), span.start):
             if text and not text.isspace():
-                yield number, text, f"{self._name}:{number}"
+                yield number, text, f"{self.name}:{number}"
 
     def text(self, content: str, where: str) -> str:
         return content
