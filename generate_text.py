@@ -11,12 +11,14 @@ A folder that the example of run_clm.py trains; or a published model:
 MODEL is a folder or hub name, or a Chinese-Transformer-XL checkpoint as THUDM published it, in any number of
 model-parallel parts. `torchrun --nproc-per-node 2 generate_text.py ...` spreads the model over two processes, and of
 an encoder-decoder's sources with --references each process takes a share.
+--serve asks for prompts in a browser.
 """
 
 import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -34,6 +36,7 @@ import models  # noqa: F401  registers the model types
 from common.errors import ArgumentError
 from common.flags import FlagParser, parse_bool
 from common.script import run_script
+from common.serving import SERVE_HELP, load_gradio, show, told
 from data.scoring.text_scores import check_packages, score_texts
 from data.text.pairs import Pairs, read_pairs
 from data.text.prompts import TEMPLATES, fill_template, read_prompts
@@ -88,6 +91,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     text = "decode a Transformer-XL on one GPU, without beams, by replaying one recorded step"
     add("--cuda_graph", type=parse_bool, nargs="?", const=True, default=True, help=text)
     add("--use_cpu", action="store_true", help="leave an accelerator alone")
+    add("--serve", action="store_true", help=SERVE_HELP)
     args = parser.parse_args(argv)
     check(args)
     return args
@@ -111,6 +115,11 @@ def check(args) -> None:
             "--source_column and --target_column need --references",
         ),
         (args.max_source_length is None or args.max_source_length > 0, "--max_source_length must be at least 1"),
+        (
+            not args.serve or (args.prompt is None and args.input_file is None),
+            "--serve must stand without --prompt and --input_file",
+        ),
+        (not args.serve or PROCESSES == 1, "--serve runs on one process; leave torchrun out"),
         (
             not args.output_file or args.prompt is not None or args.input_file is not None,
             "--output_file needs --prompt or --input_file",
@@ -198,6 +207,21 @@ def converse(generator: Generator) -> None:
             print(error, file=sys.stderr)
 
 
+def make_page(generator: Generator):
+    """Gradio's page: a prompt, and what follows it as it comes."""
+    gradio, args = load_gradio(), generator.args
+
+    def answer(title: str) -> Iterator[str]:
+        text = ""
+        for piece in generator.pieces(fill_template(args.template, title, args.desc, args.signature)):
+            text += piece
+            yield text
+
+    prompt, text = gradio.Textbox(label="Prompt", lines=3), gradio.Textbox(label="Text", lines=10)
+    options = {"flagging_mode": "never", "analytics_enabled": False, "submit_btn": "Generate", "clear_btn": None}
+    return gradio.Interface(told(answer), prompt, text, title="Generate text", **options)
+
+
 def answer_all(generator: Generator, prompts: list[str]) -> None:
     """Generate for all prompts; to --output_file as each batch is done, or printed."""
     args = generator.args
@@ -253,6 +277,8 @@ def score_all(generator: Generator, prompts: list[str], pairs: Pairs) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    if args.serve:
+        load_gradio()  # told before the model is read
     level = logging.INFO if PROCESS == 0 else logging.WARNING
     logging.basicConfig(format="%(message)s", level=level, stream=sys.stderr)
     disable_progress_bar()
@@ -269,7 +295,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         generator = make_generator(args, interrupt)
         set_seed(args.seed)
-        if prompts is None:
+        if args.serve:
+            show(make_page(generator))
+        elif prompts is None:
             converse(generator)
         elif args.references:
             score_all(generator, prompts, pairs)

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import Thread, main_thread
 
 import torch
 from tokenizers import Regex, decoders
-from transformers import LogitsProcessor, TextStreamer
+from transformers import LogitsProcessor, TextIteratorStreamer, TextStreamer
 
 from common.errors import ArgumentError
 
@@ -73,6 +74,17 @@ class FirstProcessDecides(LogitsProcessor):
         scores = scores.contiguous()
         torch.distributed.broadcast(scores, 0)
         return scores
+
+
+class Pieces(TextIteratorStreamer):
+    """Pieces of a text for another thread. Once that wants no more, or the script ends, generate() is interrupted."""
+
+    wanted = True
+
+    def put(self, value):
+        if not (self.wanted and main_thread().is_alive()):
+            raise KeyboardInterrupt
+        super().put(value)
 
 
 def position_count(part: torch.nn.Module) -> int:
@@ -216,3 +228,27 @@ class Generator:
         (text,) = self.generate([prompt], streamer)
         if whole and PROCESS == 0:
             print(text)
+
+    def pieces(self, prompt: str) -> Iterator[str]:
+        """What follows a prompt, as it comes; who leaves off ends the generation behind its next token."""
+        if self.args.num_beams > 1:
+            yield from self.generate([prompt])
+            return
+        pieces, errors = Pieces(self.tokenizer, skip_prompt=True, skip_special_tokens=True), []
+
+        def run():
+            try:
+                self.generate([prompt], pieces)
+            except BaseException as error:
+                errors.append(error)
+                pieces.end()
+
+        thread = Thread(target=run)
+        thread.start()
+        try:
+            yield from pieces
+        finally:
+            pieces.wanted = False
+            thread.join()
+        if errors:
+            raise errors[0]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 import generate_text
+from common.errors import ArgumentError
 from data.text.prompts import fill_template
 from models import TransformerXLConfig, TransformerXLForCausalLM, text_generator
 from models.static_decoding import StaticStep
@@ -119,6 +121,24 @@ def test_a_step_of_one_shape_gives_the_same_texts(folder, tmp_path, monkeypatch)
     assert texts(tmp_path, *ask, *choices[0], "--cuda_graph", "false") == wanted[0] and len(rows) == 2
     monkeypatch.setattr(text_generator, "captured_step", lambda *about: None)
     assert texts(tmp_path, *ask, *choices[0]) == wanted[0]
+
+
+def test_pieces_come_while_a_text_is_made_and_end_when_nobody_wants_more(folder):
+    """As the page of --serve takes them (tests/common/test_serving.py)."""
+    args = generate_text.parse([str(folder), "--use_cpu", "--temperature", "0", "--max_new_tokens", "40"])
+    generator = generate_text.make_generator(args, text_generator.SharedInterrupt())
+    pieces = list(generator.pieces(PROMPT))
+    assert len(pieces) > 10 and "".join(pieces) == generator.generate([PROMPT])[0]
+    args.max_new_tokens = 10**6
+    threads, some = threading.enumerate(), generator.pieces(PROMPT)
+    assert next(some) == pieces[0]
+    some.close()
+    assert threading.enumerate() == threads
+    args.max_new_tokens, args.num_beams = 40, 2
+    assert list(generator.pieces(PROMPT)) == generator.generate([PROMPT])
+    args.num_beams = 1
+    with pytest.raises(ArgumentError, match="the prompt must have at least one token"):
+        list(generator.pieces(""))
 
 
 def test_templates_are_those_of_the_pretraining_corpora(folder, tmp_path):
