@@ -10,8 +10,7 @@ A folder that the example of run_clm.py trains; or a published model:
 
 MODEL is a folder or hub name, or a Chinese-Transformer-XL checkpoint as THUDM published it, in any number of
 model-parallel parts. `torchrun --nproc-per-node 2 generate_text.py ...` spreads the model over two processes, and of
-an encoder-decoder's sources with --references each process takes a share.
---serve asks for prompts in a browser.
+an encoder-decoder's sources with --references each process takes a share. --serve asks for prompts in a browser.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The benchmark that finetunes a pretrained model by both sides: equal rows, its table; the real model under `slow`."""
+"""The benchmark that finetunes a pretrained model by both sides: equal rows, its table; a real model under `slow`."""
 
 import json
 
