@@ -13,6 +13,7 @@ import torch
 SAMPLERS = ("fp32_gumbel", "fp16_gumbel", "multinomial")
 BLOCK = 256  # tokens of a block: about the root of common vocabularies, where both stages cost the same
 _GOLDEN, _FIRST, _SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_INVERSE = pow(_GOLDEN, -1, 2**64) - 2**64  # times _GOLDEN it is 1 in numbers that wrap around at 2^64
 
 
 def scrambled(numbers: torch.Tensor) -> torch.Tensor:
@@ -28,7 +29,9 @@ def uniforms(keys: torch.Tensor, first: int, count: int) -> torch.Tensor:
     keys: [N] int64. Every number is an odd multiple of 2^-24, exact in fp32, so that neither it nor 1 minus it is 0.
     """
     places = torch.arange(first + 1, first + count + 1, device=keys.device)
-    numbers = scrambled(keys.unsqueeze(-1) + places * _GOLDEN) >> 41 & 2**23 - 1
+    # key + place * golden, but inductor multiplies an index that it knows in 32 bits, which do not hold the factor.
+    products = (keys.unsqueeze(-1) * _INVERSE + places) * _GOLDEN
+    numbers = scrambled(products) >> 41 & 2**23 - 1
     return (numbers.float() + 0.5) * 2**-23
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from models.electra.token_sampling import (
     SAMPLERS,
@@ -11,6 +12,7 @@ from models.electra.token_sampling import (
     place_keys,
     sample_tokens,
     sample_uniformly,
+    scrambled,
     uniforms,
 )
 
@@ -98,3 +100,14 @@ def test_likeliest_is_the_first_argmax(size):
     torch.manual_seed(0)
     logits = torch.randint(0, 9, (200, size)).float()  # many ties
     assert torch.equal(likeliest(logits, block_reduce(logits, torch.amax)), logits.argmax(-1))
+
+
+def test_streams_are_those_of_splitmix64_and_no_index_is_multiplied_with_64_bits():
+    """inductor keeps an index and its products in 32 bits, so that no kernel for a GPU could be made."""
+    own, golden = keys(5), 0x9E3779B97F4A7C15
+    numbers = [[(key + place * golden) % 2**64 for place in range(8, 11)] for key in own.tolist()]
+    expected = scrambled(torch.tensor([[n - 2**64 * (n >= 2**63) for n in row] for row in numbers]))
+    assert torch.equal(uniforms(own, 7, 3), ((expected >> 41 & 2**23 - 1).float() + 0.5) * 2**-23)
+    graph = make_fx(lambda k: uniforms(k, 7, 3))(own).graph
+    factors = {node.args[0].target: node.args[1] for node in graph.nodes if node.target is torch.ops.aten.mul.Tensor}
+    assert factors and torch.ops.aten.arange.start not in factors
