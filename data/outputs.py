@@ -4,14 +4,17 @@ What is half written lies in a folder .NAME.xxxxxxxx.partial beside the output, 
 process that writes holds a lock on that file: what a killed one left is told from what another still needs.
 """
 
+import errno
 import fcntl
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from common.errors import UserError, describe_fault
 
@@ -90,6 +93,33 @@ def temporary_folder(path: Path, parents: bool = True) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def held(path: Path, refusal: UserError, patience: float) -> Iterator[None]:
+    """Hold a file, made if need be, that one process at a time may hold; its children hold it too, until they end.
+
+    Raises `refusal` when another holds it for more than `patience` seconds. A file system without locks holds nothing.
+    """
+    with path.open("a") as handle:
+        deadline, pause = time.monotonic() + patience, 0.05
+        while not _try_lock(handle):
+            if time.monotonic() > deadline:
+                raise refusal
+            time.sleep(pause)
+            pause = min(2 * pause, 1)
+        yield
+
+
+def _try_lock(handle: IO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+            raise
+    return True
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import ArgumentError, UserError
@@ -14,12 +15,13 @@ from common.flags import FlagParser
 from data.outputs import atomic_output
 
 
-def add_share_flags(parser: FlagParser) -> None:
+def add_share_flags(parser: FlagParser, merge: bool = True) -> None:
     """The flags by which several runs make one output."""
     add = parser.add_argument
     add("--shard_index", type=int, help="do one share of the work, by number from 0, on a disk that all runs share")
     add("--num_shards", type=int, help="how many shares there are")
-    add("--merge", action="store_true", help="join the shares, when all of them are there")
+    if merge:
+        add("--merge", action="store_true", help="join the shares, when all of them are there")
 
 
 def check_share_flags(args: argparse.Namespace) -> None:
@@ -27,7 +29,7 @@ def check_share_flags(args: argparse.Namespace) -> None:
     index, count = args.shard_index, args.num_shards
     if count is not None and count < 1:
         raise ArgumentError(f"--num_shards must be at least 1, got {count}; raise it")
-    if args.merge:
+    if getattr(args, "merge", False):
         if index is not None:
             raise ArgumentError(f"--merge joins all shares, got --shard_index {index} beside it; leave one out")
     elif (index is None) != (count is None):
@@ -36,7 +38,7 @@ def check_share_flags(args: argparse.Namespace) -> None:
         raise ArgumentError(f"--shard_index must lie in 0..{count - 1} by --num_shards, got {index}; change it")
 
 
-def share_of(items: list, index: int, count: int) -> list:
+def share_of(items: Sequence, index: int, count: int) -> Sequence:
     """Part `index` of `count` parts, in order, that differ by one item at most."""
     return items[len(items) * index // count : len(items) * (index + 1) // count]
 

@@ -11,7 +11,9 @@ Source: the pipeline of PaddleNLP's trans_to_json.py, whose flags it keeps; it n
 
 import argparse
 import json
+import math
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -26,11 +28,17 @@ from common.errors import UserError
 from common.flags import FlagParser
 from common.script import run_script, tell_next
 from data.files import input_files, refuse_foreign, refuse_json
-from data.outputs import is_temporary, put_in_place, resolve_output, telling, temporary_folder
+from data.outputs import atomic_folder, held, is_temporary, put_in_place, resolve_output, telling, temporary_folder
+from data.shares import add_share_flags, check_share_flags, leave, refuse_changes, take
 from data.text.external_sort import BUCKET_BYTES, Buckets, position_keys
 from data.text.overlap import Overlap
 from data.text.parallel_reader import Counts, Job, read_all
 from data.text.raw_documents import Layout, split_units
+from data.text.shared_sort import READ, REORDER, SORT, SharedSort
+from data.unchanged_inputs import Stamp, stamp
+
+JOIN = "join"  # the last step, which one run does
+PLAN, LOCK, LOCK_SECONDS = "plan.json", ".lock", 10.0
 
 
 def build_parser() -> FlagParser:
@@ -57,6 +65,8 @@ def build_parser() -> FlagParser:
     add("--on_error", choices=("fail", "skip"), default="fail", help="for bytes or JSON that cannot be read")
     add("--dedup", action="store_true", help="of equal documents keep the first")
     add("--exclude", help="evaluation files, comma separated: drop documents that repeat their texts")
+    add_share_flags(parser, merge=False)
+    add("--step", choices=(READ, REORDER, SORT, JOIN), help="do this one of the steps that many runs share")
     return parser
 
 
@@ -131,7 +141,7 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
     kept = []
     for file in files:
         path = file.resolve()
-        if path == own or own in path.parents or any(map(is_temporary, path.parents)):
+        if path == own or {own, steps_folder(own)} & {*path.parents} or any(map(is_temporary, path.parents)):
             continue
         if file.suffix == ".jsonl" and args.json_field is None:
             print(f"left out: {file} (read JSON lines with --json_field)", file=sys.stderr)
@@ -179,61 +189,156 @@ def report(files: list[Path], overlap: Overlap, counts: Counts) -> None:
         print(f"{file}: {lines:,} of {total:,} lines found in {documents:,} documents")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
-    args = build_parser().parse_args(argv)
-    for flag, least in (("workers", 1), ("min_doc_length", 0)):
-        if getattr(args, flag) < least:
-            raise UserError(f"--{flag} must be at least {least}, got {getattr(args, flag)}; raise it")
-    layout = Layout(args.doc_spliter, args.json_field, args.encoding)
-    output = check_output(args)
-    units = split_units(select_inputs(args, output))
-    total = sum(unit.end - unit.start for unit in units)
-    excluded = [
-        file for path in (args.exclude or "").split(",") if path for file in input_files(path, "--exclude", "")
-    ]
-    refuse_foreign(excluded, "--exclude")
+def job_of(args: argparse.Namespace, total: int, folder: Path, overlap: Path | None) -> Job:
+    """What reading processes must know. total: bytes of all inputs; folder: of buckets; overlap: of --exclude."""
+    return Job(
+        layout=Layout(args.doc_spliter, args.json_field, args.encoding),
+        key=args.json_key,
+        min_length=args.min_doc_length,
+        skip_errors=args.on_error == "skip",
+        dedup=args.dedup,
+        shuffle=not args.no_shuffle,
+        seed=args.seed,
+        overlap=overlap,
+        folder=folder,
+        bucket_count=1 + total // BUCKET_BYTES,
+        total=total,
+    )
+
+
+def excluded_files(args: argparse.Namespace) -> list[Path]:
+    """The files of --exclude."""
+    files = [file for path in (args.exclude or "").split(",") if path for file in input_files(path, "--exclude", "")]
+    refuse_foreign(files, "--exclude")
+    return files
+
+
+def sort_here(args: argparse.Namespace, output: Path) -> None:
+    """The whole of the work in one run."""
+    files = select_inputs(args, output)
+    units, excluded = split_units(files), excluded_files(args)
     unchanged = f"{output} is as it was before; mend that and run the same command again"
     with telling(unchanged), temporary_folder(output) as folder:
         if excluded:
             Overlap.build(excluded).save(folder / "overlap")
-        buckets = Buckets(folder / "buckets", 1 + total // BUCKET_BYTES)
-        job = Job(
-            layout=layout,
-            key=args.json_key,
-            min_length=args.min_doc_length,
-            skip_errors=args.on_error == "skip",
-            dedup=args.dedup,
-            shuffle=not args.no_shuffle,
-            seed=args.seed,
-            overlap=folder / "overlap" if excluded else None,
-            folder=buckets.folder,
-            bucket_count=buckets.count,
-            total=total,
-        )
+        total = sum(unit.end - unit.start for unit in units)
+        job = job_of(args, total, folder / "buckets", folder / "overlap" if excluded else None)
+        buckets = by_content = Buckets(job.folder, job.bucket_count)
         counts = read_all(job, units, args.workers, args.log_interval)
-        by_content = buckets
         if args.dedup and args.no_shuffle:
             buckets = in_input_order(buckets, job)
-        documents, characters = write(buckets, job, folder / "result", not args.no_merge, args.log_interval)
-        if not documents:
-            raise UserError(
-                f"--input_path must hold a document that is not left out, got none in {args.input_path!r}, "
-                f"{counts.short:,} too short, {counts.excluded:,} excluded, {counts.skipped:,} skipped for errors; "
-                "check --doc_spliter and --min_doc_length"
-            )
-        put_in_place(folder, output)
-        if excluded:
-            report(excluded, Overlap.load(folder / "overlap"), counts)
-    duplicates = counts.duplicates + by_content.dropped
+        sizes = write(buckets, job, folder / "result", not args.no_merge, args.log_interval)
+        counts.duplicates += by_content.dropped
+        finish(args, output, folder, job, counts, sizes[0])
+    summarise(args, output, counts, *sizes)
+
+
+def finish(args: argparse.Namespace, output: Path, folder: Path, job: Job, counts: Counts, documents: int) -> None:
+    """Put the result in this temporary folder in its place, and tell what --exclude found."""
+    if not documents:
+        raise UserError(
+            f"--input_path must hold a document that is not left out, got none in {args.input_path!r}, "
+            f"{counts.short:,} too short, {counts.excluded:,} excluded, {counts.skipped:,} skipped for errors; "
+            "check --doc_spliter and --min_doc_length"
+        )
+    put_in_place(folder, output)
+    if job.overlap:
+        report(excluded_files(args), Overlap.load(job.overlap), counts)
+
+
+def summarise(args: argparse.Namespace, output: Path, counts: Counts, documents: int, characters: int) -> None:
+    """Tell what was written and what was left out."""
     print(
         f"{documents:,} documents, {characters:,} characters written to {output}; "
-        f"left out: {duplicates:,} duplicates, {counts.excluded:,} excluded, {counts.short:,} too short, "
+        f"left out: {counts.duplicates:,} duplicates, {counts.excluded:,} excluded, {counts.short:,} too short, "
         f"{counts.skipped:,} skipped for errors"
     )
     tell_next("data/train_tokenizer.py", "--input_path", output, "--output_dir", output.with_name("tokenizer"))
     if args.json_field is None and args.doc_spliter != "line":
         warn_of_whole_files(counts)
+
+
+def sort_in_steps(args: argparse.Namespace, output: Path) -> None:
+    """One step of the work, or a share of it, in a folder beside the output that all runs see."""
+    folder = steps_folder(output)
+    busy = UserError(f"--output_path must be free, got {str(folder)!r} held by another run; wait for it to end")
+    if args.step == JOIN and not (folder / PLAN).is_file():
+        raise UserError(f"--step {JOIN} needs what the other steps write, got none in {str(folder)!r}; run them first")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = f"what is finished stays in {folder}; mend that and run the same command again to go on"
+    with telling(kept):
+        if not (folder / PLAN).is_file():
+            with held(folder / LOCK, busy, math.inf):
+                if not (folder / PLAN).is_file():  # another run may have written it meanwhile
+                    write_plan(args, output, folder / PLAN)
+        shared = shared_sort(args, folder)
+        if args.step != JOIN:
+            shared.run(args.step, args.shard_index, args.workers, args.log_interval)
+            print(f"share {args.shard_index} of {args.num_shards} of --step {args.step} is finished in {folder}")
+            return
+        with held(folder / LOCK, busy, LOCK_SECONDS), temporary_folder(output) as temporary:
+            counts, *sizes = shared.join(temporary / "result")
+            finish(args, output, temporary, shared.job, counts, sizes[0])
+            shutil.rmtree(folder)
+    summarise(args, output, counts, *sizes)
+
+
+def steps_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.shares")
+
+
+def asked(args: argparse.Namespace) -> dict:
+    """The flags that decide what is written, with their values."""
+    others = {"output_path", "workers", "log_interval", "step", "shard_index"}
+    return {
+        f"--{name}".replace("--no_", "--no-"): value
+        for name, value in sorted(vars(args).items())
+        if name not in others
+    }
+
+
+def write_plan(args: argparse.Namespace, output: Path, path: Path) -> None:
+    """What the first run leaves for all others: the index of --exclude, the inputs as they are now, and the flags."""
+    if excluded := excluded_files(args):
+        with atomic_folder(path.with_name("exclude")) as exclude:
+            Overlap.build(excluded).save(exclude / "overlap")
+    files = [[file, *stamp(file)] for file in select_inputs(args, output)]
+    leave(path, {"asked": asked(args), "files": files})
+
+
+def shared_sort(args: argparse.Namespace, folder: Path) -> SharedSort:
+    """UserError naming a flag that was another one when the folder was begun."""
+    plan = take(folder / PLAN)
+    count = plan["asked"]["--num_shards"]
+    refuse_changes(plan["asked"], asked(args) | {"--num_shards": args.num_shards or count}, folder, "--output_path")
+    stamps = {Path(name): Stamp(*values) for name, *values in plan["files"]}
+    total = sum(stamp.size for stamp in stamps.values())
+    job = job_of(args, total, folder, folder / "exclude" / "overlap" if args.exclude else None)
+    return SharedSort(folder, job, split_units(list(stamps), stamps), count, args.no_merge)
+
+
+def check(args: argparse.Namespace) -> None:
+    """UserError naming the flag whose value cannot work."""
+    for flag, least in (("workers", 1), ("min_doc_length", 0)):
+        if getattr(args, flag) < least:
+            raise UserError(f"--{flag} must be at least {least}, got {getattr(args, flag)}; raise it")
+    Layout(args.doc_spliter, args.json_field, args.encoding)
+    check_share_flags(args)
+    if args.step in (None, JOIN) and args.shard_index is not None:
+        raise UserError("--shard_index needs the step that it is a share of; add --step read, reorder or sort")
+    if args.step not in (None, JOIN) and args.shard_index is None:
+        raise UserError(f"--step {args.step} is shared; add --shard_index and --num_shards")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    output = check_output(args)
+    if args.step is None:
+        sort_here(args, output)
+    else:
+        sort_in_steps(args, output)
 
 
 if __name__ == "__main__":

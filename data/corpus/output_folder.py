@@ -1,12 +1,8 @@
 """The folder of a corpus while it is made: held by one run, begun, gone on with, finished."""
 
-import errno
-import fcntl
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from common.errors import UserError
 from data.corpus.arrow_shards import CorpusError, check_sum, shard_name
@@ -21,7 +17,7 @@ from data.corpus.manifest import (
     write_manifest,
 )
 from data.corpus.preparation import COUNTS
-from data.outputs import clear_left, is_temporary, resolve_output, telling
+from data.outputs import clear_left, held, is_temporary, resolve_output, telling
 
 _LOCK = ".lock"
 _LOCK_SECONDS = 10.0  # that a run which is ending may still hold the folder
@@ -46,13 +42,8 @@ def locked_output(folder: Path, flag: str = "--output_dir", patience: float | No
             f"{flag} must be new, empty or a corpus, got {str(folder)!r} with {others[0]!r} in it; "
             "choose another folder"
         )
-    with (folder / _LOCK).open("a") as handle:  # workers inherit the lock: no new run while an orphan still writes
-        deadline, pause = time.monotonic() + (_LOCK_SECONDS if patience is None else patience), 0.05
-        while not _try_lock(handle):
-            if time.monotonic() > deadline:
-                raise CorpusError(f"{flag} must be free, got {str(folder)!r} held by another run; wait for it to end")
-            time.sleep(pause)
-            pause = min(2 * pause, 1)
+    busy = CorpusError(f"{flag} must be free, got {str(folder)!r} held by another run; wait for it to end")
+    with held(folder / _LOCK, busy, _LOCK_SECONDS if patience is None else patience):  # no new run beside an orphan
         for part in filter(Path.is_dir, (folder, folder / REFERENCE)):
             clear_left(part)
         try:
@@ -65,17 +56,6 @@ def locked_output(folder: Path, flag: str = "--output_dir", patience: float | No
                 f"{flag} must stay while it is written, got {str(folder)!r} removed; run the same command again to "
                 "begin anew"
             ) from error
-
-
-def _try_lock(handle: IO) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
-            raise
-    return True
 
 
 def begin(folder: Path, inputs: list[dict], tokenizer: dict, settings: dict, flags: tuple[str, str]) -> dict:

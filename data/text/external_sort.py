@@ -8,7 +8,7 @@ of the whole depends on the keys alone, not on the number of buckets, nor on whi
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,31 +80,45 @@ class Buckets:
         `distinct` keeps only the first record of each key and adds the number of the others to `dropped`. Payloads
         are read from disk as they are asked for.
         """
-        names: dict[str, list[Path]] = {}
-        for path in self.folder.iterdir():
-            names.setdefault(path.stem, []).append(path)
-        for stem in sorted(names):
-            maps, blocks, sources, starts = [], [], [], []
-            for path in names[stem]:
+        for paths in self.files().values():
+            maps = []
+            for path in paths:
                 with path.open("rb") as file:
                     maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                for records, start in _blocks(maps[-1]):
-                    blocks.append(records)
-                    sources.append(np.full(len(records), len(maps) - 1))
-                    starts.append(start + np.append(0, np.cumsum(records["length"])[:-1]).astype(np.int64))
                 path.unlink()  # the map keeps the content
-            records = np.concatenate(blocks)
-            keep = sorted_indices(records, distinct)
-            kept = records[keep]
-            self.dropped += len(records) - len(keep)
-            begin, source = np.concatenate(starts)[keep], np.concatenate(sources)[keep]
-            spans = zip(
-                source.tolist(), begin.tolist(), (begin + kept["length"].astype(np.int64)).tolist(), strict=True
-            )
-            yield kept, (maps[i][a:b] for i, a, b in spans)
+            records, payloads, dropped = sorted_documents(maps, distinct)
+            self.dropped += dropped
+            yield records, payloads
+
+    def files(self) -> dict[int, list[Path]]:
+        """The files of each bucket that is not empty, by number, in order."""
+        names: dict[int, list[Path]] = {}
+        for path in sorted(self.folder.iterdir()):
+            names.setdefault(int(path.stem), []).append(path)
+        return names
 
 
-def _blocks(content: mmap.mmap) -> Iterator[tuple[np.ndarray, int]]:
+def sorted_documents(contents: Sequence[bytes | mmap.mmap], distinct: bool) -> tuple[np.ndarray, Iterator[bytes], int]:
+    """The documents of a bucket from what its files hold: RECORD [N] in order, their payloads, how many were dropped.
+
+    `distinct` keeps only the first record of each key. Payloads are read as they are asked for.
+    """
+    blocks, sources, starts = [], [], []
+    for number, content in enumerate(contents):
+        for records, start in _blocks(content):
+            blocks.append(records)
+            sources.append(np.full(len(records), number))
+            starts.append(start + np.append(0, np.cumsum(records["length"])[:-1]).astype(np.int64))
+    records = np.concatenate(blocks)
+    keep = sorted_indices(records, distinct)
+    kept = records[keep]
+    begin, source = np.concatenate(starts)[keep], np.concatenate(sources)[keep]
+    ends = (begin + kept["length"].astype(np.int64)).tolist()
+    spans = zip(source.tolist(), begin.tolist(), ends, strict=True)
+    return kept, (contents[i][a:b] for i, a, b in spans), len(records) - len(keep)
+
+
+def _blocks(content: bytes | mmap.mmap) -> Iterator[tuple[np.ndarray, int]]:
     """Yield (records, where their payloads begin) of each block of a bucket file."""
     at = 0
     while at < len(content):

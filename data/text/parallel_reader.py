@@ -58,6 +58,15 @@ class Counts:
     per_file: np.ndarray | int = 0
     runs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
+    def plain(self) -> dict:
+        """As JSON holds it."""
+        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+
+    @classmethod
+    def of_plain(cls, counts: dict) -> "Counts":
+        arrays = {name: np.array(counts[name], np.int64) for name in ("per_file", "runs")}
+        return cls(**counts | arrays)
+
     def add(self, other: "Counts") -> None:
         """Add what another unit of work counted."""
         for name in ("short", "skipped", "duplicates", "excluded", "characters", "per_file"):
@@ -149,10 +158,10 @@ def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> 
 
     UserError naming --workers when a process is killed.
     """
-    counts = Counts()
+    counts, total = Counts(), sum(unit.end - unit.start for unit in units)
     try:
         with (
-            tqdm(total=job.total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval) as bar,
+            tqdm(total=total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval) as bar,
             worker_results(partial(_worker, job), units, workers, "spawn") as results,
         ):
             for unit, result in zip(units, results, strict=True):

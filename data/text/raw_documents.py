@@ -28,11 +28,11 @@ class Unit(NamedTuple):
     stamp: Stamp | None = None
 
 
-def split_units(files: list[Path]) -> list[Unit]:
-    """Cut `files` into ranges of at most UNIT_BYTES, in order."""
+def split_units(files: list[Path], stamps: dict[Path, Stamp] | None = None) -> list[Unit]:
+    """Cut `files` into ranges of at most UNIT_BYTES, in order. stamps: of the files when others cut them."""
     units, base = [], 0
     for path in files:
-        now = stamp(path)
+        now = stamps[path] if stamps else stamp(path)
         starts = range(0, now.size, UNIT_BYTES)
         units += [Unit(path, start, min(start + UNIT_BYTES, now.size), base, now) for start in starts]
         base += now.size
