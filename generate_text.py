@@ -89,6 +89,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="auto: as saved")
     text = "decode a Transformer-XL on one GPU, without beams, by replaying one recorded step"
     add("--cuda_graph", type=parse_bool, nargs="?", const=True, default=True, help=text)
+    text = "let torch.compile make kernels for that step: half a minute before the first token"
+    add("--torch_compile", type=parse_bool, nargs="?", const=True, default=False, help=text)
     add("--use_cpu", action="store_true", help="leave an accelerator alone")
     add("--serve", action="store_true", help=SERVE_HELP)
     args = parser.parse_args(argv)

@@ -103,7 +103,7 @@ class Generator:
     begin: ids before every prompt of a causal model. interrupt: of this process. args: temperature (0 takes the
     likeliest), top_k, top_p (0 for all), repetition_penalty, num_beams, max_length (tokens of prompt and text) or
     max_new_tokens, source_prefix, max_source_length (of an encoder-decoder), cuda_graph (whether a Transformer-XL on
-    one card decodes by a CUDA graph).
+    one card decodes by a CUDA graph), torch_compile (whether of compiled layers).
     """
 
     def __init__(self, model, tokenizer, begin: list[int], interrupt: SharedInterrupt, args):
@@ -186,7 +186,7 @@ class Generator:
         if not self._captures:
             return {}
         if rows not in self._steps:
-            self._steps[rows] = captured_step(self.model, rows)
+            self._steps[rows] = captured_step(self.model, rows, self.args.torch_compile)
         step = self._steps[rows]
         return {} if step is None else {"custom_generate": partial(decode, step, streamer)}
 

@@ -119,6 +119,9 @@ def test_a_step_of_one_shape_gives_the_same_texts(folder, tmp_path, monkeypatch)
     monkeypatch.setattr(text_generator, "captured_step", lambda *about: rows.append(about[1]) or StaticStep(*about))
     assert [texts(tmp_path, *ask, *choice) for choice in choices] == wanted and rows == [2, 1]
     assert texts(tmp_path, *ask, *choices[0], "--cuda_graph", "false") == wanted[0] and len(rows) == 2
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    assert texts(tmp_path, *ask, *choices[0], "--torch_compile") == wanted[0] and len(compiled) == 2
     monkeypatch.setattr(text_generator, "captured_step", lambda *about: None)
     assert texts(tmp_path, *ask, *choices[0]) == wanted[0]
 

@@ -130,7 +130,11 @@ training/objectives/causal_lm.py: transformers.PreTrainedConfig:
     _attn_implementation
 training/loop/compiling.py: torch:
     _dynamo
+    _functorch
+training/loop/compiling.py: torch._functorch.config:
+    activation_memory_budget
 training/loop/compiling.py: torch._dynamo.config:
+    suppress_errors
     recompile_limit
 training/loop/compiling.py: accelerate.state.AcceleratorState:
     .dynamo_plugin

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
 from models import static_decoding
-from models.relative import named_cache
+from models.relative import _mix, attend, make_band, named_cache
 from models.static_decoding import StaticStep, captured_step, decode
 from tests.models.small_models import close, make_xl
 
@@ -76,6 +77,40 @@ def test_logits_are_those_of_the_growing_cache(graphs, fields):
             mask = torch.cat((mask, torch.ones_like(token)), dim=1)
             wanted = model(token, attention_mask=mask, **named_cache(cache)).logits[:, -1]
             ours = [step(token) for step in (plain, captured)]
+
+
+@torch.no_grad()
+def test_compiled_layers_are_one_program_and_give_the_same_logits(monkeypatch):
+    model, graphs = make_xl(num_hidden_layers=3), []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep))
+    ids, mask = left_padded(5, 2, total=5)
+    steps = StaticStep(model, 2), StaticStep(model, 2, compiled=True)
+    logits = [step.begin(ids, mask) for step in steps]
+    for token in torch.randint(0, 49, (NEW, 2, 1)):
+        close(*logits)
+        logits = [step(token) for step in steps]
+    assert len(graphs) == 1
+
+
+@torch.no_grad()
+def test_one_query_by_plain_products_gives_what_fused_attention_does(monkeypatch):
+    """As a GPU computes it: rows share the product with the keys of distances."""
+    model, (ids, mask) = make_xl(), left_padded(7, 2, total=7)
+    cache = DynamicCache()
+    model(ids, attention_mask=mask, **named_cache(cache))
+    band, layer, biases = make_band(1, 7, 12, None, ids.device), cache.layers[0], model.model.biases()
+    query = torch.randn_like(layer.keys[:, :, :1])
+    keys, values = (F.pad(part, (0, 0, 0, 1), value=0.5) for part in (layer.keys, layer.values))
+    arguments = (query, keys, values, layer.relative, biases, band, 0.0)
+    wanted = attend(*arguments)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", _mix)
+    close(attend(*arguments), wanted)
 
 
 def test_every_step_works_on_the_same_memory(graphs):

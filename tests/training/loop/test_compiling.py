@@ -10,6 +10,7 @@ from common.errors import ArgumentError
 from models.electra.config import ElectraOptions, generator_config
 from models.electra.joint_model import new_joint_model
 from tests.models.small_models import batch, head_inputs, make
+from training.loop import compiling
 from training.loop.compiling import RECORDING, Recorded, check_recording, compile_for, compile_layers
 
 
@@ -83,6 +84,56 @@ def test_modes_with_cuda_graphs_compile_the_model_as_a_whole(mode):
     assert compiled == ([""] if mode in RECORDING else layers)
     assert [type(callback) for callback in callbacks] == ([Recorded] if mode in RECORDING else [])
     assert list(model.state_dict()) == names
+
+
+def run(monkeypatch, able=True, **changes):
+    """A trainer of a long run on a card, or of one that differs, and whether its layers are compiled."""
+    monkeypatch.setattr(compiling, "has_compilers", lambda: able)
+    told = {"torch_compile": None, "fsdp": "", "deepspeed": None, "full_determinism": False}
+    told |= {"steps": 500, "device": "cuda", "family": "gau"} | changes
+    args = SimpleNamespace(**told | {"device": torch.device(told["device"])})
+    batches = None if told["steps"] is None else SimpleNamespace(steps=told["steps"])
+    model = make(told["family"])
+    compile_for(SimpleNamespace(args=args, model=model, train_batches=batches))
+    return any(module._compiled_call_impl is not None for module in model.modules())
+
+
+NOT = [{"torch_compile": False}, {"steps": 499}, {"steps": None}, {"device": "cpu"}, {"full_determinism": True}]
+NOT += [{"fsdp": "full_shard"}, {"deepspeed": "{}"}, {"able": False}]
+
+
+def test_long_runs_on_cuda_are_compiled_unless_told_otherwise(monkeypatch, caplog):
+    with torch._dynamo.config.patch(suppress_errors=False), caplog.at_level("INFO"):
+        assert run(monkeypatch) and "--torch_compile false" in caplog.text
+        assert torch._dynamo.config.suppress_errors
+    assert not [changes for changes in NOT if run(monkeypatch, **changes)]
+
+
+def kept_bytes(model, rows):
+    """Of activations, parameters left out, until the backward pass."""
+    own, storages = {parameter.data_ptr() for parameter in model.parameters()}, {}
+
+    def note(tensor):
+        if tensor.data_ptr() not in own:
+            storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(**rows).loss.backward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def test_compiled_layers_keep_about_what_the_pass_by_hand_keeps():
+    """Of a layer, as the difference of three layers and two."""
+    rows, layers = rows_of(64, 5), {}
+    for compiled in (False, True):
+        torch.compiler.reset()
+        few, many = (make("gau", num_hidden_layers=number, max_position_embeddings=64).train() for number in (2, 3))
+        if compiled:
+            for model in (few, many):
+                compile_layers(model, backend="aot_eager_decomp_partition")
+        layers[compiled] = kept_bytes(many, rows) - kept_bytes(few, rows)
+    assert layers[True] < 1.2 * layers[False], layers
 
 
 def test_gradients_are_taken_out_of_a_graphs_memory_before_it_runs_again(monkeypatch):
