@@ -9,7 +9,7 @@ from torch import nn
 from common.errors import ArgumentError
 from models.electra.config import ElectraOptions, generator_config
 from models.electra.joint_model import new_joint_model
-from tests.models.small_models import batch, head_inputs, make
+from tests.models.small_models import batch, head_inputs, make, make_xl
 from training.loop import compiling
 from training.loop.compiling import RECORDING, Recorded, check_recording, compile_for, compile_layers
 
@@ -68,6 +68,27 @@ def test_lengths_of_buckets_make_no_graphs_without_end(name):
         model(**rows_of(length, masked), **extra).loss.backward()
         counts.append(len(graphs))
     assert counts[-1] == counts[1] <= 4, counts
+
+
+@pytest.mark.parametrize("mem_len", [0, 8])
+def test_segments_of_any_length_and_their_memory_make_no_graphs_without_end(mem_len):
+    """Transformer-XL: without a memory, with one that fills up, with one that is full."""
+    torch.compiler.reset()
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = make_xl(num_hidden_layers=3, attention_window=13, mem_len=mem_len).train()
+    compile_layers(model, backend=keep)
+    mems, counts = None, []
+    for length in (16, 24, 40, 32, 6, 48, 16, 30):
+        outputs = model(torch.randint(0, 49, (2, length)), mems=mems, output_mems=bool(mem_len))
+        outputs.logits.sum().backward()
+        mems = outputs.mems if mem_len else None
+        counts.append(len(graphs))
+    assert counts[-1] == counts[4] <= 4, counts
 
 
 @pytest.mark.parametrize("mode", [None, "max-autotune-no-cudagraphs", *RECORDING])
