@@ -13,8 +13,6 @@ blanks, and the last line printed counts how many of these the model guesses fir
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 if __name__ == "__main__":
     import common.script  # noqa: F401  no traceback of Ctrl-C amid the slow imports
@@ -29,107 +27,30 @@ from common.script import run_script
 from common.serving import SERVE_HELP, load_gradio, show, told
 from training.model_setup import load_model
 from training.pretrained import load_config, load_tokenizer
+from training.samples.blanks import Candidate, Filler, Question, count_right, read_questions
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One token for a [MASK] and its probability."""
-
-    token: str
-    probability: float
-
-    def __str__(self) -> str:
-        return f"{self.token}+{self.probability:.4f}"
-
-
-class Probe:
+class Probe(Filler):
     """A masked LM with its tokenizer, ready to fill sentences.
 
     Raises ArgumentError when model is neither a folder nor a reachable hub name, or holds no tokenizer.
     """
 
     def __init__(self, model: str, device: str | torch.device = "cpu", trust_remote_code: bool = False):
-        self.tokenizer = load_tokenizer(model, "MODEL", trust_remote_code)
+        tokenizer = load_tokenizer(model, "MODEL", trust_remote_code)
         config = load_config(model, "MODEL", trust_remote_code)
-        loaded = load_model(AutoModelForMaskedLM, config, model, "MODEL", self.tokenizer, trust_remote_code)
-        self.model = loaded.to(device).eval()
-
-    @torch.no_grad()
-    def candidates(self, text: str, top_k: int = 5) -> list[list[Candidate]]:
-        """The top_k candidates of each [MASK] of the text, best first."""
-        batch = self.tokenizer(text, return_tensors="pt").to(self.model.device)
-        positions = (batch["input_ids"][0] == self.tokenizer.mask_token_id).nonzero().T  # [1, P]
-        if positions.numel() == 0:
-            raise ArgumentError(f"TEXT must contain {self.tokenizer.mask_token}, got {text!r}; put it where to guess")
-        batch = {name: tensor for name, tensor in batch.items() if name in ("input_ids", "attention_mask")}
-        logits = self.model(**batch).logits[0, positions[0]]
-        best = logits.float().softmax(-1).topk(min(top_k, logits.shape[-1]))
-        return [
-            [
-                Candidate(self.tokenizer.convert_ids_to_tokens(token), value)
-                for token, value in zip(ids, values, strict=True)
-            ]
-            for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-
-    def fill(self, text: str, top_k: int = 5) -> str:
-        """The text with each [MASK] replaced by its candidates, as [气+0.9948||空+0.0011]."""
-        parts = text.split(self.tokenizer.mask_token)
-        guesses = [f"[{'||'.join(map(str, guess))}]" for guess in self.candidates(text, top_k)]
-        return "".join(part + guess for part, guess in zip(parts, [*guesses, ""], strict=True))
-
-
-@dataclass(frozen=True)
-class Question:
-    """A text with blanks, and the tokens that belong there, of which there may be none."""
-
-    text: str
-    answers: tuple[str, ...] = ()
-
-
-def read_questions(path: str, tokenizer) -> list[Question]:
-    """Those of a UTF-8 file of lines `text` or `text<TAB>answer<TAB>answer ...`; empty lines are left out.
-
-    Raises ArgumentError, which names the line: no blank, another number of answers, an answer that is no token.
-    """
-    questions, tokens = [], tokenizer.get_vocab()
-    if not Path(path).is_file():
-        raise ArgumentError(f"--probe_file must name a file, got {path!r}; check the path")
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
-        try:
-            text, *answers = line.decode("utf-8-sig").split("\t")
-        except UnicodeDecodeError:
-            raise ArgumentError(f"--probe_file {path} line {number} must be UTF-8; convert the file") from None
-        if not text.strip():
-            continue
-        blanks = text.count(tokenizer.mask_token)
-        if not blanks or (answers and len(answers) != blanks):
-            raise ArgumentError(
-                f"--probe_file {path} line {number} must hold a text with {tokenizer.mask_token} and one answer for "
-                f"each or none, got {blanks} blanks and {len(answers)} answers; mend the line"
-            )
-        unknown = [answer for answer in answers if answer not in tokens]
-        if unknown:
-            raise ArgumentError(
-                f"--probe_file {path} line {number} must have answers of one token, got {unknown[0]!r}; take "
-                "another blank"
-            )
-        questions.append(Question(text, tuple(answers)))
-    return questions
+        loaded = load_model(AutoModelForMaskedLM, config, model, "MODEL", tokenizer, trust_remote_code)
+        super().__init__(loaded.to(device).eval(), tokenizer)
 
 
 def ask(probe: Probe, questions: list[Question], top_k: int) -> str:
     """Print each text filled, and what belongs where the first guess is another; how many first guesses are right."""
-    right = asked = 0
+    hits = []
     for question in questions:
-        line = probe.fill(question.text, top_k)
-        if question.answers:
-            firsts = [guess[0].token for guess in probe.candidates(question.text, 1)]
-            hits = [first == answer for first, answer in zip(firsts, question.answers, strict=True)]
-            right, asked = right + sum(hits), asked + len(hits)
-            line += "" if all(hits) else f"    wanted: {' '.join(question.answers)}"
+        line, right = probe.answer(question, top_k)
+        hits += right
         print(line)
-    return f"{right} of {asked} blanks right at the first guess" if asked else ""
+    return count_right(hits)
 
 
 def make_page(probe: Probe, texts: list[str], top_k: int):

@@ -21,7 +21,9 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
     with one_line_errors():
         refuse_unknown_names(sys.argv[1:], ("--tokenizer_name", "--model_name_or_path", "--config_name"))
 
+import copy
 import json
+from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,8 +41,10 @@ import models  # noqa: F401  registers the model types
 from data.batches.causal_documents import load_documents, text_frame
 from data.batches.causal_streams import CausalCollator, StreamRows, Windows, make_eval_batches, make_train_batches
 from data.batches.sampling import EpochRows
+from data.text.prompts import read_prompts
 from models.convert import thudm
 from models.convert.transformer_xl import load as load_thudm
+from models.text_generator import Generator
 from models.tokenization_cog import cog_tokenizer, find_model_file
 from training.arguments import AdaptableModelArguments, ModelParallelArguments, parse_arguments, settle_steps
 from training.files import write_whole
@@ -53,9 +57,11 @@ from training.objectives.causal_lm import CausalLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_row_order
+from training.samples.report import Samples
 from training.sharing.adapters import add_adapters
 from training.sharing.adapters import check_flags as check_lora
 
+SAMPLED = 64  # tokens behind each beginning of --probe_file
 MOST_TOKENS = 1024  # of a row by default, where the model would take more
 REFUSED = ("group_by_length", "train_sampling_strategy")  # all rows are of one length
 
@@ -102,6 +108,9 @@ class DataArguments:
     stride: int | None = field(
         default=None,
         metadata={"help": "Tokens between windows of evaluation without memory; default: max_seq_length."},
+    )
+    probe_file: str | None = field(
+        default=None, metadata={"help": "Beginnings of texts, a line each, continued at each evaluation."}
     )
     perplexity_file: str | None = field(
         default=None, metadata={"help": "JSON lines to write: targets and perplexity of each held-out document."}
@@ -152,6 +161,7 @@ def main(argv=None) -> dict[str, float]:
         train_batches=batches,
         data_collator=CausalCollator(pad, length),
         evaluator=evaluator,
+        samples=make_samples(data_args.probe_file, model, tokenizer, begin),
         callbacks=[RunReport(args, batches, rows.lengths)] if rows else None,
     )
     if not args.do_train:
@@ -181,6 +191,12 @@ def check_arguments(model_args, data_args, args) -> None:
         ),
         "--do_eval and --eval_strategy need held-out text; add --validation_file": not held_out
         and (args.do_eval or args.eval_strategy != "no"),
+        "--probe_file needs --do_train; ask a finished model with generate_text.py": (
+            data_args.probe_file and not args.do_train
+        ),
+        "--probe_file must stand without --fsdp, ZeRO stage 3 and --model_parallel_size; leave it out": (
+            data_args.probe_file and (args.fsdp or is_deepspeed_zero3_enabled() or args.model_parallel_size > 1)
+        ),
         "--perplexity_file needs --do_eval without --do_train": data_args.perplexity_file and args.do_train,
         "--group_by_length has no use here, where all rows are of one length; leave it out": (
             args.train_sampling_strategy == "group_by_length"
@@ -218,6 +234,30 @@ def load_or_make(model_args, tokenizer, args) -> torch.nn.Module:
         set_hf_deepspeed_config(args.hf_deepspeed_config)
     check_vocabulary(model.config, name, "--model_name_or_path", tokenizer)
     return model
+
+
+def make_samples(probe_file: str | None, model, tokenizer, begin: list[int]) -> Samples | None:
+    """Of the beginnings in a file, if there is one."""
+    if probe_file is None:
+        return None
+    return Samples(Continuations(model, tokenizer, begin, read_prompts(probe_file, "plain", "--probe_file")))
+
+
+class Continuations:
+    """What a model makes of beginnings as it is, sampled as generate_text.py does; see training/samples/report.py."""
+
+    def __init__(self, model, tokenizer, begin: list[int], prompts: list[str]):
+        settings = {"temperature": 1.0, "top_k": 0, "top_p": 0.9, "repetition_penalty": 1.0, "num_beams": 1}
+        settings |= {"max_length": None, "max_new_tokens": SAMPLED, "source_prefix": "", "cuda_graph": False}
+        # A copy, because the generator makes the tokenizer decode without spaces between Chinese characters.
+        self._generator = Generator(model, copy.deepcopy(tokenizer), begin, None, Namespace(**settings))
+        self.model, self._prompts = model, prompts
+        self._generator.room([self._generator.encode(prompt) for prompt in prompts])
+
+    def __call__(self) -> tuple[list[dict[str, str]], dict[str, float]]:
+        texts = self._generator.generate(self._prompts)
+        pairs = zip(self._prompts, texts, strict=True)
+        return [{"prompt": prompt, "text": prompt + text} for prompt, text in pairs], {}
 
 
 def set_special_ids(model, tokenizer, end: int) -> None:

@@ -50,7 +50,7 @@ from models.electra.joint_model import (
     make_joint_model,
     new_joint_model,
 )
-from models.stock import check_rows
+from models.stock import check_rows, longest_row
 from training.arguments import check_data_flags, parse_arguments, settle_steps
 from training.config_derivation import check_first_pass
 from training.electra_arguments import (
@@ -70,6 +70,8 @@ from training.objectives.electra import ReplacedTokenDetection
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_row_order, settle_seed
+from training.samples.blanks import Blanks, read_questions
+from training.samples.report import Samples
 from training.sharing.model_folder import save_tokenizer
 
 
@@ -117,6 +119,7 @@ def main(argv=None) -> dict[str, float]:
         data_collator=collator,
         evaluator=evaluator,
         extension=Networks(model, tokenizer, args),
+        samples=make_samples(data_args.probe_file, model, tokenizer),
         callbacks=[RunReport(args, batches, train.lengths, padding_flags(args, data_args))] if batches else None,
     )
     if not args.do_train:
@@ -225,6 +228,15 @@ def make_configs(model_args, size: str, tokenizer) -> tuple:
         generator = generator_config(discriminator, SIZES[size][-1])
     overrides = model_args.generator_overrides
     return finish_config(generator, overrides, "--generator_overrides", tokenizer), discriminator
+
+
+def make_samples(probe_file: str | None, model, tokenizer) -> Samples | None:
+    """Of the generator, which fills the blanks of a file, if there is one."""
+    if probe_file is None:
+        return None
+    if model.generator is None:
+        raise ArgumentError("--probe_file asks the generator, which --uniform_generator leaves out; leave it out")
+    return Samples(Blanks(model.generator, tokenizer, read_questions(probe_file, tokenizer, longest_row(model))))
 
 
 def masking_options(data_args, tokenizer) -> dict:

@@ -38,7 +38,7 @@ from data.batches.sampling import (
     settle_length,
 )
 from models.post_norm import use_fast_layers
-from models.stock import accept_our_inputs, check_rows
+from models.stock import accept_our_inputs, check_rows, longest_row
 from training.arguments import (
     AdaptableModelArguments,
     CorpusArguments,
@@ -56,6 +56,8 @@ from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_row_order
+from training.samples.blanks import Blanks, read_questions
+from training.samples.report import Samples
 from training.sharing.adapters import add_adapters
 from training.sharing.adapters import check_flags as check_lora
 
@@ -126,6 +128,7 @@ def main(argv=None) -> dict[str, float]:
         train_batches=batches,
         data_collator=collator,
         evaluator=evaluator,
+        samples=make_samples(data_args.probe_file, model, tokenizer),
         callbacks=[RunReport(args, batches, train.lengths, padding_flags(args, data_args))] if batches else None,
     )
     if not args.do_train:
@@ -137,6 +140,13 @@ def main(argv=None) -> dict[str, float]:
     probe = next_command("probe_mlm.py", args.output_dir, f"a text with {tokenizer.mask_token} in it")
     tell_end(args, [args.output_dir], [probe, finetuning_command(args.output_dir, args.output_dir)])
     return metrics
+
+
+def make_samples(probe_file: str | None, model, tokenizer) -> Samples | None:
+    """Of the blanks in a file, if there is one."""
+    if probe_file is None:
+        return None
+    return Samples(Blanks(model, tokenizer, read_questions(probe_file, tokenizer, longest_row(model))))
 
 
 def masking_options(data_args) -> dict:

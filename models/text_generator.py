@@ -100,13 +100,14 @@ def position_count(part: torch.nn.Module) -> int:
 class Generator:
     """A causal or encoder-decoder model, its tokenizer, and how to draw.
 
-    begin: ids before every prompt of a causal model. interrupt: of this process. args: temperature (0 takes the
-    likeliest), top_k, top_p (0 for all), repetition_penalty, num_beams, max_length (tokens of prompt and text) or
-    max_new_tokens, source_prefix, max_source_length (of an encoder-decoder), cuda_graph (whether a Transformer-XL on
-    one card decodes by a CUDA graph), torch_compile (whether of compiled layers).
+    begin: ids before every prompt of a causal model. interrupt: of processes that generate together, None where each
+    does by itself. args: temperature (0 takes the likeliest), top_k, top_p (0 for all), repetition_penalty, num_beams,
+    max_length (tokens of prompt and text) or max_new_tokens, source_prefix, max_source_length (of an encoder-decoder),
+    cuda_graph (whether a Transformer-XL on one card decodes by a CUDA graph), torch_compile (whether its layers are
+    compiled then).
     """
 
-    def __init__(self, model, tokenizer, begin: list[int], interrupt: SharedInterrupt, args):
+    def __init__(self, model, tokenizer, begin: list[int], interrupt: SharedInterrupt | None, args):
         self.model, self.tokenizer, self.args, self._begin = model.eval(), tokenizer, args, begin
         self.interrupt = interrupt
         config = model.config
@@ -136,7 +137,7 @@ class Generator:
         undecodable = list(range(len(self.tokenizer), entries))  # rows that pad the vocabulary
         if undecodable:
             settings["suppress_tokens"] = undecodable
-        if PROCESSES > 1:
+        if PROCESSES > 1 and self.interrupt is not None:
             settings["logits_processor"] = [FirstProcessDecides(self.interrupt)]
         return settings
 
@@ -159,9 +160,10 @@ class Generator:
             raise ArgumentError(f"the prompt must have at least one token, got {prompt!r}; type some text")
         return [*self._begin, *ids]
 
-    def _room(self, lengths: list[int]) -> list[int]:
-        """How many tokens may follow prompts of so many. ArgumentError when that is none."""
+    def room(self, rows: list[list[int]]) -> list[int]:
+        """How many tokens may follow prompts of these ids. ArgumentError when that is none."""
         length, new = self.args.max_length, self.args.max_new_tokens
+        lengths = [len(row) for row in rows]
         longest = max(lengths)
         if longest > self._most_prompt or (not self._two_parts and longest >= self._most):
             how = "no more tokens than" if self._two_parts else "fewer tokens than"
@@ -201,7 +203,7 @@ class Generator:
     def generate(self, prompts: list[str], streamer: TextStreamer | None = None) -> list[str]:
         """The text that follows each prompt."""
         rows = [self.encode(prompt) for prompt in prompts]
-        rooms, longest = self._room([len(row) for row in rows]), max(map(len, rows))
+        rooms, longest = self.room(rows), max(map(len, rows))
         ids, mask = self._padded(rows, self._pad), self._padded([[1] * len(row) for row in rows], 0)
         decoding = self._decoding(len(rows), streamer)
         device, started = self.model.device, time.perf_counter()

@@ -249,6 +249,10 @@ class CorpusArguments:
     max_seq_length: int | None = field(
         default=None, metadata={"help": "Most tokens of a row; default: what train_dir was prepared for."}
     )
+    probe_file: str | None = field(
+        default=None,
+        metadata={"help": "Sentences with [MASK], behind tabs what belongs there, filled at each evaluation."},
+    )
 
 
 def check_data_flags(data_args: CorpusArguments, args: RunArguments) -> None:
@@ -261,6 +265,8 @@ def check_data_flags(data_args: CorpusArguments, args: RunArguments) -> None:
         raise ArgumentError("--output_dir must name the folder of the run, got none; add it")
     if data_args.validation_dir and data_args.validation_split is not None:
         raise ArgumentError("--validation_dir must stand without --validation_split, got both; leave one out")
+    if data_args.probe_file and not args.do_train:
+        raise ArgumentError("--probe_file needs --do_train; ask a finished model with probe_mlm.py")
     held_out = data_args.validation_dir or data_args.validation_split is not None
     if not held_out and (args.do_eval or args.eval_strategy != "no"):
         raise ArgumentError("--do_eval and --eval_strategy need held-out data; add --validation_split 0.01")

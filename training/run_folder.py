@@ -36,13 +36,14 @@ from training.run_file import (
     write_end,
     write_settings,
 )
+from training.samples.report import SAMPLES
 from training.sharing.model_folder import CARD, command_line, write_card
 
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.jsonl"
 # What a run writes into its folder, apart from TensorBoard's files; globs.
-_OWNED = (RUN_FILE, LOG_FILE, "checkpoint-*", "training_args.bin", CARD, *MODEL)
+_OWNED = (RUN_FILE, LOG_FILE, SAMPLES, "checkpoint-*", "training_args.bin", CARD, *MODEL)
 # What a named checkpoint may go on with, because the schedule is made anew: everything else lies in the checkpoint.
 _SCHEDULE = ("max_steps", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "schedule", "schedule_floor")
 _MAY_CHANGE = {f"arguments.{name}" for name in _SCHEDULE}

@@ -41,28 +41,28 @@ def fill_template(template: str, title: str, desc: str = "", signature: str = ""
     return TEMPLATES[template].format(title=title, desc=desc, signature=signature)
 
 
-def read_prompts(path: str | Path, template: str) -> list[str]:
+def read_prompts(path: str | Path, template: str, flag: str = "--input_file") -> list[str]:
     """Prompts of a file, one a line, put into the template; JSON lines and rows of tables have fields, see the module.
 
-    Blank lines are passed over. ValueError that begins with --input_file or file:line for what cannot be used.
+    Blank lines are passed over. ValueError that begins with `flag` or file:line for what cannot be used.
     """
     path, prompts = Path(path), []
     if not path.is_file():
-        raise UserError(f"--input_file must name a file, got {str(path)!r}; check the path")
-    for where, fields in _prompt_fields(path, template):
+        raise UserError(f"{flag} must name a file, got {str(path)!r}; check the path")
+    for where, fields in _prompt_fields(path, template, flag):
         try:
             prompts.append(fill_template(template, *fields))
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
     if not prompts:
-        raise UserError(f"--input_file must hold at least one prompt, got {str(path)!r} without any; write one a line")
+        raise UserError(f"{flag} must hold at least one prompt, got {str(path)!r} without any; write one a line")
     return prompts
 
 
-def _prompt_fields(path: Path, template: str) -> Iterator[tuple[str, list[str]]]:
+def _prompt_fields(path: Path, template: str, flag: str) -> Iterator[tuple[str, list[str]]]:
     """Where each prompt stands, and what is put into the template."""
     keys = ["prompt"] if template == "plain" else ["title", "desc", "signature"]
-    kind = _kind(path, "--input_file")
+    kind = _kind(path, flag)
     if kind not in ("text", "jsonl"):
         table = Table(path, kind)
         if keys[0] not in table.names:

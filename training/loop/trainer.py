@@ -38,6 +38,7 @@ from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
 from training.run_folder import first_decides
+from training.samples.report import Samples
 from training.sharing.hub import make_repositories, push_folders
 from training.upstream import check_upstream
 
@@ -50,19 +51,27 @@ class Trainer(transformers.Trainer):
         train_batches: batch sampler with step_size, start, epoch_at(place) and a length of steps * accumulation.
         evaluator: function of this trainer to numbers by their names; None without held-out rows.
         extension: what the script adds to the loop.
+        samples: what is asked of the model now and then; None for nothing.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by counts of the whole step
 
     def __init__(
-        self, *, objective: Objective, train_batches=None, evaluator=None, extension: Extension | None = None, **kwargs
+        self,
+        *,
+        objective: Objective,
+        train_batches=None,
+        evaluator=None,
+        extension: Extension | None = None,
+        samples: Samples | None = None,
+        **kwargs,
     ):
         check_upstream()
         args = kwargs["args"]
         if train_batches is not None and isinstance(kwargs["model"], transformers.PreTrainedModel):
             check_trainable(kwargs["model"].config, kwargs["model"].name_or_path)
         self.objective, self.train_batches, self.evaluator = objective, train_batches, evaluator
-        self.extension = extension or Extension()
+        self.extension, self.samples = extension or Extension(), samples
         self.stop = StopEarly(args.max_train_minutes, across_calls=args.schedule_by_time)
         if train_batches is not None:
             args.max_steps = train_batches.steps
@@ -95,6 +104,7 @@ class Trainer(transformers.Trainer):
         folder = Path(self.args.output_dir)
         callbacks = [TensorBoard(self.args.logging_dir or str(folder / "runs"))] if tensorboard else []
         callbacks += [ConsoleAndFile(folder / self.extension.log_file), self.stop, FollowGlobalStep()]
+        callbacks += [] if self.samples is None else [self.samples]
         return [*callbacks, self.extension, Start(self)]
 
     def _rehearse(self) -> None:
@@ -229,6 +239,9 @@ class Trainer(transformers.Trainer):
             self.state.epoch = self.progress.epoch(self.state.global_step)
         super().log(logs)
         self.guard.check()
+        if "loss" in logs and self.evaluator is None and self.samples is not None:
+            with self.progress.paused():
+                self.samples.report(self)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """What the evaluator says, logged; in training also whether it is the best so far."""
@@ -242,6 +255,8 @@ class Trainer(transformers.Trainer):
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
             if "primary" in logs and self.is_in_train and self.state.global_step:
                 self._compare(logs["primary"])
+            if self.samples is not None and self.is_in_train:
+                self.samples.report(self)
         return logs
 
     def _compare(self, primary: float) -> None:
