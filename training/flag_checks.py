@@ -160,6 +160,19 @@ def flags_blamed(args, flag: str = "") -> Iterator[None]:
         raise UserError(f"{flag}: {text}" if flag else text) from error
 
 
+@contextmanager
+def loggers_blamed(args) -> Iterator[None]:
+    """Name --report_to where a package that it names raises an error of its own: no login, no answer."""
+    try:
+        yield
+    except Exception as error:
+        name = type(error).__module__.partition(".")[0]
+        if name not in args.report_to:
+            raise
+        text = " ".join(str(error).split())
+        raise UserError(f"--report_to {name}: {text}; mend that, set it to work offline, or leave it out") from error
+
+
 def _shown(value) -> str:
     """As it was typed: transformers makes enumerations of some flags."""
     return str(getattr(value, "value", value))

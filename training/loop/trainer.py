@@ -22,7 +22,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from common.errors import Stopped
-from training.flag_checks import check_optimizer, check_scheduler, flags_blamed
+from training.flag_checks import check_optimizer, check_scheduler, flags_blamed, loggers_blamed
 from training.loop.compiling import compile_for
 from training.loop.extension import Extension
 from training.loop.finiteness import Guard
@@ -193,7 +193,7 @@ class Trainer(transformers.Trainer):
         compile_for(self)
         if self.args.model_parallel_size > 1:
             take_share(self.model, self.args.model_part, self.args.model_parallel_size)
-        with self.stop.listening(), last_state_named(self.args):
+        with self.stop.listening(), last_state_named(self.args), loggers_blamed(self.args):
             outcome = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         self.peers.clear()
         self.guard.look()

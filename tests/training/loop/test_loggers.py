@@ -1,4 +1,4 @@
-"""Loggers besides console and log.jsonl: wandb offline, and the log as CSV by the line that docs/pretraining.md shows."""
+"""Loggers besides console and log.jsonl: wandb offline, and the log as CSV by the line of docs/pretraining.md."""
 
 import csv
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from training.loop.logs import read_log
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/pretraining.md"
@@ -26,6 +27,21 @@ def test_the_log_becomes_a_csv_table_by_the_line_of_the_page(small_runs, tmp_pat
     for name in ("loss", "eval_loss", "mlm_accuracy", "tokens_seen"):
         wanted = [pytest.approx(record[name]) if name in record else "" for record in records]
         assert [float(row[name]) if row[name] else "" for row in rows] == wanted
+
+
+def test_a_logger_that_cannot_log_in_is_a_line(small_runs, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(wandb, "init", lambda **_: raise_(wandb.errors.UsageError("No API key\nconfigured")))
+    with pytest.raises(UserError, match="--report_to wandb: No API key configured"):
+        small_runs.run("mlm", tmp_path / "run", report_to="wandb")
+
+
+def raise_(error):
+    raise error
 
 
 def test_wandb_offline_has_curves_and_samples_and_no_token(small_runs, tmp_path, monkeypatch):
