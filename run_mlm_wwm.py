@@ -100,7 +100,8 @@ def main(argv=None) -> dict[str, float]:
     length = settle_length(plain, data_args.max_seq_length)
     train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
     set_seed(args.seed)
-    model = use_fast_layers(accept_our_inputs(make_model(AutoModelForMaskedLM, model_args, tokenizer)))
+    model = make_model(AutoModelForMaskedLM, model_args, tokenizer, new_head=args.do_train)
+    model = use_fast_layers(accept_our_inputs(model))
     if model_args.lora:
         add_adapters(model, model_args.lora)
     check_rows([model], (train, held_out), data_args.packing == "isolated")

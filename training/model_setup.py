@@ -24,10 +24,10 @@ _NUMBERS_A_BYTE = 4  # most numbers that a byte of a file of weights stands for:
 _NEW_NUMBERS, _NEW_TENSORS = 2**26, 64  # of a head that the file need not have
 
 
-def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
+def make_model(auto_class, model_args, tokenizer, new_head: bool = False) -> torch.nn.Module:
     """The model to continue from, or a new one with an entry for each token, in fp32.
 
-    auto_class: one of transformers' Auto classes; model_args: ModelArguments.
+    auto_class: one of transformers' Auto classes; model_args: ModelArguments; new_head: as for read_model.
 
     Raises:
         ArgumentError: no such model, one too small for the tokenizer, or settings that give none.
@@ -35,26 +35,27 @@ def make_model(auto_class, model_args, tokenizer) -> torch.nn.Module:
     trust = model_args.trust_remote_code
     if model_args.model_name_or_path:
         flag, name = "--model_name_or_path", model_args.model_name_or_path
-        return load_model(auto_class, load_config(name, flag, trust), name, flag, tokenizer, trust)
+        return load_model(auto_class, load_config(name, flag, trust), name, flag, tokenizer, trust, new_head)
     config = make_config(model_args, tokenizer)
     check_fits(auto_class, config, "--config_overrides and --config_name", trust)
     with told(config, model_args.config_overrides or ""):
         return auto_class.from_config(config, trust_remote_code=trust)
 
 
-def load_model(auto_class, config, name: str, flag: str, tokenizer, trust_remote_code: bool = False):
-    """The model of a folder or hub name, typed after `flag`, in fp32.
+def load_model(auto_class, config, name: str, flag: str, tokenizer, trust_remote_code=False, new_head=False):
+    """The model of a folder or hub name, typed after `flag`, in fp32; new_head: as for read_model.
 
     Raises:
         ArgumentError: it lacks some of the tokens, or tensors, which transformers would fill at random.
     """
     check_vocabulary(config, name, flag, tokenizer)
-    return read_model(auto_class, config, name, flag, trust_remote_code, dtype=torch.float32)
+    return read_model(auto_class, config, name, flag, trust_remote_code, new_head, dtype=torch.float32)
 
 
-def read_model(auto_class, config, name: str, flag: str, trust_remote_code: bool = False, **options):
+def read_model(auto_class, config, name: str, flag: str, trust_remote_code=False, new_head=False, **options):
     """from_pretrained of a folder or hub name, typed after `flag`: the model, in memory of its own.
 
+    new_head: whether what an encoder lacks that was saved as one, without a head, is made anew, with a warning.
     options: of from_pretrained.
 
     Raises:
@@ -65,6 +66,12 @@ def read_model(auto_class, config, name: str, flag: str, trust_remote_code: bool
     expected = f"{flag} {name} must hold the model of its config.json in {files}"
     with library_errors(ArgumentError, expected, "copy them again"), _without_report():
         model, info = auto_class.from_pretrained(resolve_pretrained(name, flag), config=config, **options)
+    encoder = model.base_model
+    if new_head and config.architectures == [type(encoder).__name__]:
+        new = sorted(key for key in info["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
+        if new:
+            logger.warning("%s %s is a %s: its head is new, %s", flag, name, type(encoder).__name__, ", ".join(new))
+        info["missing_keys"] -= set(new)
     if info["missing_keys"]:
         raise ArgumentError(
             f"{flag} {name} must hold all tensors of {type(model).__name__} of its config.json in {files}, got "

@@ -241,11 +241,16 @@ def load_config(name: str, flag: str, trust_remote_code: bool = False):
     max_position_embeddings, so that is what they get here. trust_remote_code: run code that comes with it.
 
     Raises:
-        ArgumentError: `name` is not found or holds no config that can be read.
+        ArgumentError: `name` is not found, or holds no config that can be read, or adapters.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
     resolved = resolve_pretrained(name, flag)
+    if (Path(resolved) / "adapter_config.json").is_file():  # which transformers would load, too, where peft is there
+        raise ArgumentError(
+            f"{flag} {name} must hold a model, got adapters (adapter_config.json); name the model they were made for, "
+            "and give theirs as --lora, or merge them into it"
+        )
     if (Path(resolved) / "config.json").is_file():
         read_object(Path(resolved) / "config.json", name, flag)
     expected = f"{flag} {name} must hold a config.json with a known model_type"

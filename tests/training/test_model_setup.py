@@ -1,16 +1,21 @@
-"""Configs of new models: what follows from what is given, and what cannot work is told in one line before a run."""
+"""Models of a run: what follows for a new one from what is given; what cannot work is told in one line before a run."""
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertTokenizer
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertModel, BertTokenizer
 
 from common.errors import ArgumentError
+from models.base import AUTO_CLASSES
 from models.stock import accept_our_inputs
+from tests.models.families import EVERY_CASE, make
 from training.arguments import ModelArguments
 from training.config_derivation import check_first_pass
-from training.model_setup import make_model
+from training.model_setup import make_model, read_model
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.objectives.masked_lm import MaskedLanguageModelling
+from training.pretrained import load_config
 
 TINY = "hidden_size=64,num_attention_heads=4,num_hidden_layers=2,intermediate_size=64"
 
@@ -60,3 +65,35 @@ def test_a_masked_lm_that_cannot_take_a_step_is_told_before_the_run(tokenizer):
     model = accept_our_inputs(make_model(AutoModelForMaskedLM, arguments("bart", overrides), tokenizer))
     with pytest.raises(ArgumentError, match="--model_type must be that of an encoder, got bart"):
         check_first_pass(model, MaskedLanguageModelling(model, 12, 0.15), overrides)
+
+
+def test_an_encoder_alone_gets_a_new_head_to_train_and_no_other(tokenizer, tmp_path, caplog):
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
+    encoder = BertModel(BertConfig(vocab_size=len(tokenizer), **shape))
+    encoder.save_pretrained(tmp_path)
+    args = ModelArguments(tokenizer_name="", model_name_or_path=str(tmp_path))
+    model = make_model(AutoModelForMaskedLM, args, tokenizer, new_head=True)
+    assert "is a BertModel: its head is new, cls.predictions.bias" in caplog.text
+    kept = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("pooler")}
+    assert all(torch.equal(tensor, model.bert.state_dict()[name]) for name, tensor in kept.items())
+    with pytest.raises(ArgumentError, match=r"all tensors of BertForMaskedLM .* cls\.predictions\.bias first"):
+        make_model(AutoModelForMaskedLM, args, tokenizer)
+    lacking = {name: tensor for name, tensor in load_file(tmp_path / "model.safetensors").items() if "key" not in name}
+    save_file(lacking, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArgumentError, match=r"got 2 of them missing, bert\.encoder\.layer\.0"):
+        make_model(AutoModelForMaskedLM, args, tokenizer, new_head=True)
+
+
+@EVERY_CASE
+def test_an_export_that_lost_its_head_is_one_line(family, ending, tmp_path):
+    model = make(family, ending)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{model.base_model_prefix}.")}
+    assert 0 < len(encoder) < len(tensors)
+    save_file(encoder, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = load_config(str(tmp_path), "MODEL")
+    auto_class = getattr(transformers, next(auto for auto, name in AUTO_CLASSES.items() if name == ending))
+    with pytest.raises(ArgumentError, match=f"MODEL {tmp_path} must hold .* missing") as error:
+        read_model(auto_class, config, str(tmp_path), "MODEL", new_head=True)
+    assert "\n" not in str(error.value)

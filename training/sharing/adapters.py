@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import xxhash
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,6 +23,7 @@ HELP = (
     "targets=NAME,NAME (default: all linear layers), or a folder of adapters to go on with."
 )
 _IN_PEFT = "base_model.model."  # before the names of a model's tensors in peft's files
+_BASE = "base_xxh3_64"  # in the metadata of WEIGHTS: of which weights these are adapters
 
 
 def add_adapters(model: nn.Module, text: str, new_head: bool = False) -> None:
@@ -84,7 +87,7 @@ def save_model(model: nn.Module, folder: Path | str) -> None:
     whole = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad and "lora_" not in name}
     tensors = peft.get_peft_model_state_dict(model, save_embedding_layers=False) | whole
     tensors = {_IN_PEFT + name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", _BASE: _base_sum(model)})
     config = copy.copy(model.peft_config["default"])
     config.modules_to_save = sorted({name.split(".")[0] for name in whole}) or None
     config.base_model_name_or_path = model.name_or_path
@@ -162,6 +165,8 @@ def _load(model: nn.Module, folder: Path, owner: str) -> None:
     peft = _peft()
     with library_errors(ArgumentError, f"{owner} must hold tensors in {WEIGHTS}", "copy it again"):
         tensors = {name.removeprefix(_IN_PEFT): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            base = (file.metadata() or {}).get(_BASE)  # peft writes none
     own = dict(model.named_parameters())
     low = {name: tensor.shape for name, tensor in peft.get_peft_model_state_dict(model).items()}
     whole = {name: own[name].shape for name in own if own[name].requires_grad and "lora_" not in name}
@@ -172,10 +177,26 @@ def _load(model: nn.Module, folder: Path, owner: str) -> None:
             f"{owner} must hold the adapters of {type(model).__name__} of this size, got others: {wrong[0]} and "
             f"{len(wrong) - 1} more differ; name the model they were made for"
         )
+    if base not in (None, _base_sum(model)):
+        maker = next(iter(model.peft_config.values())).base_model_name_or_path
+        raise ArgumentError(
+            f"{owner} must hold adapters of the weights of --model_name_or_path, got those of {maker} as they were "
+            "when the adapters were trained; name that model"
+        )
     peft.set_peft_model_state_dict(model, {name: tensors[name] for name in low})
     with torch.no_grad():
         for name in whole:
             own[name].copy_(tensors[name])
+
+
+def _base_sum(model: nn.Module) -> str:
+    """A checksum of the weights that a model with adapters leaves as they are."""
+    hasher = xxhash.xxh3_64()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            hasher.update(name.encode())
+            hasher.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -13,6 +13,7 @@ from common.errors import ArgumentError
 from tests.models.families import make, rows, said
 from tests.runs import assert_same_run, killed_in, weights
 from tests.small_runs import SCRIPTS
+from training.pretrained import load_config
 from training.sharing.adapters import add_adapters, check_flags, has_adapters, merge_adapters, save_model
 
 CLASSES = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM, "glue": AutoModelForSequenceClassification}
@@ -110,6 +111,32 @@ def test_adapters_of_another_model_are_refused_in_one_line(peft, other, tmp_path
     with pytest.raises(ArgumentError, match=f"--lora {tmp_path}/adapter must") as error:
         add_adapters(make(family, ending, **fields), f"{tmp_path}/adapter")
     assert "\n" not in str(error.value)
+
+
+def test_adapters_of_other_weights_of_the_same_size_are_refused(peft, tmp_path):
+    model = make("GAUAlpha", "ForMaskedLM")
+    model.save_pretrained(tmp_path / "base")
+    add_adapters(model, "r=2")
+    save_model(model, tmp_path)
+    same, other = (type(model).from_pretrained(tmp_path / "base") for _ in range(2))
+    add_adapters(same, f"{tmp_path}/adapter")
+    with torch.no_grad():
+        other.get_input_embeddings().weight[3, 5] += 1e-3
+    with pytest.raises(
+        ArgumentError, match=f"--lora {tmp_path}/adapter must hold adapters of the weights of"
+    ) as error:
+        add_adapters(other, f"{tmp_path}/adapter")
+    assert "\n" not in str(error.value)
+
+
+def test_adapters_are_no_model_nor_part_of_one(tmp_path):
+    """Where peft is, transformers would put them into the model of their folder, or load another folder."""
+    make("GAUAlpha", "ForMaskedLM").save_pretrained(tmp_path / "both")
+    (tmp_path / "alone").mkdir()
+    for name in ("both", "alone"):
+        (tmp_path / name / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x"}')
+        with pytest.raises(ArgumentError, match=f"MODEL {tmp_path}/{name} must hold a model, got adapters"):
+            load_config(str(tmp_path / name), "MODEL")
 
 
 def test_chosen_targets_alone_get_adapters_and_dora_merges(peft):
