@@ -1,4 +1,4 @@
-"""Models of a run: what follows for a new one from what is given; what cannot work is told in one line before a run."""
+"""Models of a run: what follows for a new one from what is given; what cannot work is told in a line before a run."""
 
 import pytest
 import torch
