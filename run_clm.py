@@ -31,11 +31,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import AutoModelForCausalLM, set_seed
-from transformers.integrations.deepspeed import (
-    is_deepspeed_zero3_enabled,
-    set_hf_deepspeed_config,
-    unset_hf_deepspeed_config,
-)
 
 import models  # noqa: F401  registers the model types
 from data.batches.causal_documents import load_documents, text_frame
@@ -52,10 +47,10 @@ from training.loop.compiling import check_recording
 from training.loop.metric_sums import SumEvaluator
 from training.loop.run_report import RunReport, tell_end
 from training.loop.trainer import Trainer
-from training.model_setup import check_vocabulary, make_model, own_memory
+from training.model_setup import check_vocabulary, made_whole, make_model, own_memory
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.pretraining_flags import TRAINING
-from training.process import set_up_process
+from training.process import set_up_process, spreads_weights
 from training.run_folder import run_settings, run_to_end, settle_row_order
 from training.samples.report import Samples
 from training.sharing.adapters import add_adapters
@@ -128,7 +123,8 @@ def main(argv=None) -> dict[str, float]:
         model_args.tokenizer_name or model_args.model_name_or_path, model_args.trust_remote_code
     )
     set_seed(args.seed)
-    model = load_or_make(model_args, tokenizer, args)
+    with made_whole(args):
+        model = load_or_make(model_args, tokenizer)
     if model_args.lora:
         add_adapters(model, model_args.lora)
     begin, end = text_frame(tokenizer)
@@ -195,7 +191,7 @@ def check_arguments(model_args, data_args, args) -> None:
             data_args.probe_file and not args.do_train
         ),
         "--probe_file must stand without --fsdp, ZeRO stage 3 and --model_parallel_size; leave it out": (
-            data_args.probe_file and (args.fsdp or is_deepspeed_zero3_enabled() or args.model_parallel_size > 1)
+            data_args.probe_file and (spreads_weights(args) or args.model_parallel_size > 1)
         ),
         "--perplexity_file needs --do_eval without --do_train": data_args.perplexity_file and args.do_train,
         "--group_by_length has no use here, where all rows are of one length; leave it out": (
@@ -205,7 +201,7 @@ def check_arguments(model_args, data_args, args) -> None:
             args.model_parallel_size > 1 and not args.do_train
         ),
         "--fsdp and ZeRO stage 3 must stand without held-out text; measure the finished model with --do_eval": (
-            held_out and (args.fsdp or is_deepspeed_zero3_enabled())
+            held_out and spreads_weights(args)
         ),
     }
     for message, holds in wrong.items():
@@ -222,16 +218,13 @@ def read_tokenizer(name: str, trust_remote_code: bool):
     return cog_tokenizer(file) if file else load_tokenizer(name, "--tokenizer_name", trust_remote_code)
 
 
-def load_or_make(model_args, tokenizer, args) -> torch.nn.Module:
+def load_or_make(model_args, tokenizer) -> torch.nn.Module:
     """The model to continue from, THUDM's checkpoints among them, or a new one; in fp32."""
     name = model_args.model_name_or_path
     if name is None or not thudm.is_checkpoint(Path(name)):
         return make_model(AutoModelForCausalLM, model_args, tokenizer)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    unset_hf_deepspeed_config()  # else ZeRO stage 3 would make an empty model to read into
     model = own_memory(load_thudm(name, ids, dtype=torch.float32))
-    if args.deepspeed:
-        set_hf_deepspeed_config(args.hf_deepspeed_config)
     check_vocabulary(model.config, name, "--model_name_or_path", tokenizer)
     return model
 

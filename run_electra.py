@@ -24,6 +24,7 @@ if __name__ == "__main__":  # a mistyped name is told before the seconds that th
 
 import json
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoModelForMaskedLM, set_seed
@@ -64,8 +65,9 @@ from training.loop.extension import Extension
 from training.loop.metric_sums import SumEvaluator
 from training.loop.optimizers import factors_of_part
 from training.loop.run_report import RunReport, finetuning_command, padding_flags, tell_end
+from training.loop.saving import whole_weights
 from training.loop.trainer import Trainer
-from training.model_setup import check_fits, finish_config, load_model, make_config, set_unigram_bias
+from training.model_setup import check_fits, finish_config, load_model, made_whole, make_config, set_unigram_bias
 from training.objectives.electra import ReplacedTokenDetection
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
@@ -91,7 +93,8 @@ def main(argv=None) -> dict[str, float]:
     train = make_rows(data_args, plain, backend, args.seed)
     held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED)
     set_seed(args.seed)
-    model = make_model(model_args, args.size, tokenizer)
+    with made_whole(args):
+        model = make_model(model_args, args.size, tokenizer)
     check_rows(model.children(), (train, held_out), data_args.packing == "isolated")
     if model_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())
@@ -127,7 +130,8 @@ def main(argv=None) -> dict[str, float]:
         print(json.dumps(metrics))
         return metrics
     settings = run_settings(args, data_args, train.corpus.manifest, model.config, sources_of(model_args, args))
-    metrics = run_to_end(trainer, settings, trainer.extension.export, train.corpus.description)
+    save = partial(trainer.extension.export, trainer)
+    metrics = run_to_end(trainer, settings, save, train.corpus.description)
     tell_networks(args, model, tokenizer.mask_token)
     return metrics
 
@@ -159,6 +163,8 @@ def check_arguments(model_args, data_args, args) -> None:
         folders = [str(folder) if folder.is_dir() else None for folder in both]
         if any(folders):
             model_args.model_name_or_path, model_args.generator_name_or_path = folders
+    if args.fsdp and not model_args.untied_generator:
+        raise ArgumentError("--fsdp must stand with a generator of its own layers; leave --no_untied_generator out")
     loads = model_args.model_name_or_path or model_args.generator_name_or_path
     new = ("config_name", "generator_config_name", "config_overrides", "generator_overrides", "unigram_bias")
     misplaced = [name for name in new if getattr(model_args, name)]
@@ -276,13 +282,14 @@ class Networks(Extension):
         self._model, self._tokenizer, self._args = model, tokenizer, args
         self.models = {f"-{name}": name for name, _ in model.named_children()}
 
-    def add_to_checkpoint(self, folder, step):
-        if step in self.kept_steps:
-            self.export(folder)
+    def add_to_checkpoint(self, trainer, folder):
+        if trainer.state.global_step in self.kept_steps:
+            self.export(trainer, folder)
 
-    def export(self, folder: Path | str) -> None:
+    def export(self, trainer, folder: Path | str) -> None:
+        weights = whole_weights(trainer)
         if self._args.should_save:
-            self._model.export(str(folder))
+            self._model.export(str(folder), weights)
             for name, _ in self._model.named_children():
                 save_tokenizer(self._tokenizer, Path(folder, name))
                 give_usual_rights(Path(folder, name).glob("*.safetensors"))

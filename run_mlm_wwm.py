@@ -51,7 +51,7 @@ from training.config_derivation import check_first_pass
 from training.loop.metric_sums import SumEvaluator
 from training.loop.run_report import RunReport, finetuning_command, padding_flags, tell_end
 from training.loop.trainer import Trainer
-from training.model_setup import make_model, set_unigram_bias
+from training.model_setup import made_whole, make_model, set_unigram_bias
 from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
@@ -100,7 +100,8 @@ def main(argv=None) -> dict[str, float]:
     length = settle_length(plain, data_args.max_seq_length)
     train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
     set_seed(args.seed)
-    model = make_model(AutoModelForMaskedLM, model_args, tokenizer, new_head=args.do_train)
+    with made_whole(args):
+        model = make_model(AutoModelForMaskedLM, model_args, tokenizer, new_head=args.do_train)
     model = use_fast_layers(accept_our_inputs(model))
     if model_args.lora:
         add_adapters(model, model_args.lora)

@@ -21,6 +21,7 @@ from common.flags import NONE, FlagParser, Foreign
 from common.secrecy import shown_command
 from training.flag_checks import REFUSED, check_raw, check_settled
 from training.loop.schedules import SCHEDULES
+from training.process import spreads_weights
 from training.sharing.adapters import HELP as LORA
 
 logger = logging.getLogger(__name__)
@@ -267,6 +268,8 @@ def check_data_flags(data_args: CorpusArguments, args: RunArguments) -> None:
         raise ArgumentError("--validation_dir must stand without --validation_split, got both; leave one out")
     if data_args.probe_file and not args.do_train:
         raise ArgumentError("--probe_file needs --do_train; ask a finished model with probe_mlm.py")
+    if data_args.probe_file and spreads_weights(args):
+        raise ArgumentError("--probe_file must stand without --fsdp and ZeRO stage 3; leave it out")
     held_out = data_args.validation_dir or data_args.validation_split is not None
     if not held_out and (args.do_eval or args.eval_strategy != "no"):
         raise ArgumentError("--do_eval and --eval_strategy need held-out data; add --validation_split 0.01")

@@ -116,6 +116,9 @@ def check_settled(args) -> None:
     """After transformers has settled the flags: what does not go together."""
     if args.fsdp and args.world_size < 2:
         raise UserError("--fsdp needs several processes; start with torchrun --nproc_per_node N, or leave it out")
+    if (args.fsdp or args.deepspeed) and not args.do_train:
+        flag = "--fsdp" if args.fsdp else "--deepspeed"
+        raise UserError(f"{flag} needs --do_train; measure the finished model without it")
     if args.push_to_hub and args.hub_strategy not in ("end", "every_save"):
         raise UserError(
             f"--hub_strategy {_shown(args.hub_strategy)} is not supported here: the final model is pushed; give end"

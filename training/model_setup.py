@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.utils import logging
 
 from common.errors import ArgumentError, library_errors
@@ -206,6 +207,33 @@ def has_fractions(file: Path) -> dict[str, bool]:
     if not isinstance(state, dict):
         raise ValueError(f"a {type(state).__name__} instead of a state dict")
     return {name: value.is_floating_point() for name, value in state.items() if torch.is_tensor(value)}
+
+
+@contextmanager
+def made_whole(args) -> Iterator[None]:
+    """Models made or read here are whole on each process under ZeRO stage 3, too, which spreads them in training.
+
+    So their weights are those of one process, whatever they are initialised with.
+    """
+    unset_hf_deepspeed_config()
+    yield
+    if args.deepspeed:
+        set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
+def shard_by_layers(model: torch.nn.Module) -> None:
+    """Let FSDP make a group of each layer and one of all else; in place, before it wraps the model.
+
+    accelerate would give embeddings and head groups of their own, which weights that two networks share must not
+    have, nor those that a head reads without a call of their module.
+    """
+    words = model.get_input_embeddings()
+    model._no_split_modules = {
+        type(part).__name__
+        for part in model.modules()
+        if type(part).__name__ in (model._no_split_modules or ()) and words not in part.modules()
+    }
+    model.get_input_embeddings = model.get_output_embeddings = lambda: None
 
 
 def check_trainable(config, name: str) -> None:

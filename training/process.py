@@ -5,11 +5,17 @@ import logging
 import sys
 
 import torch
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
 from training.loop.stopping import obey_parent_only
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def spreads_weights(args) -> bool:
+    """Whether a model's weights are spread over the processes, by FSDP or DeepSpeed's ZeRO stage 3."""
+    return bool(args.fsdp) or is_deepspeed_zero3_enabled()
 
 
 def set_up_process(args) -> None:

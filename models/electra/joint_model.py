@@ -227,10 +227,17 @@ class ElectraForJointPreTraining(PreTrainedModel):
         scores = (output.logits, output.replaced, output.scored)
         output.discriminator_loss = discriminator_loss(*scores, self.options.disc_smooth_label)
 
-    def export(self, folder: str) -> None:
-        """Writes each network as a plain folder of its own, `generator/` and `discriminator/`."""
+    def export(self, folder: str, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes each network as a plain folder of its own, `generator/` and `discriminator/`.
+
+        weights: the state dict of this model, where its own tensors are but a process's share of them.
+        """
         for name, network in self.named_children():
-            network.save_pretrained(f"{folder}/{name}")
+            own, tied = None, network.all_tied_weights_keys
+            if weights is not None:
+                own = {key.removeprefix(f"{name}."): weights[key] for key in weights if key.startswith(f"{name}.")}
+                own = {key: tensor for key, tensor in own.items() if key not in tied}
+            network.save_pretrained(f"{folder}/{name}", state_dict=own)
 
 
 def discriminator_class(config: PreTrainedConfig):

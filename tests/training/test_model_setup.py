@@ -4,15 +4,23 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertModel, BertTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    GPT2Config,
+)
 
 from common.errors import ArgumentError
+from models import GAUAlphaConfig
 from models.base import AUTO_CLASSES
 from models.stock import accept_our_inputs
 from tests.models.families import EVERY_CASE, make
 from training.arguments import ModelArguments
 from training.config_derivation import check_first_pass
-from training.model_setup import make_model, read_model
+from training.model_setup import make_model, read_model, shard_by_layers
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretrained import load_config
@@ -97,3 +105,16 @@ def test_an_export_that_lost_its_head_is_one_line(family, ending, tmp_path):
     with pytest.raises(ArgumentError, match=f"MODEL {tmp_path} must hold .* missing") as error:
         read_model(auto_class, config, str(tmp_path), "MODEL", new_head=True)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config, groups", [(BertConfig, {"BertLayer"}), (GAUAlphaConfig, {"GAUAlphaLayer"}), (GPT2Config, {"GPT2Block"})]
+)
+def test_shards_are_layers_and_all_else(config, groups):
+    """Embeddings and head, which share weights, are no groups of their own, whatever else the class names."""
+    auto_class = AutoModelForCausalLM if config is GPT2Config else AutoModelForMaskedLM
+    with torch.device("meta"):
+        model = auto_class.from_config(config(vocab_size=64, num_hidden_layers=1))
+    shard_by_layers(model)
+    assert model._no_split_modules == groups
+    assert model.get_input_embeddings() is None and model.get_output_embeddings() is None

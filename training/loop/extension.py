@@ -36,5 +36,5 @@ class Extension(TrainerCallback):
     def after_evaluation(self, trainer, is_best: bool) -> None:
         """After an evaluation in training, where there is a metric that says whether it is the best so far."""
 
-    def add_to_checkpoint(self, folder: Path, step: int) -> None:
-        """On the process that saves: write more into a checkpoint before it appears."""
+    def add_to_checkpoint(self, trainer, folder: Path) -> None:
+        """On all processes: the one with args.should_save may write more into a checkpoint before it appears."""

@@ -11,6 +11,7 @@ from accelerate.utils import send_to_device
 
 from common.errors import ArgumentError
 from training.objectives.base import Objective
+from training.process import spreads_weights
 
 _MOST_NATS = 700.0  # of a perplexity's logarithm: math.exp overflows above 709
 
@@ -104,6 +105,7 @@ class SumEvaluator:
         # All processes add up the same names, also those without a batch.
         sums.add_metrics(dict.fromkeys((*objective.weights, *objective.metrics), (zero, zero)))
         sums.add_metrics({name: zero.expand(bins) for name, (bins, _) in objective.histograms.items()})
+        passes_of_others = self._passes_of_others(trainer)
         trainer.model.eval()
         with torch.no_grad(), trainer.accelerator.autocast():
             for batch in trainer.loader(*self._rows, args.eval_workers):
@@ -111,4 +113,13 @@ class SumEvaluator:
                 counts = objective.counts(batch)
                 terms, metrics = objective(trainer.model, batch)
                 sums.add_metrics({term: (terms[term], counts[term]) for term in terms} | metrics)
+            for _ in range(passes_of_others):
+                objective(trainer.model, send_to_device(objective.example(1), args.device))
         return sums.totals(trainer.accelerator, args.model_parallel_size)
+
+    def _passes_of_others(self, trainer) -> int:
+        """How many more batches another process has, of whose passes each takes part where weights are spread."""
+        if not spreads_weights(trainer.args):
+            return 0
+        own = len(self._rows[1])
+        return int(trainer.accelerator.gather(torch.tensor([own], device=trainer.args.device)).max()) - own

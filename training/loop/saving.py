@@ -30,6 +30,7 @@ from training.loop.checkpoints import (
     rotate,
 )
 from training.loop.finiteness import state_tensors
+from training.process import spreads_weights
 from training.sharing.adapters import has_adapters, save_model
 from training.sharing.model_folder import save_tokenizer
 
@@ -52,6 +53,11 @@ def write_model(trainer, save: Callable, folder: str | None, in_checkpoint: bool
         give_usual_rights([*path.glob("*.safetensors"), *path.glob("adapter/*")])
 
 
+def whole_weights(trainer) -> dict[str, torch.Tensor] | None:
+    """The state dict of a model that is spread over the processes, which all call this; None of one that is not."""
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped) if spreads_weights(trainer.args) else None
+
+
 def write_checkpoint(trainer, limit: int | None) -> None:
     """The state of a Trainer as checkpoint-N, whole or not at all; of older ones `limit` are kept (None: all)."""
     args, state, extension = trainer.args, trainer.state, trainer.extension
@@ -71,8 +77,8 @@ def write_checkpoint(trainer, limit: int | None) -> None:
                 save_file(memory, folder / f"memory_{args.data_process}.safetensors")
         if args.should_save:
             state.save_to_json(str(partial / STATE))
-            extension.add_to_checkpoint(partial, state.global_step)
             (partial / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+        extension.add_to_checkpoint(trainer, partial)
     if args.should_save:
         best, step = state.best_model_checkpoint, state.global_step
         rotate(Path(args.output_dir), limit, best, extension.kept_steps, newest=step)

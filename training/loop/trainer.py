@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate.utils import send_to_device
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -33,7 +34,7 @@ from training.loop.progress import Progress
 from training.loop.saving import Start, check_loaded, own_random_state, take_up, write_checkpoint, write_model
 from training.loop.schedules import FollowGlobalStep, check_schedule, follow_time, make_schedule
 from training.loop.stopping import StopEarly, last_state_named
-from training.model_setup import check_trainable
+from training.model_setup import check_trainable, shard_by_layers
 from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
@@ -177,6 +178,7 @@ class Trainer(transformers.Trainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """Called once a step, between clipping and the update."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # FSDP's, spread as the weights are
         self.guard.before_update(norm)
         return norm
 
@@ -191,6 +193,8 @@ class Trainer(transformers.Trainer):
             take_up(self, checkpoint)
         self.progress.measure(self.model, self.objective)
         compile_for(self)
+        if self.args.fsdp:
+            shard_by_layers(self.model)
         if self.args.model_parallel_size > 1:
             take_share(self.model, self.args.model_part, self.args.model_parallel_size)
         with self.stop.listening(), last_state_named(self.args), loggers_blamed(self.args):
@@ -292,6 +296,13 @@ class Trainer(transformers.Trainer):
         """Upload the models of output_dir as they lie there."""
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         first_decides(self.args, lambda: push_folders(self.repositories, self.args))
+
+    def _save(self, output_dir=None, state_dict=None):
+        """As transformers', with each tied weight once, where FSDP has put together a tensor for each of its names."""
+        if state_dict is not None:
+            tied = self.model.all_tied_weights_keys
+            state_dict = {name: tensor for name, tensor in state_dict.items() if name not in tied}
+        super()._save(output_dir, state_dict)
 
     def _load_rng_state(self, checkpoint):
         """As transformers does from as many processes; see own_random_state for others."""

@@ -23,8 +23,8 @@ class Recording(Extension):
     def after_evaluation(self, trainer, is_best):
         self.best.append(is_best)
 
-    def add_to_checkpoint(self, folder, step):
-        (folder / "more").write_text(str(step))
+    def add_to_checkpoint(self, trainer, folder):
+        (folder / "more").write_text(str(trainer.state.global_step))
 
 
 def test_an_extension_is_asked_after_each_backward_evaluation_and_checkpoint(flags, tmp_path, monkeypatch):
