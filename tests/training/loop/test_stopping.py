@@ -21,6 +21,9 @@ from common.errors import Stopped, UserError
 from common.script import INTERRUPTED, PREEMPTED, one_line_errors
 from tests.processes import SERVER, run_together
 from tests.runs import acting_in, assert_same_run, checkpoints
+from tests.small_runs import SCRIPTS
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGHUP", "SIGINT"])
@@ -72,19 +75,29 @@ def when_logged(folder, number):
     return send
 
 
-def test_two_processes_that_a_scheduler_signals_end_with_a_code_of_their_own_and_go_on(flags, tmp_path):
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        words = flags(
-            max_steps=100_000, save_steps=100_000, logging_steps=1, per_device_train_batch_size=4, use_cpu=True
-        )
-        (tmp_path / "run" / "log.jsonl").unlink(missing_ok=True)
-        script = Path(run_mlm_wwm.__file__)
-        run_together(script, words, tmp_path, code=PREEMPTED, meanwhile=when_logged(tmp_path / "run", number))
+@pytest.mark.parametrize(
+    "script, signals",
+    [
+        ("mlm", [signal.SIGUSR1, signal.SIGTERM]),
+        ("electra", [signal.SIGTERM]),
+        ("clm", [signal.SIGUSR1]),
+        *(pytest.param(name, [signal.SIGUSR1, signal.SIGTERM], marks=pytest.mark.slow) for name in ("electra", "clm")),
+    ],
+)
+def test_two_processes_that_a_scheduler_signals_end_with_a_code_of_their_own_and_go_on(
+    small_runs, tmp_path, script, signals
+):
+    name, folder = SCRIPTS[script], tmp_path / "run"
+    for number in signals:
+        words = small_runs.words(script, folder, 2, max_steps=100_000, save_steps=100_000)
+        (folder / "log.jsonl").unlink(missing_ok=True)
+        run_together(ROOT / f"{name}.py", words, tmp_path, code=PREEMPTED, meanwhile=when_logged(folder, number))
         assert f"({number.name}); the same command goes on from here" in (tmp_path / "err-0").read_text()
         assert "Traceback" not in (tmp_path / "err-1").read_text()
-    steps = checkpoints(tmp_path / "run")
-    assert len(steps) == 2 and not (tmp_path / "run/model.safetensors").exists()
-    assert f"starting from {tmp_path}/run/checkpoint-{steps[0]}" in (tmp_path / "err-0").read_text()
+    steps = checkpoints(folder)
+    assert len(steps) == len(signals)
+    assert not [*folder.glob("model.safetensors"), *folder.glob("[dg]*/model.safetensors")]
+    assert len(signals) == 1 or f"starting from {folder}/checkpoint-{steps[0]}" in (tmp_path / "err-0").read_text()
 
 
 def _in_terminal(terminal: str, logs: str, words: list[str]) -> None:
