@@ -37,13 +37,13 @@ from .heads import (
 )
 from .layers import (
     ClampedScaleNorm,
-    Linear,
     affine_heads,
     compute_dtype,
     dropout,
     gather_positions,
     is_exporting,
     may_be_fast,
+    product,
     project,
     rotary_table,
     rotate,
@@ -168,8 +168,8 @@ class FLASHLayer(GradientCheckpointingLayer):
         expanded = int(config.hidden_size * config.expansion_factor)
         self.norm = nn.LayerNorm(config.hidden_size) if config.norm_type == "layernorm" else ClampedScaleNorm()
         # Lists only for the published names to_hidden.0 and to_qk.0; their activation stands in forward.
-        self.to_hidden = nn.ModuleList([Linear(config.hidden_size, 2 * expanded)])
-        self.to_qk = nn.ModuleList([Linear(config.hidden_size, config.query_key_dim)])
+        self.to_hidden = nn.ModuleList([nn.Linear(config.hidden_size, 2 * expanded)])
+        self.to_qk = nn.ModuleList([nn.Linear(config.hidden_size, config.query_key_dim)])
         self.qk_offset_scale = OffsetScale(config.query_key_dim)
         self.rel_pos_bias = RelativeBias(config)
         self.to_out = nn.Linear(expanded, config.hidden_size)
@@ -205,7 +205,7 @@ class FLASHLayer(GradientCheckpointingLayer):
         expanded = self.to_out.in_features
         inputs = project(self.to_hidden[0], hidden, positions, slice(expanded, None), slice(0, expanded))
         narrow = (self.qk_offset_scale.weight, self.qk_offset_scale.bias, self.rel_pos_bias(attention.group))
-        base, output = self.to_qk[0](hidden), (self.to_out.weight, self.to_out.bias)
+        base, output = product(self.to_qk[0], hidden), (self.to_out.weight, self.to_out.bias)
         return MixedChunkAttention.apply(*inputs, base, *output, *narrow, positions, attention)
 
 

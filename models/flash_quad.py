@@ -38,7 +38,6 @@ from .heads import (
     TokenClassificationHead,
 )
 from .layers import (
-    Linear,
     ScaleNorm,
     affine_heads,
     compute_dtype,
@@ -131,7 +130,7 @@ class FLASHQuadLayer(GradientCheckpointingLayer):
         self.weight = nn.Parameter(torch.empty(2, config.s))
         self.bias = nn.Parameter(torch.zeros(2, config.s))
         self.w = nn.Parameter(torch.empty(2 * self.max_positions - 1))
-        self.uv = Linear(config.hidden_size, sum(self.sizes))
+        self.uv = nn.Linear(config.hidden_size, sum(self.sizes))
         self.o = nn.Linear(expanded, config.hidden_size)
         self.LayerNorm = flash_quad_norm(config)
 

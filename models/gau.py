@@ -38,7 +38,6 @@ from .heads import (
     TokenClassificationHead,
 )
 from .layers import (
-    Linear,
     compute_dtype,
     dropout,
     gather_positions,
@@ -135,7 +134,7 @@ class GatedUnit(nn.Module):
         super().__init__()
         self.config = config
         self.sizes = (config.intermediate_size, config.intermediate_size, config.attention_key_size)
-        self.i_dense = Linear(config.hidden_size, sum(self.sizes), bias=config.use_bias)
+        self.i_dense = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.use_bias)
         self.o_dense = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.q_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)
         self.k_scaleoffset = ScaleOffset(config.attention_key_size, config.use_bias)

@@ -268,10 +268,7 @@ def is_plain(module: nn.Module) -> bool:
     kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     hooks = (getattr(hook, "__module__", None) != RECORDING for kind in kinds if kind for hook in kind.values())
     return (
-        (
-            type(module) is Linear
-            or origin.startswith(("torch.nn.modules.", "transformers.models.", "transformers.act"))
-        )
+        origin.startswith(("torch.nn.modules.", "transformers.models.", "transformers.act"))
         and not any(hooks)
         and "forward" not in vars(module)
         and all(type(p) in (nn.Parameter, torch.Tensor) for p in module.parameters(recurse=False))
@@ -294,18 +291,12 @@ def segment_vectors(table: nn.Embedding, token_type_ids: torch.Tensor | None) ->
     return table(token_type_ids)
 
 
-class Linear(nn.Linear):
-    """nn.Linear whose backward pass is faster on CPU under autocast."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if not records_gradients():
-            return super().forward(inputs)
-        return Product.apply(inputs, self.weight, self.bias, compute_dtype(inputs))
-
-    def part(self, inputs: torch.Tensor, outputs: slice) -> torch.Tensor:
-        """Some of the outputs."""
-        bias = None if self.bias is None else self.bias[outputs]
-        return Product.apply(inputs, self.weight[outputs], bias, compute_dtype(inputs))
+def product(linear: nn.Linear, inputs: torch.Tensor, outputs: slice | None = None) -> torch.Tensor:
+    """All or some outputs of a linear layer that is_plain; the backward pass is faster on a CPU under autocast."""
+    weight, bias = linear.weight, linear.bias
+    if outputs is not None:
+        weight, bias = weight[outputs], None if bias is None else bias[outputs]
+    return Product.apply(inputs, weight, bias, compute_dtype(inputs))
 
 
 def gather_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -325,9 +316,9 @@ def scatter_positions(rows: torch.Tensor, positions: torch.Tensor, length: int) 
 
 
 def project(
-    linear: Linear, hidden: torch.Tensor, positions: torch.Tensor | None, gate: slice, others: slice
+    linear: nn.Linear, hidden: torch.Tensor, positions: torch.Tensor | None, gate: slice, others: slice
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All outputs [B, T, X] and None; with positions [B, P], the others [B, T, Y] and the gate's [B, P, E] alone."""
     if positions is None:
-        return linear(hidden), None
-    return linear.part(hidden, others), linear.part(gather_positions(hidden, positions), gate)
+        return product(linear, hidden), None
+    return product(linear, hidden, others), product(linear, gather_positions(hidden, positions), gate)

@@ -123,8 +123,14 @@ class TransformerXLCausalLMOutput(CausalLMOutputWithPast):
     mems: tuple[torch.Tensor, ...] | None = None
 
 
-class ResidualLinear(nn.Linear):
-    """A linear layer whose output is added to the residual stream, and whose weights therefore start smaller."""
+def residual_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer whose output is added to the residual stream, and whose weights therefore start smaller.
+
+    It is torch's own class, which alone the quantisers of transformers replace.
+    """
+    linear = nn.Linear(inputs, outputs)
+    linear.adds_to_residual = True
+    return linear
 
 
 class RelativeBias(nn.Module):
@@ -156,7 +162,7 @@ class TransformerXLAttention(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.r_proj = nn.Linear(width, width) if config.relative_encoding else None
-        self.o_proj = ResidualLinear(width, width)
+        self.o_proj = residual_linear(width, width)
 
     def forward(self, hidden, memory, band: Band, table, biases, cache: WindowLayer | None) -> torch.Tensor:
         """hidden [B, Q, H] and memory [B, M, H] or None, both normed; table as `relative_table` gives it, or None.
@@ -184,7 +190,7 @@ class TransformerXLMLP(nn.Module):
     def __init__(self, config: TransformerXLConfig):
         super().__init__()
         self.fc_in = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc_out = ResidualLinear(config.intermediate_size, config.hidden_size)
+        self.fc_out = residual_linear(config.intermediate_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -223,7 +229,7 @@ class TransformerXLPreTrainedModel(StrictPreTrainedModel):
         if isinstance(module, RelativeBias):
             init.zeros_(module.r_w_bias)
             init.zeros_(module.r_r_bias)
-        elif isinstance(module, ResidualLinear):  # Megatron's rule: two additions in each layer
+        elif getattr(module, "adds_to_residual", False):  # Megatron's rule: two additions in each layer
             init.normal_(
                 module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
             )

@@ -6,6 +6,7 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 
+from models.base import AUTO_CLASSES
 from tests.models.families import CLASSIFIERS, EVERY_CASE, STOCK, make, rows, said
 
 
@@ -83,6 +84,21 @@ def test_a_linear_layer_of_another_kind_is_called_wherever_it_is_put(family, end
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+@EVERY_CASE
+def test_bitsandbytes_replaces_every_linear_layer_but_the_output(family, ending, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes: pip install -r requirements-extras.txt")
+    model, inputs = make(family, ending), rows(ending, labels=False)
+    model.save_pretrained(tmp_path)
+    auto_class = getattr(transformers, next(auto for auto, name in AUTO_CLASSES.items() if name == ending))
+    config = transformers.BitsAndBytesConfig(load_in_8bit=True)
+    quantised = auto_class.from_pretrained(tmp_path, quantization_config=config, device_map={"": "cpu"}).eval()
+    linears = {module for module in quantised.modules() if isinstance(module, nn.Linear)}
+    plain = {module for module in linears if not type(module).__module__.startswith("bitsandbytes")}
+    assert len(linears) > 1 and plain <= {quantised.get_output_embeddings()}
+    expected, difference = said(model, **inputs), said(quantised, **inputs) - said(model, **inputs)
+    assert 0 < difference.norm() < 0.2 * expected.norm()
 
 
 @EVERY_CASE
