@@ -31,18 +31,16 @@ from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
 from common.files import give_usual_rights
+from data.batches.corpora import load_maskable_rows, settle_length
 from data.batches.electra_rows import ElectraRows
 from data.batches.masking import MASK_STYLES, make_collator, make_eval_collator
 from data.batches.packing import pack
 from data.batches.sampling import (
     HELD_OUT_SEED,
     EpochRows,
-    PlainRows,
     Rows,
-    load_maskable_rows,
     make_eval_batches,
     make_train_batches,
-    settle_length,
 )
 from models.electra.config import SIZES, ElectraOptions, electra_configs, generator_config
 from models.electra.joint_model import (
@@ -183,12 +181,13 @@ def check_arguments(model_args, data_args, args) -> None:
     args.output_dir = args.output_dir or loads
 
 
-def make_rows(data_args, plain: PlainRows, backend, seed: int) -> Rows:
+def make_rows(data_args, plain: Rows, backend, seed: int) -> Rows:
     """Rows of one or two segments, or of whole corpus rows side by side."""
     length = data_args.max_seq_length
     if data_args.packing != "none":
-        return pack(plain, data_args.packing, settle_length(plain, length), backend)
-    return ElectraRows(plain, data_args.electra_data, length, backend, seed)
+        length = settle_length(plain, length)
+        return plain.each(lambda rows: pack(rows, data_args.packing, length, backend))
+    return plain.each(lambda rows: ElectraRows(rows, data_args.electra_data, length, backend, seed))
 
 
 def make_model(model_args, size: str, tokenizer) -> ElectraForJointPreTraining:

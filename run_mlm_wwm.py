@@ -28,14 +28,13 @@ from dataclasses import dataclass, field
 from transformers import AutoModelForMaskedLM, set_seed
 
 import models  # noqa: F401  registers the model types
+from data.batches.corpora import load_maskable_rows, settle_length
 from data.batches.masking import MASKINGS, make_collator, make_eval_collator
 from data.batches.packing import pack
 from data.batches.sampling import (
     EpochRows,
-    load_maskable_rows,
     make_eval_batches,
     make_train_batches,
-    settle_length,
 )
 from models.post_norm import use_fast_layers
 from models.stock import accept_our_inputs, check_rows, longest_row
@@ -98,7 +97,9 @@ def main(argv=None) -> dict[str, float]:
     backend = tokenizer.backend_tokenizer
     plain, held_out = load_maskable_rows(data_args, tokenizer, args.row_order)
     length = settle_length(plain, data_args.max_seq_length)
-    train = plain if data_args.packing == "none" else pack(plain, data_args.packing, length, backend)
+    train = plain
+    if data_args.packing != "none":
+        train = plain.each(lambda rows: pack(rows, data_args.packing, length, backend))
     set_seed(args.seed)
     with made_whole(args):
         model = make_model(AutoModelForMaskedLM, model_args, tokenizer, new_head=args.do_train)

@@ -29,8 +29,9 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import add_options, report
+from data.batches.corpora import check_maskable, load_rows, settle_length
 from data.batches.masking import make_collator
-from data.batches.sampling import EpochRows, check_maskable, load_rows, make_train_batches, settle_length
+from data.batches.sampling import EpochRows, make_train_batches
 from data.corpus.arrow_shards import checksum, shard_name, write_shard
 from data.corpus.manifest import FORMAT, write_manifest
 from data.corpus.store import Corpus

@@ -235,7 +235,9 @@ class AdaptableModelArguments(ModelArguments):
 class CorpusArguments:
     """What to train and evaluate on."""
 
-    train_dir: str | None = field(default=None, metadata={"help": "Corpus folder to train on."})
+    train_dir: str | None = field(
+        default=None, metadata={"help": "Corpus folders to train on, the second for 0.3 of the tokens: dir1,dir2:0.3."}
+    )
     validation_dir: str | None = field(default=None, metadata={"help": "Corpus folder to evaluate on."})
     validation_split: float | None = field(
         default=None, metadata={"help": "Share of train_dir's documents held out for evaluation, in (0, 1)."}

@@ -12,20 +12,17 @@ Letters: S step_size, the rows of one optimiser step over all processes; R rows 
 that are used, t tokens of a row.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 
 import numpy as np
-from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
-from data.corpus.arrow_shards import CorpusError
 from data.corpus.store import AllBut, Corpus, RowLengths
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of splitmix64
 # Streams of draws, apart from those of masking.
-_EPOCH_ORDER, _STEP_ORDER, _ROUND_KEYS, _HELD_OUT = 11, 12, 15, 16
+_EPOCH_ORDER, _STEP_ORDER, _ROUND_KEYS, HELD_OUT = 11, 12, 15, 16
 _ROUNDS = 8  # of the Feistel network
 PERMUTED, SORTED = "permuted", "sorted"  # orders of an epoch: computed at a place; that of sorted draws, [R] in memory
 HELD_OUT_SEED = 0  # the same documents and masks are evaluated on, whatever the seed of the run
@@ -86,11 +83,13 @@ def permuted(places: np.ndarray, rows: int, seed: int, epochs: np.ndarray, strea
 class Rows:
     """Rows to train on, made of some rows of a corpus; a subclass says how.
 
-    Attributes: corpus; lengths int64 [R], tokens of each row.
+    Attributes: corpus; lengths int64 [R], tokens of each row; mixture, of rows that do not all come once an epoch,
+    says which of them each place of the stream holds: at(places, seed) -> epochs and indices, int64.
     """
 
     corpus: Corpus
     lengths: np.ndarray | RowLengths
+    mixture = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -105,6 +104,10 @@ class Rows:
     def _row(self, index: int) -> dict:
         raise NotImplementedError
 
+    def each(self, make: Callable[["PlainRows"], "Rows"]) -> "Rows":
+        """What `make` gives of these rows, or of each corpus's, if they are of several."""
+        return make(self)
+
 
 class PlainRows(Rows):
     """Some rows of a corpus as they are, which keep the index that they have there.
@@ -118,95 +121,6 @@ class PlainRows(Rows):
 
     def rows(self, indices) -> list[dict]:
         return self.corpus.rows(self.indices[np.asarray(indices, np.int64)])
-
-
-def load_rows(
-    train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer, order=PERMUTED
-) -> tuple[PlainRows, PlainRows | None]:
-    """Training rows, and held-out rows if there are any. CorpusError unless this tokenizer made the corpora.
-
-    order: that of the run's epochs. Runs that sort take the documents of a split from a list of all of them.
-    """
-
-    def load(folder, flag):
-        corpus = Corpus(folder, flag)
-        corpus.check_tokenizer(backend, "--tokenizer_name")
-        if not len(corpus):
-            raise CorpusError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
-        share = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        corpus.maps.check_in_background(*share)  # each machine on its own: its disk may be another one
-        return corpus
-
-    corpus = load(train_dir, "--train_dir")
-    if validation_split is not None:
-        if corpus.maps.is_small or order == SORTED:
-            train, held_out = corpus.split_documents(validation_split, HELD_OUT_SEED)
-        else:
-            train, held_out = _split_at_places(corpus, validation_split)
-        return PlainRows(corpus, train), PlainRows(corpus, held_out)
-    every = PlainRows(corpus, AllBut(len(corpus)))
-    if validation_dir is None:
-        return every, None
-    held_out = load(validation_dir, "--validation_dir")
-    return every, PlainRows(held_out, AllBut(len(held_out)))
-
-
-def _split_at_places(corpus: Corpus, share: float) -> tuple[AllBut, np.ndarray]:
-    """As Corpus.split_documents with other documents, in no more memory than that of the held-out rows.
-
-    A share of the numbers that documents can have is held out, whether or not each of them has rows.
-    """
-    corpus.check_splittable()
-    numbers = corpus.last_document + 1
-    count = round(share * numbers)
-    if numbers < 2 or not 0 < count < numbers:
-        raise corpus.unsplittable(share, numbers)
-    chosen = permuted(np.arange(count), numbers, HELD_OUT_SEED, np.zeros(count, np.int64), _HELD_OUT)
-    held_out = corpus.rows_of(np.sort(chosen))
-    if not 0 < len(held_out) < len(corpus):
-        raise corpus.unsplittable(share, numbers)
-    return AllBut(len(corpus), held_out), held_out
-
-
-def check_maskable(rows: PlainRows, special_ids: list[int], flag: str) -> None:
-    """CorpusError naming `flag` when all tokens of the rows are special or unknown, so that there is nothing to mask.
-
-    They are looked at up to the first that can be masked.
-    """
-    for first in range(0, len(rows), _TOGETHER):
-        some = rows.rows(np.arange(first, min(first + _TOGETHER, len(rows))))
-        if not np.isin(np.concatenate([row["input_ids"] for row in some]), special_ids).all():
-            return
-    raise CorpusError(
-        f"{flag} must hold tokens to mask, got only special and unknown ones in {rows.corpus.folder}; prepare the "
-        "corpus with a tokenizer that knows its text"
-    )
-
-
-def load_maskable_rows(data_args, tokenizer, order: str) -> tuple[PlainRows, PlainRows | None]:
-    """load_rows of the flags of a corpus, all checked to have tokens that can be masked."""
-    folders = data_args.train_dir, data_args.validation_dir, data_args.validation_split
-    train, held_out = load_rows(*folders, tokenizer.backend_tokenizer, order)
-    check_maskable(train, tokenizer.all_special_ids, "--train_dir")
-    if held_out:
-        check_maskable(held_out, tokenizer.all_special_ids, "--validation_dir or --validation_split")
-    return train, held_out
-
-
-def settle_length(rows: PlainRows, length: int | None) -> int:
-    """Most tokens of a training row: `length`, by default those that the corpus was prepared for.
-
-    CorpusError when a row of the corpus is longer.
-    """
-    longest = rows.lengths.max()
-    if length is None:
-        return max(longest, rows.corpus.manifest.get("settings", {}).get("max_seq_length", 0))
-    if length < longest:
-        raise CorpusError(
-            f"--max_seq_length must be at least the {longest} tokens of the longest row of {rows.corpus.folder}, got "
-            f"{length}; raise it or prepare the corpus with shorter rows"
-        )
-    return length
 
 
 def in_shard(indices: np.ndarray, first_row: int, rows: int) -> np.ndarray:
@@ -243,6 +157,7 @@ class TrainBatches:
         lengths: int64 [R], tokens of each row, with which rows of like length share a micro-batch.
         pool_steps: steps whose rows are sorted by length together; 1 leaves every step the rows that chance gave it.
         order: of an epoch, PERMUTED or SORTED.
+        mixture: of Rows.
         start: places of the stream that are already done, those of whole steps; set it before iterating.
 
     Attributes:
@@ -266,6 +181,7 @@ class TrainBatches:
         lengths: np.ndarray | RowLengths | None = None,
         pool_steps: int = BUCKET_STEPS,
         order: str = PERMUTED,
+        mixture=None,
     ):
         if not rows:
             raise ValueError("rows must be at least 1")
@@ -273,7 +189,7 @@ class TrainBatches:
         self.micro_batch, self.accumulation = micro_batch, accumulation
         self.processes, self.process = processes, process
         self.step_size = micro_batch * accumulation * processes
-        self.pool_steps, self.order = pool_steps, order
+        self.pool_steps, self.order, self._mixture = pool_steps, order, mixture
         self.start = 0
         self._orders: dict[int, np.ndarray] = {}
 
@@ -324,6 +240,8 @@ class TrainBatches:
 
     def _indices(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places of the stream -> their epochs and the indices of their rows."""
+        if self._mixture is not None:
+            return self._mixture.at(places, self.seed)
         epochs, within = np.divmod(places, self.rows)
         if self.order == PERMUTED:
             return epochs, permuted(within, self.rows, self.seed, epochs)
@@ -366,7 +284,7 @@ def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batche
 
     Fewer of a large corpus, each row of which may lie in another shard.
     """
-    if isinstance(rows.lengths, RowLengths) and not rows.corpus.maps.is_small:
+    if not getattr(rows.lengths, "is_small", True):
         micro_batches = -(-_TOGETHER // batches.micro_batch)
     some = [[index for _, index in batch] for batch in islice(batches, min(micro_batches, len(batches)))]
     lengths = rows.lengths[np.ravel(some)].reshape(len(some), -1)
@@ -383,7 +301,8 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
 
     def batches_of(source: Rows) -> TrainBatches:
         pool_steps = BUCKET_STEPS if args.train_sampling_strategy == "group_by_length" else 1
-        return TrainBatches.of_run(args, len(source), lengths=source.lengths, pool_steps=pool_steps)
+        options = {"lengths": source.lengths, "pool_steps": pool_steps, "mixture": source.mixture}
+        return TrainBatches.of_run(args, len(source), **options)
 
     batches = batches_of(rows)
     batches.padding = padding_share(batches, rows, multiple)

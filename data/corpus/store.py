@@ -243,11 +243,11 @@ class AllBut:
 class RowLengths:
     """Tokens of the used rows of a corpus: what an int64 array of N gives, read from the shards when asked for.
 
-    indices: N numbers of rows of the corpus, an array or AllBut.
+    indices: N numbers of rows of the corpus, an array or AllBut. is_small: whether all may be read at once.
     """
 
     def __init__(self, corpus: Corpus, indices: np.ndarray | AllBut):
-        self._corpus, self._indices = corpus, indices
+        self._corpus, self._indices, self.is_small = corpus, indices, corpus.maps.is_small
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -262,11 +262,11 @@ class RowLengths:
 
     def max(self) -> int:
         """Tokens of the longest used row; of a corpus that is not small those that no row has more of."""
-        return int(np.asarray(self).max()) if self._corpus.maps.is_small else self._corpus.longest
+        return int(np.asarray(self).max()) if self.is_small else self._corpus.longest
 
     def mean(self) -> float:
         """Tokens of a used row on average; of a corpus that is not small those of any row."""
-        return float(np.asarray(self).mean()) if self._corpus.maps.is_small else self._corpus.mean_length
+        return float(np.asarray(self).mean()) if self.is_small else self._corpus.mean_length
 
 
 class ShardMaps:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from data.batches.corpora import load_rows, settle_length
 from data.batches.sampling import (
     BUCKET_STEPS,
     HELD_OUT_SEED,
@@ -16,10 +17,8 @@ from data.batches.sampling import (
     EvalBatches,
     PlainRows,
     TrainBatches,
-    load_rows,
     padding_share,
     permuted,
-    settle_length,
 )
 from data.corpus import store
 from data.corpus.arrow_shards import CorpusError

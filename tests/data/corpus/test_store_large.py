@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from data.batches.sampling import load_rows, make_train_batches
+from data.batches.corpora import load_rows
+from data.batches.sampling import make_train_batches
 from data.corpus import store
 from data.corpus.arrow_shards import CorpusError, checksum, shard_name, write_shard
 from data.corpus.manifest import read_manifest, write_manifest
