@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$root"
 steps=${QUICKSTART_STEPS:-20000} processes=$(( $(getconf _NPROCESSORS_ONLN) < 2 ? 1 : 2 ))
-# What benchmarks/quickstart_baseline.py printed on this text: dashed lines of the picture.
+# What benchmarks/learning/quickstart_baseline.py printed on this text: dashed lines of the picture.
 bert_loss=5.96 bert_accuracy=14.1 unigram_loss=6.44 unigram_accuracy=5.8 ngram_loss=5.00 ngram_accuracy=18.7
 out=${QUICKSTART_OUTPUT:-outputs/quickstart}
 # Waiting threads sleep instead of spinning: they would take the core that another stage's process needs.

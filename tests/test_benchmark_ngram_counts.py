@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quickstart_baseline
-from benchmarks.ngram_counts import CONTEXTS, NgramCounts, side_by_side
+from benchmarks.learning import quickstart_baseline
+from benchmarks.learning.ngram_counts import CONTEXTS, NgramCounts, side_by_side
 
 V, SPECIAL = 12, (0, 1, 2)
 

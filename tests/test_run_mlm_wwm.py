@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 import run_mlm_wwm
-from benchmarks import quickstart_baseline
+from benchmarks.learning import quickstart_baseline
 from common.errors import ArgumentError
 from data.batches.masking import make_eval_collator
 from data.corpus.arrow_shards import CorpusError

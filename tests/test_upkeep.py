@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,14 @@ def test_readme_fits_two_screens():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "```bash" in text, "README.md shows its commands"
     assert text.count("\n") <= 150 and max(map(len, text.splitlines())) <= 110 and len(text.encode()) <= 10_000
+
+
+def test_no_folder_is_too_full_to_be_seen_at_a_glance():
+    """14 modules at most; models/ keeps flat what travels with a checkpoint."""
+    folders = ("benchmarks", "common", "data", "examples", "models", "training")
+    parents = [path.parent for name in folders for path in (ROOT / name).rglob("*.py") if path.name != "__init__.py"]
+    full = {str(folder.relative_to(ROOT)): count for folder, count in Counter(parents).items() if count > 14}
+    assert full.pop("models") <= 18 and not full
 
 
 def test_the_map_names_every_file():

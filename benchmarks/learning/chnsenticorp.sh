@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Clean evaluation on ChnSentiCorp: corpora without its dev and test texts, three ways of pretraining on them and none,
 # three finetuning seeds each, and TF-IDF beside. Some hours on two CPU cores; re-running resumes.
-#   bash benchmarks/chnsenticorp.sh DATA [OUTPUT]     DATA/chnsenticorp holds train.tsv, dev.tsv and test.tsv; after quickstart.sh,
+#   bash benchmarks/learning/chnsenticorp.sh DATA [OUTPUT]     DATA/chnsenticorp holds train.tsv, dev.tsv and test.tsv; after quickstart.sh,
 #                                                     whose text (not its model, which has read the test texts) is used
 #   PRETRAIN_MINUTES, REVIEW_MINUTES                  of mlm and of electra (25); further ones, on reviews, of mlm_reviews (50)
 #   OMP_NUM_THREADS                                   of each of them (1: two runs side by side need two cores)
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup_env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/setup_env.sh"
 data=$(realpath "${1:?DATA must name the folder that holds chnsenticorp/}")
 cd "$root"
 out=${2:-outputs/chnsenticorp} text=${QUICKSTART_OUTPUT:-outputs/quickstart}/text minutes=${PRETRAIN_MINUTES:-25}
@@ -53,7 +53,7 @@ hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
     --dataloader_num_workers 0 --checkpoint_percents 100
 
 echo "== 4. Finetuning"
-"$python" benchmarks/chnsenticorp_tfidf.py --train_file "$sets/train.tsv" --dev_file "$sets/dev.tsv" --test_file "$sets/test.tsv"
+"$python" benchmarks/learning/chnsenticorp_tfidf.py --train_file "$sets/train.tsv" --dev_file "$sets/dev.tsv" --test_file "$sets/test.tsv"
 finetune() {
     "$python" run_glue.py --tasks chnsenticorp --data_dir "$data" --output_dir "$out/finetuned_$1" --model_name_or_path "$out/$2" --do_predict \
         --seeds 1,2,3 --max_seq_length 256 --per_device_train_batch_size 32 --bf16 --pooling mean --optimizer muon --muon_learning_rate 5e-3 \

@@ -1,6 +1,6 @@
 """The quickstart's opponents on its own text: BertForMaskedLM by the standard recipe, and counted words.
 
-    python benchmarks/quickstart_baseline.py          (after bash scripts/quickstart.sh)
+    python benchmarks/learning/quickstart_baseline.py          (after bash scripts/quickstart.sh)
 
 BERT of about the quickstart model's size sees the same training documents, one a row in random order, padded to the
 longest of the batch, computes logits at all positions and trains with AdamW under a linear schedule with 6 % warm-up.
@@ -29,9 +29,9 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.ngram_counts import fit_ngrams
+from benchmarks.learning.ngram_counts import fit_ngrams
 from data.batches.masking import MaskCollator, make_collator, make_eval_collator
 from data.batches.sampling import EpochRows, EvalBatches, PlainRows, TrainBatches
 from data.corpus.store import Corpus

@@ -1,6 +1,6 @@
 """Accuracy of TF-IDF over character 1- to 3-grams with logistic regression: the bar that pretraining has to pass.
 
-    python benchmarks/chnsenticorp_tfidf.py --train_file train.tsv --dev_file dev.tsv --test_file test.tsv
+    python benchmarks/learning/chnsenticorp_tfidf.py --train_file train.tsv --dev_file dev.tsv --test_file test.tsv
 
 The files are UER's ChnSentiCorp or laid out like it: tab separated with a header, columns `label` and `text_a`.
 Settings, everything else as scikit-learn has it: n-grams of at least two texts, 1 + log of counts, C 10.
@@ -13,7 +13,7 @@ from pathlib import Path
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.tasks.own_files import adhoc_task
 
