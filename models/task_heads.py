@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.modeling_outputs import (
+    BaseModelOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
@@ -95,9 +96,16 @@ class LinearHeadConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         return self.encoder.vocab_size
 
+    @property
+    def hidden_size(self) -> int:
+        return self.encoder.hidden_size
+
 
 class LinearHeadPreTrainedModel(StrictPreTrainedModel):
-    """encoder, dropout, classifier; `outputs` says how many numbers the classifier gives, None for num_labels."""
+    """encoder, dropout, classifier; `outputs` says how many numbers the classifier gives, None for num_labels.
+
+    outputs 0 leaves dropout and classifier out.
+    """
 
     family = "LinearHead"
     config_class = LinearHeadConfig
@@ -107,25 +115,30 @@ class LinearHeadPreTrainedModel(StrictPreTrainedModel):
     def __init__(self, config: LinearHeadConfig):
         super().__init__(config)
         self.encoder = bare_encoder(config.encoder)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.encoder.hidden_size, self.outputs or config.num_labels)
+        if self.outputs != 0:
+            self.dropout = nn.Dropout(config.classifier_dropout)
+            self.classifier = nn.Linear(config.hidden_size, self.outputs or config.num_labels)
         self.post_init()
 
     def _init_weights(self, module):
-        if module is self.classifier:
+        if module is getattr(self, "classifier", None):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)
         else:
             self.encoder._init_weights(module)
 
-    def scores(self, pooled: bool, attention_mask, output_attentions, output_hidden_states, **inputs):
-        """ids [B, T] -> [B, outputs] of the sequence, or [B, T, outputs] of its tokens; and what goes beside them."""
-        inputs |= {"attention_mask": attention_mask}
+    def encode(self, output_attentions, output_hidden_states, **inputs) -> BaseModelOutput:
+        """What the encoder says of ids [B, T]."""
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
         # Not every encoder has every argument: what is None or False is left out.
         inputs = {name: value for name, value in (inputs | asked).items() if value is not None and value is not False}
-        outputs = self.encoder(**inputs, return_dict=True)
+        return self.encoder(**inputs, return_dict=True)
+
+    def scores(self, pooled: bool, attention_mask, output_attentions, output_hidden_states, **inputs):
+        """ids [B, T] -> [B, outputs] of the sequence, or [B, T, outputs] of its tokens; and what goes beside them."""
+        inputs |= {"attention_mask": attention_mask}
+        outputs = self.encode(output_attentions, output_hidden_states, **inputs)
         hidden = outputs.last_hidden_state
         scores = self.classifier(self.dropout(self.pool(hidden, attention_mask) if pooled else hidden))
         return scores, {"hidden_states": outputs.get("hidden_states"), "attentions": outputs.get("attentions")}
@@ -138,6 +151,35 @@ class LinearHeadPreTrainedModel(StrictPreTrainedModel):
         if self.config.pooling == "mean":
             return (hidden * real).sum(1) / real.sum(1)
         return hidden.masked_fill(real == 0, -torch.inf).amax(1)
+
+
+class LinearHeadModel(LinearHeadPreTrainedModel):
+    """The encoder alone, which is what AutoModel makes of the folder of any head."""
+
+    outputs = 0
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput:
+        """Inputs [B, T]; last_hidden_state [B, T, H]."""
+        return self.encode(
+            output_attentions,
+            output_hidden_states,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+        )
 
 
 class LinearHeadForSequenceClassification(LinearHeadPreTrainedModel):

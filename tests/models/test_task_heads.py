@@ -206,3 +206,19 @@ def test_dropout_can_be_switched_off_everywhere():
     modern = ModernBertConfig(**STOCK)
     set_dropout(modern, 0.25)
     assert modern.mlp_dropout == modern.classifier_dropout == 0.25
+
+
+@pytest.mark.parametrize("name", ["gau_alpha", "bert"])
+def test_auto_model_of_a_folder_with_a_linear_head_is_its_encoder(tmp_path, name):
+    torch.manual_seed(0)
+    model = new_task_model(ENCODERS[name], "classification", ("no", "yes"), head="linear").eval()
+    model.save_pretrained(tmp_path)
+    encoder = own_memory(AutoModel.from_pretrained(tmp_path)).eval()
+    ids, mask = torch.arange(5, 17).view(2, 6), torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        wanted = model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        outputs = encoder(ids, mask, output_hidden_states=True)
+        assert torch.equal(outputs.last_hidden_state, wanted)
+        assert torch.equal(encoder(ids, mask, return_dict=False)[0], wanted)
+    assert len(outputs.hidden_states) == 3 and encoder.config.hidden_size == 24
+    assert not [parameter for parameter, _ in encoder.named_parameters() if not parameter.startswith("encoder.")]
