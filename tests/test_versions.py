@@ -110,7 +110,8 @@ def test_requirements_name_every_import_and_its_users():
     runtime = requirements("requirements.txt").keys()
     wanted = requirements("requirements.txt") | requirements("requirements-dev.txt")
     wanted = {name.replace("_", "-"): match for name, match in wanted.items()}
-    optional = OPTIONAL | {name.replace("-", "_") for name in requirements("requirements-extras.txt")}
+    optional = requirements("requirements-extras.txt") | requirements("requirements-distributed.txt")
+    optional = OPTIONAL | {name.replace("-", "_") for name in optional}
     for root in roots - ours - optional - sys.stdlib_module_names:
         assert packages.get(root, set()) & wanted.keys(), f"{root} is imported and not in requirements*.txt"
     for name, match in wanted.items():

@@ -1,0 +1,62 @@
+"""A block of a datatrove pipeline: each of its tasks runs one of our scripts on a share, in a process of its own.
+
+So a task has the flags, the bytes and the errors of the script, and leaves no memory behind.
+"""
+
+import ctypes
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # of Linux' sys/prctl.h
+
+
+@dataclass
+class ScriptStep:
+    """command: the script with its flags; logs: folder of what tasks print; shared: whether tasks share the step."""
+
+    command: list[str]
+    logs: Path
+    shared: bool
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        silence("datatrove.executor.base", "datatrove.utils.logging")  # in the process of a task
+
+    def __call__(self, data, rank: int, world_size: int) -> None:
+        """Run the script. CalledProcessError when it fails; `error` tells why."""
+        share = ["--shard_index", str(rank), "--num_shards", str(world_size)] if self.shared else []
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with self._log(rank, "out").open("w") as out, self._log(rank, "err").open("w") as errors:
+            command = [*self.command, *share]
+            done = subprocess.run(command, stdout=out, stderr=errors, preexec_fn=_die_with_parent)
+            if done.returncode < 0:
+                name = signal.Signals(-done.returncode).name
+                errors.write(f"\nkilled by {name}, most often for want of memory; run the same command again to go on")
+        done.check_returncode()
+
+    def _log(self, rank: int, stream: str) -> Path:
+        return self.logs / f"{rank:05d}.{stream}"
+
+    def printed(self, rank: int) -> tuple[str, str]:
+        """What a task wrote to its output and to its errors, without bars of progress."""
+        paths = [self._log(rank, stream) for stream in ("out", "err")]
+        out, errors = (path.read_bytes().decode(errors="replace") if path.is_file() else "" for path in paths)
+        return out, "".join(f"{line}\n" for line in errors.split("\n") if line.strip() and "\r" not in line)
+
+    def error(self, rank: int) -> str:
+        """The line with which a task ended, if it wrote one."""
+        return self.printed(rank)[1].rstrip("\n").rpartition("\n")[2]
+
+
+def silence(*modules: str) -> None:
+    """Keep datatrove, or modules of it, from printing its settings, and a traceback beside the line of a script."""
+    from loguru import logger
+
+    for module in modules or ["datatrove"]:
+        logger.disable(module)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
