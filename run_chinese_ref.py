@@ -27,6 +27,7 @@ from data.corpus.shares import describe_share, drop_shares, make_corpus, plan_wo
 from data.corpus.sources import LineSource
 from data.files import input_files
 from data.shares import add_share_flags, check_share_flags
+from data.staging import brought_here
 from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
@@ -106,6 +107,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
+    with brought_here(args, "input_path", "output_dir", args.json_key):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """All the work, on local files."""
     backend, tokenizer = load(args)
     identity = {"name": args.model_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
     terms = identity, settings_of(args), ("--input_path", "--tokenizer_name")

@@ -37,6 +37,7 @@ from data.corpus.shares import (
 from data.corpus.sources import CleanedLines, Part, Source, held_out
 from data.corpus.table_inputs import open_dataset, open_files
 from data.shares import add_share_flags, check_share_flags
+from data.staging import brought_here
 from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
@@ -165,6 +166,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
+    with brought_here(args, "train_file", "output_dir"):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """All the work, on local files."""
     backend, tokenizer = load(args)
     identity = {"name": args.tokenizer_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
     terms = identity, settings_of(args), ("--train_file" if args.train_file else "--dataset_name", "--tokenizer_name")

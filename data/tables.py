@@ -51,6 +51,15 @@ def column_names(file: Path, kind: str) -> list[str]:
     return (_parquet(file) if kind == "parquet" else _text(file, kind))[0]
 
 
+def parquet_texts(file: Path, column: str) -> Iterator[str | None]:
+    """The values of a column of strings of a Parquet file, a row group in memory at a time."""
+    names, arrays = _parquet(file)
+    if names.count(column) != 1:
+        raise DataError(f"{file}: must have the column {column!r} once, got {', '.join(names)}; name the right one")
+    for batch in arrays(column):
+        yield from batch.to_pylist()
+
+
 def _text(file: Path, kind: str) -> tuple[list[str], Callable[[str], Iterator[pa.Array]]]:
     """The names of the columns, and what makes of one of them its values, _ROWS at a time."""
     csv.field_size_limit(_LONGEST)  # 131,072 characters are no long text

@@ -24,6 +24,7 @@ from common.flags import FlagParser
 from common.script import run_script, tell_next
 from data.files import input_files
 from data.outputs import atomic_folder, telling
+from data.staging import brought_here
 from data.tokens.wordpiece_vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
 
 SPECIALS = {
@@ -118,7 +119,13 @@ def check(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
-    check(args)
+    with brought_here(args, "input_path", "output_dir", args.json_key):
+        check(args)
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """All the work, on local files."""
     lowercase, least = args.lowercase == "true", args.min_frequency
     files = input_files(args.input_path, "--input_path")
     backend = build_backend(list(SPECIALS.values()), lowercase, args.nfkc)

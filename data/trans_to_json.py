@@ -30,6 +30,7 @@ from common.script import run_script, tell_next
 from data.files import input_files, refuse_foreign, refuse_json
 from data.outputs import atomic_folder, held, is_temporary, put_in_place, resolve_output, telling, temporary_folder
 from data.shares import add_share_flags, check_share_flags, leave, refuse_changes, take
+from data.staging import brought_here
 from data.text.external_sort import BUCKET_BYTES, Buckets, position_keys
 from data.text.overlap import Overlap
 from data.text.parallel_reader import Counts, Job, read_all
@@ -334,6 +335,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
+    with brought_here(args, "input_path", "output_path", args.json_field):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """All the work, on local files."""
     output = check_output(args)
     if args.step is None:
         sort_here(args, output)
