@@ -57,6 +57,12 @@ class RunArguments(TrainingArguments):
         default_factory=lambda: ["tensorboard"],
         metadata={"help": "Integrations besides console and log.jsonl; or none."},
     )
+    push_to_hub: bool = field(
+        default=False, metadata={"help": "Upload the finished model, with its card, to the hub."}
+    )
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Its repository; default: the name of output_dir."}
+    )
     max_train_minutes: float | None = field(
         default=None, metadata={"help": "Stop, save and end after these wall-clock minutes of this call."}
     )

@@ -11,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 import models  # noqa: F401  registers the model types
 from common.errors import ArgumentError, UserError
-from models import GAUAlphaConfig, GAUAlphaForMaskedLM
+from tests.models.families import make
 from training.pretrained import load_tokenizer
 
 MODEL = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "README.md"}
@@ -103,13 +103,30 @@ def test_what_leaves_no_weights_is_not_pushed(small_runs, hub, tmp_path):
     assert not hub.repositories
 
 
-def test_push_to_hub_of_a_model_sends_its_code_along(hub, monkeypatch, vocabulary):
+@pytest.mark.parametrize(
+    ("family", "ending"),
+    [
+        ("GAUAlpha", "ForMaskedLM"),
+        ("FLASHQuad", "ForTokenClassification"),
+        ("FLASH", "ForMaskedLM"),
+        ("TransformerXL", "ForCausalLM"),
+        ("Electra", "ForPreTraining"),
+        ("LinearHead", "ForSequenceClassification"),
+    ],
+)
+def test_push_to_hub_of_a_model_sends_what_save_pretrained_writes(hub, monkeypatch, tmp_path, family, ending):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # there is no card yet
-    shape = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
-    model = GAUAlphaForMaskedLM(GAUAlphaConfig(**shape, attention_key_size=8))
-    model.push_to_hub("gau")
-    [(contents, _)] = hub.commits["me/gau"]
-    code = json.loads(contents["config.json"])["auto_map"].values()
-    assert {f"{name.split('.')[0]}.py" for name in code} < {"model.safetensors", *contents}
+    model = make(family, ending)
+    model.save_pretrained(tmp_path)
+    model.push_to_hub("model")
+    [(contents, _)] = hub.commits["me/model"]
+    assert contents.keys() == {file.name for file in tmp_path.iterdir()} | {"README.md"}
+    assert all((tmp_path / name).read_bytes() == contents[name] for name in contents.keys() - {"README.md"})
+    code = json.loads(contents["config.json"]).get("auto_map", {}).values()
+    assert {f"{name.split('.')[0]}.py" for name in code} <= contents.keys() and bool(code) == (family != "Electra")
+
+
+def test_push_to_hub_of_a_tokenizer_sends_its_files(hub, monkeypatch, vocabulary):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     load_tokenizer(str(vocabulary), "--tokenizer_name").push_to_hub("gau")
-    assert "tokenizer.json" in hub.commits["me/gau"][1][0]
+    assert "tokenizer.json" in hub.commits["me/gau"][0][0]
