@@ -52,7 +52,7 @@ def flags(values):
 def test_it_goes_on_with_masked_words_under_a_new_head_which_alone_is_not_measured(continued, minilm):
     losses = [record["loss"] for record in read_log(continued) if "loss" in record]
     assert losses[0] > 6 and losses[-1] < losses[0] - 1
-    words = {name: continued.parent / "corpus" for name in ("train_dir", "validation_dir")}
+    words = dict.fromkeys(("train_dir", "validation_dir"), continued.parent / "corpus")
     words |= {"tokenizer_name": minilm, "model_name_or_path": minilm, "output_dir": continued.parent / "measured"}
     with pytest.raises(ArgumentError, match=r"all tensors of BertForMaskedLM .* cls\.predictions\.bias first"):
         run_mlm_wwm.main(["--do_eval", *flags(words)])
