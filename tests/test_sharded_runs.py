@@ -24,7 +24,21 @@ from accelerate import state
 from accelerate.utils import DistributedType
 from training.loop.trainer import Trainer
 
-make, step = state.AcceleratorState.__init__, Trainer._get_grad_norm = on_devices, checked
+make, step = state.AcceleratorState.__init__, Trainer._get_grad_norm
+
+def on_devices(self, *arguments, **options):
+    if options.get("fsdp_plugin"):
+        state.PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    make(self, *arguments, **options)
+
+def checked(self, model, grad_norm=None):
+    weights = list(model.parameters())
+    shares = [getattr(w, "ds_tensor", w.to_local() if hasattr(w, "to_local") else w) for w in weights]
+    whole = sum(getattr(w, "ds_numel", w.numel()) for w in weights)
+    assert {kind!r} == "zero2" or sum(share.numel() for share in shares) < 0.7 * whole
+    return step(self, model, grad_norm)
+
+state.AcceleratorState.__init__, Trainer._get_grad_norm = on_devices, checked
 runpy.run_path({script!r}, run_name="__main__")
 """
 BERT = "hidden_size=32,intermediate_size=64,num_hidden_layers=2,num_attention_heads=2"
