@@ -99,7 +99,8 @@ def make_executor(args: argparse.Namespace, step: Step, block: ScriptStep, befor
     options = {"tasks": args.tasks if step.shared else 1, "workers": at_once, "logging_dir": str(block.logs.parent)}
     if args.executor == LOCAL:
         at_once = args.tasks_at_once or max(len(os.sched_getaffinity(0)) // args.cpus_per_task, 1)
-        return LocalPipelineExecutor([block], **options | {"workers": min(at_once, options["tasks"])})
+        options["workers"] = min(at_once, options["tasks"]) if step.shared else 2  # 1 would mean in this process
+        return LocalPipelineExecutor([block], **options, start_method="fork")  # others would import datatrove again
     options |= {"cpus_per_task": args.cpus_per_task, "mem_per_cpu_gb": args.mem_per_cpu_gb}
     if args.executor == RAY:
         return RayPipelineExecutor([block], **options)
@@ -163,7 +164,6 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ArgumentError naming the flag, or UserError with the line of a task."""
     args, flags = build_parser().parse_known_args(argv)
     check(args, flags)
-    silence()
     steps = SCRIPTS[args.script]
     if not {"--dedup", "--no-shuffle"} <= {*flags}:
         steps = [step for step in steps if step.name != "reorder"]
@@ -173,6 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     executors = []
     for step, block in zip(steps, blocks, strict=True):
         executors.append(make_executor(args, step, block, executors[-1] if executors else None))
+    silence(whole=True)
     if args.executor == SLURM:
         executors[-1].run()
         print(f"queued: {', '.join(step.name for step in steps)}; what tasks print comes to {logs}")

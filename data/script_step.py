@@ -22,7 +22,7 @@ class ScriptStep:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        silence("datatrove.executor.base", "datatrove.utils.logging")  # in the process of a task
+        silence()  # in the process of a task
 
     def __call__(self, data, rank: int, world_size: int) -> None:
         """Run the script. CalledProcessError when it fails; `error` tells why."""
@@ -50,12 +50,17 @@ class ScriptStep:
         return self.printed(rank)[1].rstrip("\n").rpartition("\n")[2]
 
 
-def silence(*modules: str) -> None:
-    """Keep datatrove, or modules of it, from printing its settings, and a traceback beside the line of a script."""
+def silence(whole: bool = False) -> None:
+    """Keep datatrove from printing a task's settings, and a traceback beside the line of a script.
+
+    whole: print nothing of it in this process, whose tasks have processes with loggers of their own.
+    """
     from loguru import logger
 
-    for module in modules or ["datatrove"]:
+    for module in ("datatrove.executor.base", "datatrove.utils.logging"):
         logger.disable(module)
+    if whole:
+        logger.remove()
 
 
 def _die_with_parent() -> None:

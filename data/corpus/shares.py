@@ -69,7 +69,7 @@ def plan_work(
     path = folder / SHARES / PLAN
     if not path.is_file():
         if (folder / MANIFEST).is_file() and (manifest := read_manifest(folder, "--output_dir"))["complete"]:
-            begin(folder, manifest["inputs"], *terms)
+            begin(folder, open_source().scan()[0] if args.merge else manifest["inputs"], *terms)
             shutil.rmtree(folder / SHARES, ignore_errors=True)
             print(f"nothing to do: {folder} is finished", file=sys.stderr)
             return None

@@ -6,13 +6,13 @@ the buckets, of which it reads what all shares have of them. What a share writes
 
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from common.errors import UserError
 from data.outputs import atomic_folder
@@ -93,12 +93,14 @@ class SharedSort:
 
     def _sort(self, folder: Path, index: int) -> dict:
         files, told = [], {"documents": 0, "characters": 0, "duplicates": 0}
+        digest = xxh3_64()
         for number, records, payloads, dropped in self._buckets(REORDER if self._reorders else READ, index):
-            content = b"".join(payloads)
-            name = f"{number:06d}" if self.parts else "all"
+            content, name = b"".join(payloads), f"{number:06d}" if self.parts else "all"
             if not files or self.parts:
                 files.append([name, 0, 0])
-            files[-1][1:] = files[-1][1] + len(content), zlib.crc32(content, files[-1][2])
+                digest.reset()
+            digest.update(content)
+            files[-1][1:] = files[-1][1] + len(content), digest.intdigest()
             with (folder / name).open("ab") as file:
                 file.write(content)
                 _to_disk(file)
@@ -114,23 +116,23 @@ class SharedSort:
         for number in range(self.shares):
             with (self._share(step, number) / "table").open("rb") as file:
                 file.seek(16 * numbers.start)
-                tables.append(np.frombuffer(file.read(16 * (len(numbers) + 1)), "<i8").reshape(-1, 2).tolist())
+                tables.append(np.frombuffer(file.read(16 * (len(numbers) + 1)), "<u8").reshape(-1, 2).tolist())
         for place, number in enumerate(numbers):
             contents = []
             for share, table in enumerate(tables):
-                (begin, crc), (end, _) = table[place : place + 2]
+                (begin, digest), (end, _) = table[place : place + 2]
                 if begin < end:
-                    contents.append(self._content(step, share, begin, end, crc))
+                    contents.append(self._content(step, share, begin, end, digest))
             if contents:
                 yield number, *sorted_documents(contents, self.job.dedup)
 
-    def _content(self, step: str, index: int, begin: int, end: int, crc: int) -> bytes:
+    def _content(self, step: str, index: int, begin: int, end: int, digest: int) -> bytes:
         """A share's part of a bucket."""
         path, content = self._share(step, index) / "buckets", b""
         with suppress(FileNotFoundError), path.open("rb") as file:
             file.seek(begin)
             content = file.read(end - begin)
-        if zlib.crc32(content) != crc:
+        if xxh3_64_intdigest(content) != digest:
             raise UserError(
                 f"{path} must hold what was written, got a bucket lost or damaged; remove {path.parent} and run the "
                 f"same command with {self._again(step, index)}"
@@ -155,8 +157,8 @@ class SharedSort:
                 self._link(index, name, size, target / f"part-{number:05d}.jsonl")
         else:
             with target.open("wb") as out:
-                for index, name, _, crc in files:
-                    self._append(index, name, crc, out)
+                for index, name, _, digest in files:
+                    self._append(index, name, digest, out)
                 _to_disk(out)
         return counts, sum(share["documents"] for share in told), sum(share["characters"] for share in told)
 
@@ -169,13 +171,13 @@ class SharedSort:
         except OSError:  # a file system without links
             shutil.copyfile(source, target)
 
-    def _append(self, index: int, name: str, crc: int, out) -> None:
-        source, now = self._share(SORT, index) / name, 0
+    def _append(self, index: int, name: str, digest: int, out) -> None:
+        source, now = self._share(SORT, index) / name, xxh3_64()
         with suppress(FileNotFoundError), source.open("rb") as file:
             while block := file.read(_BLOCK):
-                now = zlib.crc32(block, now)
+                now.update(block)
                 out.write(block)
-        if now != crc:
+        if now.intdigest() != digest:
             raise self._lost(source, index)
 
     def _lost(self, path: Path, index: int) -> UserError:
@@ -188,23 +190,23 @@ class SharedSort:
 def _pack(buckets: Buckets, folder: Path) -> None:
     """Lay the buckets end to end in one file, so that a share has few files however many buckets there are.
 
-    Where each begins, with its checksum, lies in another: int64 [count + 1, 2]. Empties `buckets`.
+    Where each begins, with its checksum, lies in another: uint64 [count + 1, 2]. Empties `buckets`.
     """
     files, table = buckets.files(), []
     with (folder / "buckets").open("wb") as out:
         for number in range(buckets.count):
-            begin, crc = out.tell(), 0
+            begin, digest = out.tell(), xxh3_64()
             for path in files.get(number, []):
                 with path.open("rb") as file:
                     while block := file.read(_BLOCK):
-                        crc = zlib.crc32(block, crc)
+                        digest.update(block)
                         out.write(block)
                 path.unlink()
-            table.append((begin, crc))
+            table.append((begin, digest.intdigest()))
         table.append((out.tell(), 0))
         _to_disk(out)
     with (folder / "table").open("wb") as out:
-        out.write(np.array(table, "<i8").tobytes())
+        out.write(np.array(table, "<u8").tobytes())
         _to_disk(out)
     buckets.folder.rmdir()
 

@@ -97,7 +97,7 @@ def test_inputs_are_read_once_for_all_shares(begun, monkeypatch):
     begun(1)
 
 
-def test_what_is_done_is_not_done_again(begun, merge, tmp_path, capsys):
+def test_what_is_done_is_not_done_again(begun, merge, chinese_source, tmp_path, capsys):
     for index in range(3):
         begun(index)
     share = contents(tmp_path / "out")
@@ -110,6 +110,10 @@ def test_what_is_done_is_not_done_again(begun, merge, tmp_path, capsys):
         again()
         assert "nothing to do" in capsys.readouterr().err
     assert contents(tmp_path / "out") == whole
+    with chinese_source.open("a") as file:
+        file.write('{"text": "more"}\n')
+    with pytest.raises(CorpusError, match="--input_path must be the same as when"):
+        merge()
 
 
 @pytest.mark.parametrize("steps", [1, 4, 6, 8, 11, 12])
