@@ -127,7 +127,7 @@ def pool_watched(executor) -> Iterator[None]:
 
     def watch() -> None:
         seen = set()
-        while not over.wait(0.5):
+        while not over.wait(0.1):
             alive = {process.pid for process in multiprocess.active_children() if "PoolWorker" in process.name}
             if seen - alive and not over.wait(_GRACE):  # at its end a pool ends them itself
                 with lock:
