@@ -51,7 +51,8 @@ def test_wandb_offline_has_curves_and_samples_and_no_token(small_runs, tmp_path,
     (tmp_path / "probes.txt").write_text("天安[MASK]\t门\n", encoding="utf-8")
     options = {"report_to": "wandb", "hub_token": "hf_secretsecret", "probe_file": tmp_path / "probes.txt"}
     small_runs.run("mlm", tmp_path / "run", validation_split=0.2, **options)
-    wandb.finish()  # as at the end of the process
+    wandb.finish()
+    wandb.teardown()  # as at the end of the process, whose record another one writes
     (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     sent = record.read_bytes()
     for name in ("train/loss", "eval/mlm_accuracy", "train/probe_accuracy", "天安["):
