@@ -63,14 +63,16 @@ KINDS = {
 
 @pytest.fixture
 def run(small_runs, tmp_path):
-    """(script, folder, kind, flag=value, ...) -> a run on two processes."""
+    """(script, folder, kind, processes, how they end, flag=value, ...) -> a run, and what the first one told."""
 
-    def start(script, folder, kind, **changes):
+    def start(script, folder, kind, processes=2, code=0, **changes):
         if kind.startswith("zero"):
             pytest.importorskip("deepspeed")
         driver = tmp_path / "driver.py"
         driver.write_text(SHARDED.format(root=str(ROOT), script=str(ROOT / f"{SCRIPTS[script]}.py"), kind=kind))
-        run_together(driver, small_runs.words(script, folder, 2, **KINDS[kind], **changes), tmp_path)
+        words = small_runs.words(script, folder, processes, **KINDS[kind], **changes)
+        run_together(driver, words, tmp_path, processes=processes, code=code)
+        return (tmp_path / "err-0").read_text()
 
     return start
 
@@ -97,3 +99,25 @@ def test_two_processes_that_share_a_model_train_evaluate_and_go_on_as_one(small_
             torch.testing.assert_close(tensor, second[key], rtol=0, atol=1e-4, msg=key)
     assert checkpoints(tmp_path / "again") == [3, 6, 8]
     assert json.loads((tmp_path / "again" / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["mlm", "electra", "clm"])
+def test_fsdp_goes_on_with_another_number_of_processes(small_runs, run, tmp_path, script):
+    small_runs.run(script, tmp_path / "one")
+    run(script, tmp_path / "two", "fsdp")
+    shutil.copytree(tmp_path / "two", tmp_path / "again", ignore=shutil.ignore_patterns("checkpoint-[68]"))
+    assert "going on with 3 processes instead of 2" in run(script, tmp_path / "again", "fsdp", processes=3)
+    for one, other in zip(curve(tmp_path / "one"), curve(tmp_path / "again"), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_what_a_spread_model_cannot_do_is_one_line(small_runs, run, tmp_path):
+    for script, changes, message in (
+        ("mlm", {"probe_file": small_runs.folder / "texts.json"}, "--probe_file must stand without --fsdp"),
+        ("electra", {"no_untied_generator": True}, "--fsdp must stand with a generator of its own layers"),
+        ("clm", {"validation_split": 0.2}, "--fsdp and ZeRO stage 3 must stand without held-out text"),
+    ):
+        told = run(script, tmp_path / "run", "fsdp", code=1, **changes)
+        assert message in told and "Traceback" not in told and not (tmp_path / "run").exists()

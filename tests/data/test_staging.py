@@ -13,6 +13,8 @@ import pytest
 import run_chinese_ref
 from common.errors import UserError
 from data import create_data, staging, train_tokenizer, trans_to_json
+from data.corpus import preparation
+from tests.runs import Killed
 
 TEXTS = [f"第{number}篇：北京大学研究生命起源，今天天气很好。" for number in range(200)]
 
@@ -66,6 +68,31 @@ def test_packed_files_give_the_corpus_of_unpacked_ones(lines, tmp_path, vocabula
     assert content(tmp_path / "out") == content(tmp_path / "plain")
     assert not (tmp_path / "out.inputs").exists()
     corpus(packed, tmp_path / "out", vocabulary)  # is finished, and stays as it is
+
+
+def test_a_killed_run_fetches_again_and_goes_on(lines, tmp_path, vocabulary, small_units, monkeypatch):
+    """What it had fetched and made stays where kill -9 leaves it."""
+    corpus(lines, tmp_path / "plain", vocabulary)
+    (lines / "a.jsonl.zst").write_bytes(zstd((lines / "a.jsonl").read_bytes()))
+    (lines / "a.jsonl").unlink()
+    real, written, most = preparation.write_shard, [], [2]
+
+    def write(path, *parts):
+        if len(written) == most[0]:
+            raise Killed
+        written.append(path.name)
+        return real(path, *parts)
+
+    monkeypatch.setattr(preparation, "write_shard", write)
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            corpus(lines, tmp_path / "out", vocabulary)
+    assert (tmp_path / "out.inputs" / ".lock").is_file() and len(written) == 2
+    most[0] = 1000
+    corpus(lines, tmp_path / "out", vocabulary)
+    assert len(set(written)) == len(written) > 4
+    assert content(tmp_path / "out") == content(tmp_path / "plain") and not (tmp_path / "out.inputs").exists()
 
 
 def test_members_end_to_end_and_one_file_are_read(lines, tmp_path, vocabulary):
