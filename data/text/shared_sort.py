@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from data.text.raw_documents import Unit
 
 READ, REORDER, SORT = "read", "reorder", "sort"  # reorder: between the two, where duplicates go and the order stays
 _TOLD = "share.json"
-_BLOCK = 1 << 20
+_BLOCK, _DOCUMENTS = 1 << 20, 256
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,18 @@ class SharedSort:
         return {"duplicates": duplicates}
 
     def _sort(self, folder: Path, index: int) -> dict:
-        files, told = [], {"documents": 0, "characters": 0, "duplicates": 0}
-        digest = xxh3_64()
+        files, told, digest = [], {"documents": 0, "characters": 0, "duplicates": 0}, xxh3_64()
         for number, records, payloads, dropped in self._buckets(REORDER if self._reorders else READ, index):
-            content, name = b"".join(payloads), f"{number:06d}" if self.parts else "all"
+            name = f"{number:06d}" if self.parts else "all"
             if not files or self.parts:
                 files.append([name, 0, 0])
                 digest.reset()
-            digest.update(content)
-            files[-1][1:] = files[-1][1] + len(content), digest.intdigest()
             with (folder / name).open("ab") as file:
-                file.write(content)
+                for block in _blocks(payloads):
+                    digest.update(block)
+                    file.write(block)
                 _to_disk(file)
+                files[-1][1:] = file.tell(), digest.intdigest()
             sums = len(records), int(records["characters"].sum()), dropped
             told = {key: told[key] + more for key, more in zip(told, sums, strict=True)}
         return {"files": files, **told}
@@ -185,6 +186,12 @@ class SharedSort:
             f"{path} must hold what was written, got it lost or damaged; remove {path.parent} and run the same command"
             f" with {self._again(SORT, index)}"
         )
+
+
+def _blocks(payloads: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer pieces, without holding all of them."""
+    while block := b"".join(islice(payloads, _DOCUMENTS)):
+        yield block
 
 
 def _pack(buckets: Buckets, folder: Path) -> None:
