@@ -54,12 +54,18 @@ class Mixture:
     A period of the stream has the same number of places of each corpus, in random order; those of a corpus follow its
     own stream, in which every row comes once before any comes again.
 
-    sizes: rows of each corpus; counts: places of each in a period.
+    sizes: rows of each corpus; counts: places of each in a period; names: of each, with its share.
     """
 
-    def __init__(self, sizes: Sequence[int], counts: Sequence[int]):
+    def __init__(self, sizes: Sequence[int], counts: Sequence[int], names: Sequence[str]):
+        self._names = names
         self._sizes, self._counts = np.array(sizes, np.int64), np.array(counts, np.int64)
         self._first_rows, self._ends = np.cumsum(self._sizes) - self._sizes, np.cumsum(self._counts)
+
+    def describe(self, places: int) -> str:
+        """Each corpus with its share, and how often so many places go through it."""
+        passes = places * self._counts / self._ends[-1] / self._sizes
+        return "; ".join(f"{name}, {times:.3g} passes" for name, times in zip(self._names, passes, strict=True))
 
     def at(self, places: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Passes over its corpus that are done, and index of the row, of each place: int64 [N]."""
@@ -86,14 +92,17 @@ class MixedRows(Rows):
         self.corpus = MixedCorpora([part.corpus for part in parts], shares)
         self._first_rows = np.cumsum([0, *map(len, parts)])
         if any(share is not None for share in shares):
-            self.mixture = Mixture([len(part) for part in parts], self._counts())
+            self.mixture = self._mix()
 
-    def _counts(self) -> np.ndarray:
-        """Places of each corpus in a period, at least 1 each, int64 [C]."""
-        means = np.array([float(part.lengths.mean()) for part in self.parts])
-        rows = self.corpus.full_shares(means * [len(part) for part in self.parts]) / means
+    def _mix(self) -> Mixture:
+        """At least one place of each corpus in a period."""
+        means, sizes = np.array([float(part.lengths.mean()) for part in self.parts]), [*map(len, self.parts)]
+        shares = self.corpus.full_shares(means * sizes)
+        rows = shares / means
         ends = np.round(np.cumsum(rows / rows.sum()) * (_PERIOD - len(rows))).astype(np.int64)
-        return np.diff(ends, prepend=0) + 1
+        folders = [part.corpus.folder for part in self.parts]
+        names = [f"{share:.1%} of the tokens of {folder}" for share, folder in zip(shares, folders, strict=True)]
+        return Mixture(sizes, np.diff(ends, prepend=0) + 1, names)
 
     def each(self, make: Callable[[PlainRows], Rows]) -> "MixedRows":
         return MixedRows([make(part) for part in self.parts], self.shares)

@@ -84,7 +84,8 @@ class Rows:
     """Rows to train on, made of some rows of a corpus; a subclass says how.
 
     Attributes: corpus; lengths int64 [R], tokens of each row; mixture, of rows that do not all come once an epoch,
-    says which of them each place of the stream holds: at(places, seed) -> epochs and indices, int64.
+    says which of them each place of the stream holds: at(places, seed) -> epochs and indices, int64, and
+    describe(places), what so many see of each corpus.
     """
 
     corpus: Corpus
@@ -163,10 +164,12 @@ class TrainBatches:
     Attributes:
         padding, padding_unpacked: share of the positions without a token, and what it were with the corpus's own
             rows; None where nobody has measured it.
+        sources: what the run sees of each of several corpora, in words; None of one.
     """
 
     padding: float | None = None
     padding_unpacked: float | None = None
+    sources: str | None = None
 
     def __init__(
         self,
@@ -306,6 +309,7 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
 
     batches = batches_of(rows)
     batches.padding = padding_share(batches, rows, multiple)
+    batches.sources = None if rows.mixture is None else rows.mixture.describe(args.max_steps * batches.step_size)
     batches.padding_unpacked = batches.padding if rows is plain else padding_share(batches_of(plain), plain, multiple)
     return batches
 

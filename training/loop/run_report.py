@@ -54,6 +54,8 @@ class RunReport(TrainerCallback):
             + ("" if self.trained == self.parameters else f", {self.trained:,} of them trained"),
             "course": self._course(args, state),
         }
+        if self.batches.sources is not None:
+            facts["corpora"] = self.batches.sources
         if self.batches.padding is not None:
             facts["padding"] = self._padding(self.batches.padding, self.batches.padding_unpacked)
         if self.tensorboard is not None:

@@ -90,7 +90,7 @@ def test_the_stream_is_a_function_of_seed_and_place(corpora):
 
 
 def test_places_of_trillions_of_rows_are_worked_out_where_they_are():
-    mixture = Mixture([10**12, 7], [40_000, 25_536])
+    mixture = Mixture([10**12, 7], [40_000, 25_536], ["one", "two"])
     places = np.arange(5 * 10**12, 5 * 10**12 + 1000)
     epochs, indices = mixture.at(places, 1)
     assert len(np.unique(indices[indices < 10**12])) == (indices < 10**12).sum() > 500 and indices.max() < 10**12 + 7
@@ -112,6 +112,8 @@ def test_without_shares_every_row_of_all_comes_once_an_epoch(corpora):
 def test_shares_weigh_the_counts_of_tokens(corpora):
     (one, two), backend = corpora
     rows = load_rows(f"{one}:0.5,{two}:0.5", None, None, backend)[0]
+    told = make_train_batches(run_arguments(max_steps=100), rows, rows, 1).sources
+    assert told.count("50.0% of the tokens of ") == 2 and told.count(" passes") == 2 and two in told
     one, two = (part.corpus.token_counts() for part in rows.parts)
     half = (one / one.sum() + two / two.sum()) / 2
     counts = rows.corpus.token_counts()
