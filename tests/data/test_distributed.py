@@ -75,7 +75,9 @@ def run(script, words, folder, *flags, check=True, **environment):
     flags = [*flags, "--logging_dir", str(folder / "logs")]
     command = [sys.executable, ROOT / "data" / "distributed.py", script, *flags, *words]
     options = {"capture_output": True, "text": True, "env": os.environ | environment, "cwd": folder}
-    return subprocess.run(command, check=check, **options)
+    done = subprocess.run(command, **options)
+    assert not check or done.returncode == 0, done.stderr
+    return done
 
 
 def assert_equal(folder, whole):
