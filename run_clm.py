@@ -157,9 +157,9 @@ def main(argv=None) -> dict[str, float]:
         train_batches=batches,
         data_collator=CausalCollator(pad, length),
         evaluator=evaluator,
-        samples=make_samples(data_args.probe_file, model, tokenizer, begin),
         callbacks=[RunReport(args, batches, rows.lengths)] if rows else None,
     )
+    add_samples(trainer, data_args.probe_file, model, tokenizer, begin)
     if not args.do_train:
         return evaluate(trainer, objective, data_args.perplexity_file)
     sources = {"model_name_or_path": model_args.model_name_or_path, "lora": model_args.lora}
@@ -229,11 +229,11 @@ def load_or_make(model_args, tokenizer) -> torch.nn.Module:
     return model
 
 
-def make_samples(probe_file: str | None, model, tokenizer, begin: list[int]) -> Samples | None:
+def add_samples(trainer, probe_file: str | None, model, tokenizer, begin: list[int]) -> None:
     """Of the beginnings in a file, if there is one."""
-    if probe_file is None:
-        return None
-    return Samples(Continuations(model, tokenizer, begin, read_prompts(probe_file, "plain", "--probe_file")))
+    if probe_file is not None:
+        texts = Continuations(model, tokenizer, begin, read_prompts(probe_file, "plain", "--probe_file"))
+        trainer.add_callback(Samples(trainer, texts))
 
 
 class Continuations:

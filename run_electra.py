@@ -120,9 +120,9 @@ def main(argv=None) -> dict[str, float]:
         data_collator=collator,
         evaluator=evaluator,
         extension=Networks(model, tokenizer, args),
-        samples=make_samples(data_args.probe_file, model, tokenizer),
         callbacks=[RunReport(args, batches, train.lengths, padding_flags(args, data_args))] if batches else None,
     )
+    add_samples(trainer, data_args.probe_file, model, tokenizer)
     if not args.do_train:
         metrics = trainer.evaluate()
         print(json.dumps(metrics))
@@ -235,13 +235,14 @@ def make_configs(model_args, size: str, tokenizer) -> tuple:
     return finish_config(generator, overrides, "--generator_overrides", tokenizer), discriminator
 
 
-def make_samples(probe_file: str | None, model, tokenizer) -> Samples | None:
+def add_samples(trainer, probe_file: str | None, model, tokenizer) -> None:
     """Of the generator, which fills the blanks of a file, if there is one."""
     if probe_file is None:
-        return None
+        return
     if model.generator is None:
         raise ArgumentError("--probe_file asks the generator, which --uniform_generator leaves out; leave it out")
-    return Samples(Blanks(model.generator, tokenizer, read_questions(probe_file, tokenizer, longest_row(model))))
+    blanks = Blanks(model.generator, tokenizer, read_questions(probe_file, tokenizer, longest_row(model)))
+    trainer.add_callback(Samples(trainer, blanks))
 
 
 def masking_options(data_args, tokenizer) -> dict:

@@ -131,9 +131,9 @@ def main(argv=None) -> dict[str, float]:
         train_batches=batches,
         data_collator=collator,
         evaluator=evaluator,
-        samples=make_samples(data_args.probe_file, model, tokenizer),
         callbacks=[RunReport(args, batches, train.lengths, padding_flags(args, data_args))] if batches else None,
     )
+    add_samples(trainer, data_args.probe_file, model, tokenizer)
     if not args.do_train:
         print(json.dumps(metrics := trainer.evaluate()))
         return metrics
@@ -145,11 +145,11 @@ def main(argv=None) -> dict[str, float]:
     return metrics
 
 
-def make_samples(probe_file: str | None, model, tokenizer) -> Samples | None:
+def add_samples(trainer, probe_file: str | None, model, tokenizer) -> None:
     """Of the blanks in a file, if there is one."""
-    if probe_file is None:
-        return None
-    return Samples(Blanks(model, tokenizer, read_questions(probe_file, tokenizer, longest_row(model))))
+    if probe_file is not None:
+        blanks = Blanks(model, tokenizer, read_questions(probe_file, tokenizer, longest_row(model)))
+        trainer.add_callback(Samples(trainer, blanks))
 
 
 def masking_options(data_args) -> dict:

@@ -8,10 +8,10 @@ What is written equals what the script writes alone, byte for byte, for any numb
 A task that fails ends the run with its line, and the same command goes on.
 """
 
-import _thread
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -127,13 +127,13 @@ def pool_watched(executor) -> Iterator[None]:
 
     def watch() -> None:
         seen = set()
-        while not over.wait(0.1):
+        while not over.wait(0.01):  # a process that is killed younger than that is not noticed
             alive = {process.pid for process in multiprocess.active_children() if "PoolWorker" in process.name}
             if seen - alive and not over.wait(_GRACE):  # at its end a pool ends them itself
                 with lock:
                     if not over.is_set() and executor.get_incomplete_ranks():
                         killed.set()
-                        _thread.interrupt_main()
+                        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 return
             seen |= alive
 

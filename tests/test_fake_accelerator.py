@@ -180,7 +180,9 @@ def evaluate(build) -> None:
 
     with fake_accelerator.Accelerator() as accelerator, patch.object(MetricSums, "totals", read_sums):
         model, objective, rows = build()
-        args = SimpleNamespace(device=torch.device(fake_accelerator.NAME), eval_workers=0, model_parallel_size=1)
+        args = SimpleNamespace(
+            device=torch.device(fake_accelerator.NAME), eval_workers=0, model_parallel_size=1, fsdp=""
+        )
         args.metric_for_best_model = None
         trainer = SimpleNamespace(model=fake_accelerator.move(model), objective=objective, args=args)
         trainer.accelerator = SimpleNamespace(autocast=nullcontext)

@@ -31,7 +31,6 @@ training/loop/trainer.py: transformers.trainer.Trainer:
     _get_grad_norm(model, grad_norm)
     _load_rng_state(checkpoint)
     _save_checkpoint(model, trial)
-    _save(output_dir, state_dict)
     save_model(output_dir, _internal_call)
     get_batch_samples(epoch_iterator, num_batches, device)
     compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -50,10 +49,13 @@ training/loop/trainer.py: transformers.trainer.Trainer:
     "self.get_batch_samples("
     "self._load_rng_state("
     "self._save_checkpoint("
-    "self._save("
     "self.get_decay_parameter_names("
     "self.loss_is_scaled_for_ga"
     "ignore_data_skip"
+training/sharing/folders.py: transformers.trainer.Trainer:
+    _save(output_dir, state_dict)
+    save_model(output_dir, _internal_call)
+    "self._save("
 training/loop/saving.py: transformers.trainer.Trainer:
     _save_optimizer_and_scheduler(output_dir)
     _save_rng_state(output_dir)

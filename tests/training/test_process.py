@@ -20,10 +20,11 @@ def test_a_cpu_run_flushes_denormals():
 
 
 def test_a_run_leaves_out_cudnn_attention_whose_backward_may_give_nan():
-    assert torch.backends.cuda.cudnn_sdp_enabled()
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
     try:
         set_up_process(SimpleNamespace(process_index=0, device=torch.device("meta")))
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
     finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
+        torch.backends.cuda.enable_cudnn_sdp(before)

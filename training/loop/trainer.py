@@ -10,7 +10,6 @@ It differs from transformers' Trainer in this:
 """
 
 import operator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -38,13 +37,11 @@ from training.model_setup import check_trainable, shard_by_layers
 from training.objectives.base import Objective
 from training.peers import Peers
 from training.process import set_up_worker
-from training.run_folder import first_decides
-from training.samples.report import Samples
-from training.sharing.hub import make_repositories, push_folders
+from training.sharing.folders import FolderTrainer
 from training.upstream import check_upstream
 
 
-class Trainer(transformers.Trainer):
+class Trainer(FolderTrainer):
     """See the module.
 
     Args (keyword only, besides transformers' own):
@@ -52,27 +49,19 @@ class Trainer(transformers.Trainer):
         train_batches: batch sampler with step_size, start, epoch_at(place) and a length of steps * accumulation.
         evaluator: function of this trainer to numbers by their names; None without held-out rows.
         extension: what the script adds to the loop.
-        samples: what is asked of the model now and then; None for nothing.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by counts of the whole step
 
     def __init__(
-        self,
-        *,
-        objective: Objective,
-        train_batches=None,
-        evaluator=None,
-        extension: Extension | None = None,
-        samples: Samples | None = None,
-        **kwargs,
+        self, *, objective: Objective, train_batches=None, evaluator=None, extension: Extension | None = None, **kwargs
     ):
         check_upstream()
         args = kwargs["args"]
         if train_batches is not None and isinstance(kwargs["model"], transformers.PreTrainedModel):
             check_trainable(kwargs["model"].config, kwargs["model"].name_or_path)
         self.objective, self.train_batches, self.evaluator = objective, train_batches, evaluator
-        self.extension, self.samples = extension or Extension(), samples
+        self.extension = extension or Extension()
         self.stop = StopEarly(args.max_train_minutes, across_calls=args.schedule_by_time)
         if train_batches is not None:
             args.max_steps = train_batches.steps
@@ -105,7 +94,6 @@ class Trainer(transformers.Trainer):
         folder = Path(self.args.output_dir)
         callbacks = [TensorBoard(self.args.logging_dir or str(folder / "runs"))] if tensorboard else []
         callbacks += [ConsoleAndFile(folder / self.extension.log_file), self.stop, FollowGlobalStep()]
-        callbacks += [] if self.samples is None else [self.samples]
         return [*callbacks, self.extension, Start(self)]
 
     def _rehearse(self) -> None:
@@ -243,9 +231,6 @@ class Trainer(transformers.Trainer):
             self.state.epoch = self.progress.epoch(self.state.global_step)
         super().log(logs)
         self.guard.check()
-        if "loss" in logs and self.evaluator is None and self.samples is not None:
-            with self.progress.paused():
-                self.samples.report(self)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """What the evaluator says, logged; in training also whether it is the best so far."""
@@ -259,8 +244,6 @@ class Trainer(transformers.Trainer):
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
             if "primary" in logs and self.is_in_train and self.state.global_step:
                 self._compare(logs["primary"])
-            if self.samples is not None and self.is_in_train:
-                self.samples.report(self)
         return logs
 
     def _compare(self, primary: float) -> None:
@@ -274,35 +257,14 @@ class Trainer(transformers.Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, model, trial):
-        """In place of transformers': whole or not at all, without its count of flops, which nothing reads.
-
-        Nothing of it is pushed to a hub: that is for the finished model.
-        """
+        """In place of transformers': whole or not at all, without a count of flops, and nothing of it for a hub."""
         self.guard.look()
         with self.progress.paused():
             write_checkpoint(self, self._save_total_limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
         """As transformers', with what write_model adds; pushed is the folder when its card is there, too."""
-        save = partial(super().save_model, _internal_call=True)
-        write_model(self, save, output_dir, in_checkpoint=_internal_call)
-
-    def init_hf_repo(self, token=None, private=None):
-        """As transformers', which calls it before training; a repository for each model, an error on all processes."""
-        folders = {end: Path(self.args.output_dir, folder) for end, folder in self.extension.models.items()}
-        self.repositories = first_decides(self.args, lambda: make_repositories(self.args, folders))
-
-    def push_to_hub(self) -> None:
-        """Upload the models of output_dir as they lie there."""
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        first_decides(self.args, lambda: push_folders(self.repositories, self.args))
-
-    def _save(self, output_dir=None, state_dict=None):
-        """As transformers', with each tied weight once, where FSDP has put together a tensor for each of its names."""
-        if state_dict is not None:
-            tied = self.model.all_tied_weights_keys
-            state_dict = {name: tensor for name, tensor in state_dict.items() if name not in tied}
-        super()._save(output_dir, state_dict)
+        write_model(self, super().save_model, output_dir, in_checkpoint=_internal_call)
 
     def _load_rng_state(self, checkpoint):
         """As transformers does from as many processes; see own_random_state for others."""

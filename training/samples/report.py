@@ -24,17 +24,26 @@ class Samples(TrainerCallback):
     """Asks for samples, and writes them where a run's records go.
 
     ask: () -> texts by their names, of each sample, the answer last, and numbers of all of them; `ask.model` is the
-    model. All processes ask, and the first one writes.
+    model. All processes ask, and the first one writes. trainer: whose run it is.
     """
 
-    def __init__(self, ask: Callable[[], tuple[list[dict[str, str]], dict[str, float]]]):
-        self._ask = ask
+    def __init__(self, trainer, ask: Callable[[], tuple[list[dict[str, str]], dict[str, float]]]):
+        self._trainer, self._ask = trainer, ask
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             rewind(Path(args.output_dir, SAMPLES), state.global_step)
 
-    def report(self, trainer) -> None:
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self._trainer.is_in_train:
+            self._report(self._trainer)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs and self._trainer.evaluator is None:
+            with self._trainer.progress.paused():
+                self._report(self._trainer)
+
+    def _report(self, trainer) -> None:
         """Of the model as it is now."""
         self._ask.model.eval()
         devices = [] if trainer.args.device.type == "cpu" else [trainer.args.device]
