@@ -14,6 +14,7 @@ from models.static_decoding import StaticStep, decode
 
 TINY = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 300}
 TINY |= {"segment_length": 24, "mem_len": 12, "attention_window": 24}
+WAYS = ("", ", CUDA graph", ", CUDA graph of compiled layers")  # of a growing cache, and of steps of one shape
 
 
 def make_model(check: Check) -> TransformerXLForCausalLM:
@@ -26,9 +27,6 @@ def make_model(check: Check) -> TransformerXLForCausalLM:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return model.eval()
-
-
-WAYS = ("", ", CUDA graph", ", CUDA graph of compiled layers")  # of a growing cache, and of steps of one shape
 
 
 def static_step(check: Check, model: TransformerXLForCausalLM, rows: int, way: str) -> StaticStep:
