@@ -23,7 +23,7 @@ GRAPHS = 64
 # Of what a layer would keep for its backward pass: below 1 everything but matrix products is computed again there, in
 # passes that read their inputs anyway. GAU-alpha keeps 15 KiB a token and layer then, 35 at 1, 16 by the pass by hand.
 KEPT = 0.8
-FAMILIES = ("gau_alpha", "flash_quad", "flash", "bert", "roberta", "transformer_xl")  # that were seen to gain
+FAMILIES = ("gau_alpha", "flash_quad", "flash", "bert", "roberta", "transformer_xl")  # seen to gain, roberta as bert
 LONG = 500  # steps of a run that are worth the minute
 RECORDING = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
