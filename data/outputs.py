@@ -85,14 +85,38 @@ def temporary_folder(path: Path, parents: bool = True) -> Iterator[Path]:
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
     clear_left(path.parent, path.name)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
-        with (folder / "unlocked").open("w") as mark:
-            _lock(mark)
-            os.rename(mark.name, folder / _MARK)  # so that nobody sees a mark without its lock
+    mark = None
+    while mark is None:  # as long as another run takes it for what a killed one left, before it is locked
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        mark = _hold_mark(folder)
+    with mark:
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            _remove(folder)
+
+
+def _hold_mark(folder: Path) -> IO | None:
+    """Mark a new folder as ours, by a file that the caller holds while it is open; None when it is gone already."""
+    try:
+        mark = (folder / _MARK).open("w")
+    except FileNotFoundError:
+        return None
+    if _try_lock(mark) and (folder / _MARK).exists():
+        return mark
+    mark.close()
+    return None
+
+
+def _remove(folder: Path) -> None:
+    """Remove a temporary folder, its mark last: a run that is killed in this leaves what is known as ours."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _MARK:
+                os.unlink(entry)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -145,19 +169,26 @@ def clear_left(parent: Path, name: str | None = None) -> None:
         match = _NAME.fullmatch(entry.name)
         if not match or name not in (None, match[1]) or not is_temporary(Path(entry.path)):
             continue
-        with suppress(FileNotFoundError), open(Path(entry, _MARK)) as mark:
-            if not _lock(mark):
-                continue
-            if Path(entry, _REPLACED).exists() and not Path(parent, match[1]).exists():
-                Path(entry, _REPLACED).rename(Path(parent, match[1]))
-            shutil.rmtree(entry, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            with Path(entry, _MARK).open() as mark:
+                if _lock(mark):
+                    if Path(entry, _REPLACED).exists() and not Path(parent, match[1]).exists():
+                        Path(entry, _REPLACED).rename(Path(parent, match[1]))
+                    _remove(Path(entry))
+            continue
+        with suppress(OSError):
+            os.rmdir(entry)  # its run was killed before the mark; one that goes on makes another
 
 
 def is_temporary(path: Path) -> bool:
     """Whether this is a folder of `temporary_folder`; one that its run was killed in making is empty."""
     if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
         return False
-    return (path / _MARK).is_file() or not any(path.iterdir())
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:  # its run has just ended
+        return True
+    return not names or _MARK in names
 
 
 def _lock(file) -> bool:
