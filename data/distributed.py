@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,8 +169,11 @@ def main(argv: list[str] | None = None) -> None:
     if not {"--dedup", "--no-shuffle"} <= {*flags}:
         steps = [step for step in steps if step.name != "reorder"]
     logs = Path(args.logging_dir).resolve() / time.strftime("%Y%m%d-%H%M%S")
-    script = [sys.executable, str(ROOT / args.script), "--workers", str(args.cpus_per_task), "--override", *flags]
-    blocks = [ScriptStep([*script, *step.flags], logs / step.name / "tasks", step.shared) for step in steps]
+    script = [str(ROOT / args.script), "--workers", str(args.cpus_per_task), "--override", *flags]
+    forked = args.executor == LOCAL
+    if forked:  # for all tasks
+        import_module(args.script.removesuffix(".py").replace("/", "."))
+    blocks = [ScriptStep([*script, *step.flags], logs / step.name / "tasks", step.shared, forked) for step in steps]
     executors = []
     for step, block in zip(steps, blocks, strict=True):
         executors.append(make_executor(args, step, block, executors[-1] if executors else None))

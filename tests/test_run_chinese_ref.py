@@ -179,7 +179,7 @@ def test_the_script_needs_no_transformers_and_ends_errors_in_one_line(vocabulary
     ]
     code = (
         f"import sys, run_chinese_ref as r; r.main({command!r}); "
-        "assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()"
+        "assert not {'torch', 'transformers', 'datasets', 'pandas'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     script = [sys.executable, run_chinese_ref.__file__, *command, "--min_chars", "9"]

@@ -4,7 +4,7 @@
 
 The texts (UTF-8, a document a line) are mixed sentence by sentence into JSON lines, which data/trans_to_json.py
 shuffles and cleans of duplicates and run_chinese_ref.py turns into a corpus: alone with one worker, and as tasks. Both
-ways must write the same bytes. Needs datatrove.
+ways must write the same bytes. A forked process counts the memory it shares with its parent, too. Needs datatrove.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 if __name__ == "__main__":  # started as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -57,6 +58,7 @@ def main() -> None:
     add("--text", nargs="+", required=True, help="files of text, a document a line")
     add("--megabytes", type=float, default=200)
     add("--tasks", type=int, nargs="+", default=[2, 5])
+    add("--repeats", type=int, default=3, help="runs of each, in turns, of which the median counts")
     add("--folder", help="where to work; default: a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -72,23 +74,42 @@ def main() -> None:
             ("data/trans_to_json.py", cleaning, "--output_path", ".jsonl"),
             ("run_chinese_ref.py", marking, "--output_dir", ""),
         ):
-            alone = measure([sys.executable, ROOT / script, *flags, "--workers", 1, output, f"whole{suffix}"])
-            print(f"{script}: {megabytes:.0f} MB, alone {alone[0]:.1f} CPU-s, {alone[1]:.0f} MB", flush=True)
-            for tasks in args.tasks:
-                command = [sys.executable, ROOT / "data" / "distributed.py", script, "--tasks", tasks, *flags]
-                seconds, memory = measure([*command, output, f"shared{suffix}"])
-                compare(Path(f"whole{suffix}"), Path(f"shared{suffix}"))
-                ratio = seconds / alone[0]
-                print(f"{tasks} tasks: {seconds:.1f} CPU-s, {ratio:.2f} times; {memory:.0f} MB; equal", flush=True)
+            single = [sys.executable, ROOT / script, *flags, "--workers", 1, output, f"whole{suffix}"]
+            shared = [sys.executable, ROOT / "data" / "distributed.py", script, *flags, output, f"shared{suffix}"]
+            runs = {tasks: [] for tasks in [0, *args.tasks]}
+            for _ in range(args.repeats):
+                remove(Path(f"whole{suffix}"))
+                runs[0].append(measure(single))
+                for tasks in args.tasks:
+                    runs[tasks].append(measure([*shared, "--tasks", tasks]))
+                    compare(Path(f"whole{suffix}"), Path(f"shared{suffix}"))
+                    remove(Path(f"shared{suffix}"))
+            report(script, megabytes, runs)
+
+
+def report(script: str, megabytes: float, runs: dict[int, list[tuple[float, float]]]) -> None:
+    """Print medians by the number of tasks, 0 for the script alone."""
+    alone, memory = map(median, zip(*runs.pop(0), strict=True))
+    print(f"{script}: {megabytes:.0f} MB, alone {alone:.1f} CPU-s, {memory:.0f} MB")
+    for tasks, values in runs.items():
+        seconds, memory = map(median, zip(*values, strict=True))
+        ratios = ", ".join(f"{value / alone:.2f}" for value, _ in values)
+        print(
+            f"{tasks} tasks: {seconds:.1f} CPU-s, {seconds / alone:.2f} times ({ratios}); {memory:.0f} MB; equal",
+            flush=True,
+        )
 
 
 def compare(whole: Path, shared: Path) -> None:
-    """Raise SystemExit unless both hold the same bytes; remove the second."""
+    """Raise SystemExit unless both hold the same bytes."""
     files = [whole, *sorted(whole.rglob("*"))]
     pairs = [(path, shared / path.relative_to(whole)) for path in files if path.is_file()]
     if any(not filecmp.cmp(*pair, shallow=False) for pair in pairs):
         raise SystemExit(f"{shared} differs from {whole}")
-    shutil.rmtree(shared) if shared.is_dir() else shared.unlink()
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,13 @@ def list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     """Rows of `lengths` items over the flat `values`, without a copy of the values."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    return pa.ListArray.from_arrays(_array(offsets), _array(values))
+
+
+def _array(values: np.ndarray) -> pa.Array:
+    """The numbers themselves as a column: pa.array imports pandas, for 0.2 CPU-seconds and 40 MB a process."""
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
 def write_shard(
@@ -145,7 +151,7 @@ def write_shard(
     columns = {
         "input_ids": list_array(input_ids, lengths),
         "continuation": list_array(np.asarray(continuation, np.uint8), lengths),
-        "document": pa.array(np.asarray(documents, np.int64)),
+        "document": _array(np.asarray(documents, np.int64)),
     }
     write_arrow(path, columns, record)
 

@@ -89,6 +89,7 @@ class SharedSort:
             position_keys(records, self.job.total)
             buckets.add(records, list(payloads))
             duplicates += dropped
+            del records, payloads  # before the next bucket is read
         _pack(buckets, folder)
         return {"duplicates": duplicates}
 
@@ -106,6 +107,7 @@ class SharedSort:
                 _to_disk(file)
                 files[-1][1:] = file.tell(), digest.intdigest()
             sums = len(records), int(records["characters"].sum()), dropped
+            del records, payloads  # before the next bucket is read
             told = {key: told[key] + more for key, more in zip(told, sums, strict=True)}
         return {"files": files, **told}
 

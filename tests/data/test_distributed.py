@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -96,16 +97,14 @@ def test_tasks_on_this_machine_equal_a_single_run(inputs, tmp_path, script, task
 
 
 def child_of_task(folder, index, seconds=60):
-    """The process that does a share of the corpus in `folder`."""
+    """The process that does a share, whose output goes to a file below `folder`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if os.fsencode(folder / "chinese") in words and words[-5:-3] == [b"--shard_index", b"%d" % index]:
-                return int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/fd/1"):
+            with suppress(OSError):
+                target = path.readlink()
+                if target.is_relative_to(folder) and target.parts[-3:] == ("share", "tasks", f"{index:05d}.out"):
+                    return int(path.parts[2])
         time.sleep(0.01)
     raise AssertionError("the task did not begin")
 

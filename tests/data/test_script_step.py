@@ -1,7 +1,6 @@
 """The block that runs a script for a task: its share, what it prints, and how it ends."""
 
 import subprocess
-import sys
 
 import pytest
 
@@ -19,10 +18,12 @@ if "--die" in sys.argv:
 """
 
 
-@pytest.fixture
-def step(tmp_path):
+@pytest.fixture(params=[False, True], ids=["new", "forked"])
+def step(tmp_path, request):
+    (tmp_path / "script.py").write_text(SCRIPT)
+
     def make(*flags, shared=True):
-        return ScriptStep([sys.executable, "-c", SCRIPT, *flags], tmp_path / "logs" / "tasks", shared)
+        return ScriptStep([str(tmp_path / "script.py"), *flags], tmp_path / "logs" / "tasks", shared, request.param)
 
     return make
 
