@@ -99,7 +99,7 @@ def main(argv=None) -> dict[str, float]:
     length = settle_length(plain, data_args.max_seq_length)
     train = plain
     if data_args.packing != "none":
-        train = plain.each(lambda rows: pack(rows, data_args.packing, length, backend))
+        train = plain.each(lambda rows: pack(rows, data_args.packing, length, backend, args.rows_by_chunk))
     set_seed(args.seed)
     with made_whole(args):
         model = make_model(AutoModelForMaskedLM, model_args, tokenizer, new_head=args.do_train)

@@ -19,13 +19,14 @@ from data import create_data
 from data.batches.masking import MaskCollator, TokenMasking
 from data.batches.packing import pack
 from data.batches.sampling import PlainRows
+from data.corpus import store
 from data.corpus.arrow_shards import CorpusError
 from data.corpus.store import Corpus
 from models.post_norm import use_fast_layers
 from models.stock import accept_our_inputs
 from tests.processes import run_together
-from tests.runs import killed_in, read_log
-from training.arguments import ModelArguments
+from tests.runs import assert_same_run, curve, killed_in, read_log
+from training.arguments import ModelArguments, RunArguments
 from training.model_setup import make_model
 from training.objectives.masked_lm import MaskedLanguageModelling, separate_documents
 from training.pretrained import load_tokenizer
@@ -158,6 +159,28 @@ def test_a_packed_run_resumes_bit_for_bit(flags, tmp_path, kind, packing):
     run_mlm_wwm.main(flags(kind, packing=packing, dataloader_num_workers=2))
     assert (tmp_path / "run/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
     assert read_log(tmp_path / "run")[-1]["loss"] == read_log(tmp_path / "whole")[-1]["loss"]
+
+
+def test_rows_of_a_large_corpus_are_made_by_chunks_but_in_a_run_begun_before_that(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SMALL", 0)
+    changes = {"kind": "roberta", "packing": "concat", "validation_split": 0.2}
+    with monkeypatch.context() as patch:
+        patch.setattr(RunArguments, "rows_by_chunk", False)
+        run_mlm_wwm.main(flags(output_dir=tmp_path / "old", **changes))
+        with killed_in(5):
+            run_mlm_wwm.main(flags(**changes))
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["arguments"]
+    assert "rows_by_chunk" not in settings, "as earlier code wrote them"
+    run_mlm_wwm.main(flags(**changes))
+    assert_same_run(tmp_path / "old", tmp_path / "run")
+    new = {"output_dir": tmp_path / "new", "dataloader_num_workers": 2}
+    with killed_in(5):
+        run_mlm_wwm.main(flags(**changes | new))
+    run_mlm_wwm.main(flags(**changes | new))
+    settings = json.loads((tmp_path / "new" / "run.json").read_text())["settings"]["arguments"]
+    assert settings["rows_by_chunk"] and curve(tmp_path / "new") != curve(tmp_path / "old")
+    run_mlm_wwm.main(flags(**changes | new | {"output_dir": tmp_path / "whole", "dataloader_num_workers": 0}))
+    assert_same_run(tmp_path / "whole", tmp_path / "new")
 
 
 def test_any_masked_lm_of_transformers_trains_on(flags, tmp_path, prepared):

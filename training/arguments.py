@@ -117,7 +117,10 @@ class RunArguments(TrainingArguments):
         default=False, metadata={"help": "Search each backward for parameters without gradient."}
     )
 
-    row_order = "permuted"  # of an epoch, no flag; "sorted" in a run that was begun when that was the order
+    # No flags, but otherwise in a run that was begun when they were: "sorted" the order of an epoch, and training rows
+    # of a corpus above 1 GiB not made by chunks.
+    row_order = "permuted"
+    rows_by_chunk = True
 
     def __post_init__(self):
         check_raw(self)
@@ -413,8 +416,10 @@ def course_settings(args: RunArguments) -> dict:
     everything = args.to_dict()
     values = {name: everything[name] for name in _COURSE.split()}
     values["rows_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.data_processes
-    if args.row_order != "sorted":  # which the settings of earlier runs do not name
+    if args.row_order != "sorted":  # which, as the next one, the settings of earlier runs do not name
         values["row_order"] = args.row_order
+    if args.rows_by_chunk:
+        values["rows_by_chunk"] = True
     if args.model_parallel_size > 1:
         values["model_parallel_size"] = args.model_parallel_size  # into as many parts its checkpoints are cut
     return values

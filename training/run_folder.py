@@ -73,10 +73,11 @@ def settle_seed(args) -> None:
 
 
 def settle_row_order(args) -> None:
-    """Let a run that was begun when epochs had another order go on with that one."""
+    """Let a run that was begun when epochs had another order, or rows were made otherwise, go on with that."""
     begun = first_decides(args, lambda: _begun_with(args)) if args.do_train else {}
     if begun:
         args.row_order = begun.get("row_order", "sorted")
+        args.rows_by_chunk = begun.get("rows_by_chunk", False)
     if args.row_order == "sorted":
         logger.info("rows come in the order of sorted draws, with which this run was begun")
 

@@ -104,6 +104,10 @@ class MixedRows(Rows):
         names = [f"{share:.1%} of the tokens of {folder}" for share, folder in zip(shares, folders, strict=True)]
         return Mixture(sizes, np.diff(ends, prepend=0) + 1, names)
 
+    @property
+    def ranked_lengths(self) -> "MixedLengths":
+        return MixedLengths([part.ranked_lengths for part in self.parts])
+
     def each(self, make: Callable[[PlainRows], Rows]) -> "MixedRows":
         return MixedRows([make(part) for part in self.parts], self.shares)
 

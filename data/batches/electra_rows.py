@@ -18,7 +18,7 @@ from operator import itemgetter
 import numpy as np
 from tokenizers import Tokenizer
 
-from data.batches.sampling import PlainRows, Rows, in_shard
+from data.batches.sampling import PlainRows, Rows
 from data.corpus.arrow_shards import CorpusError
 from data.corpus.sentences import row_sentence_starts, sentence_tables
 from data.tokens.tokenizer_files import special_frame
@@ -112,7 +112,7 @@ class ElectraRows(Rows):
             )
         self._runs: list[np.ndarray] = []
         builder = ExampleBuilder(length, seed, keep_overflow=kind == "packed")
-        self._store(builder, self._lines(np.asarray(plain.indices), *sentence_tables(backend)))
+        self._store(builder, self._lines(plain, *sentence_tables(backend)))
         # [4, runs]: first content of a run, contents, its row in the corpus, where it begins there
         self._runs = np.concatenate([np.zeros((4, 0), np.int64), *self._runs], axis=1)
 
@@ -136,18 +136,15 @@ class ElectraRows(Rows):
         self._starts, self._sizes, self._edges = (np.frombuffer(flat, np.int64) for flat in (starts, sizes, edges))
         self._firsts, self.lengths = np.array(firsts, np.int64), np.array(lengths, np.int64)
 
-    def _lines(
-        self, indices: np.ndarray, kinds: np.ndarray, opens: np.ndarray
-    ) -> Iterator[list[tuple[int, int, bool]]]:
+    def _lines(self, plain: PlainRows, kinds: np.ndarray, opens: np.ndarray) -> Iterator[list[tuple[int, int, bool]]]:
         """By shard: first content, contents, and whether it begins a document, of each line. Notes the runs."""
-        contents, previous = 0, (-2, -1)  # last row and its document
-        for first_row, ids, marks, offsets in self.corpus.shards():
-            rows = first_row + in_shard(indices, first_row, len(offsets) - 1)
-            if not len(rows):
-                continue
-            starts, stops, row, begins = self._runs_of(rows, ids, offsets, first_row, previous)
+        contents, indices = 0, np.asarray(plain.indices)
+        goes_on = (np.diff(indices, prepend=-2) == 1) & (np.diff(plain.documents, prepend=-1) == 0)
+        for first, ids, marks, offsets in plain.shards():
+            chosen = slice(first, first + len(offsets) - 1)
+            starts, stops, row, begins = self._runs_of(ids, offsets, goes_on[chosen])
             firsts = contents + np.cumsum(stops - starts) - (stops - starts)
-            self._runs.append(np.stack([firsts, stops - starts, row, starts - offsets[row - first_row]]))
+            self._runs.append(np.stack([firsts, stops - starts, indices[chosen][row], starts - offsets[row]]))
             is_line = begins if self.corpus.is_grouped else np.ones(len(starts), bool)
             is_line[:1] = True
             line_firsts = firsts[is_line]
@@ -160,22 +157,16 @@ class ElectraRows(Rows):
             sizes = np.diff(line_firsts, append=contents)
             first_of_document = np.isin(line_firsts, firsts[begins])
             yield list(zip(line_firsts.tolist(), sizes.tolist(), first_of_document.tolist(), strict=True))
-            previous = (int(rows[-1]), int(self.corpus.documents[rows[-1]]))
 
-    def _runs_of(self, rows, ids, offsets, first_row: int, previous: tuple[int, int]):
-        """Runs of contents in a shard: where each starts and stops in ids, its row, whether it begins a document."""
-        local = rows - first_row
-        documents = self.corpus.documents[rows]
-        goes_on = np.diff(rows, prepend=previous[0]) == 1
+    def _runs_of(self, ids: np.ndarray, offsets: np.ndarray, goes_on: np.ndarray):
+        """Runs of contents in rows end to end: where each starts and stops in ids, its row, and whether it begins a
+        document, as a row does that does not go on."""
         if not self.corpus.is_grouped:
-            begins = ~goes_on | (np.diff(documents, prepend=previous[1]) != 0)
-            starts, stops = offsets[local].astype(np.int64) + 1, offsets[local + 1].astype(np.int64) - 1
+            starts, stops = offsets[:-1] + 1, offsets[1:] - 1
             kept = stops > starts
-            return starts[kept], stops[kept], rows[kept], begins[kept]
+            return starts[kept], stops[kept], np.flatnonzero(kept), ~goes_on[kept]
         # Rows were cut anywhere from one stream of [CLS] document [SEP]: a run begins behind either of them.
-        used = np.zeros(len(offsets) - 1, bool)
-        used[local] = True
-        is_content = np.repeat(used, np.diff(offsets)) & (ids != self._frame[0]) & (ids != self._frame[1])
+        is_content = (ids != self._frame[0]) & (ids != self._frame[1])
         after_break = np.append(True, ~is_content[:-1])
         after_break[offsets[:-1][offsets[:-1] < len(ids)]] = True
         starts = np.flatnonzero(is_content & after_break)
@@ -183,7 +174,7 @@ class ElectraRows(Rows):
         stops = np.flatnonzero(is_content & ends_run) + 1
         row = np.searchsorted(offsets, starts, side="right") - 1
         begins = np.append(True, ~is_content)[starts]
-        return starts, stops, row + first_row, begins
+        return starts, stops, row, begins
 
     def _row(self, index: int) -> dict:
         """As Rows has them, with first_segment: the tokens of [CLS], the first segment and the [SEP] behind it."""

@@ -95,6 +95,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def ranked_lengths(self) -> np.ndarray | RowLengths:
+        """What rows of like length are found by, [R]: `lengths`, or what is like them and costs less."""
+        return self.lengths
+
     def rows(self, indices) -> list[dict]:
         """Rows by index -> dicts: index (int, what random draws for the row depend on), input_ids, continuation [t].
 
@@ -120,14 +125,33 @@ class PlainRows(Rows):
         self.corpus, self.indices = corpus, indices
         self.lengths = RowLengths(corpus, indices)
 
+    @property
+    def documents(self) -> np.ndarray:
+        """Number of the source document of each, int64 [N]."""
+        if self.corpus.maps.is_small or isinstance(self.indices, AllBut):
+            return self.corpus.documents[np.asarray(self.indices)]
+        return self.corpus.documents_of(self.indices)
+
+    def shards(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """By shard that has some: how many came before, and ids, continuation and offsets of these alone, end to end.
+
+        Shards that are used whole are checked, if they were not before.
+        """
+        indices, every, maps = np.asarray(self.indices), isinstance(self.indices, AllBut), self.corpus.maps
+        edges = np.searchsorted(indices, self.corpus.first_rows)
+        for number in np.flatnonzero(np.diff(edges)).tolist():
+            shard = maps.checked(number) if every else maps[number]
+            local = indices[slice(*edges[number : number + 2])] - self.corpus.first_rows[number]
+            lengths = shard.offsets[local + 1] - shard.offsets[local]
+            offsets = np.append(0, np.cumsum(lengths, dtype=np.int64))
+            if len(local) == maps.rows[number]:
+                yield int(edges[number]), shard.ids, shard.marks, offsets
+            else:
+                taken = np.repeat(shard.offsets[local] - offsets[:-1], lengths) + np.arange(offsets[-1])
+                yield int(edges[number]), shard.ids[taken], shard.marks[taken], offsets
+
     def rows(self, indices) -> list[dict]:
         return self.corpus.rows(self.indices[np.asarray(indices, np.int64)])
-
-
-def in_shard(indices: np.ndarray, first_row: int, rows: int) -> np.ndarray:
-    """Those of some indices of corpus rows, increasing, that lie in a shard, counted from its first row."""
-    begin, end = np.searchsorted(indices, [first_row, first_row + rows])
-    return indices[begin:end] - first_row
 
 
 class EpochRows(Dataset):
@@ -304,7 +328,7 @@ def make_train_batches(args, rows: Rows, plain: Rows, multiple: int) -> TrainBat
 
     def batches_of(source: Rows) -> TrainBatches:
         pool_steps = BUCKET_STEPS if args.train_sampling_strategy == "group_by_length" else 1
-        options = {"lengths": source.lengths, "pool_steps": pool_steps, "mixture": source.mixture}
+        options = {"lengths": source.ranked_lengths, "pool_steps": pool_steps, "mixture": source.mixture}
         return TrainBatches.of_run(args, len(source), **options)
 
     batches = batches_of(rows)

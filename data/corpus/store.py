@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ class Corpus:
 
     Opening one takes a time and memory that do not grow with its rows: their numbers are those of the manifest.
 
-    Attributes: folder, manifest, maps (ShardMaps).
+    Attributes: folder, manifest, maps (ShardMaps), first_rows (int64 [shards + 1], the first of each and R).
     """
 
     def __init__(self, folder: str | Path, flag: str = "--train_dir"):
@@ -54,7 +54,7 @@ class Corpus:
 
     def _open(self, check: bool) -> None:
         self.maps = ShardMaps(self.folder, self._flag, self.manifest["shards"], self._sums, check)
-        self._first_rows = np.cumsum([0, *self.maps.rows])
+        self.first_rows = np.cumsum([0, *self.maps.rows])
 
     def __getstate__(self) -> dict:
         return {name: self.__dict__[name] for name in ("folder", "_flag", "manifest", "_sums")}
@@ -64,7 +64,7 @@ class Corpus:
         self._open(check=False)
 
     def __len__(self) -> int:
-        return int(self._first_rows[-1])
+        return int(self.first_rows[-1])
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -92,27 +92,40 @@ class Corpus:
     @property
     def mean_length(self) -> float:
         """Tokens of a row on average, by the sizes of the files: a token has an id and a mark, a row 16 bytes."""
-        token = id_dtype(self.manifest["tokenizer"]["size"]).itemsize + 1
-        return (self.maps.bytes / len(self) - 16) / token
+        return (self.maps.bytes / len(self) - 16) / self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Of a token's id and mark in a file."""
+        return id_dtype(self.manifest["tokenizer"]["size"]).itemsize + 1
 
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows by index -> their shards, and which rows of these they are."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"rows must lie in 0..{len(self) - 1}, got {indices.min()}..{indices.max()}")
-        shards = np.searchsorted(self._first_rows, indices, side="right") - 1
-        return shards, indices - self._first_rows[shards]
+        shards = np.searchsorted(self.first_rows, indices, side="right") - 1
+        return shards, indices - self.first_rows[shards]
 
     def lengths_of(self, indices: np.ndarray) -> np.ndarray:
         """Tokens of rows by index, int64 [N] -> int64 [N]; reads nothing else."""
-        shards, within = self._places(indices)
-        lengths, order = np.empty(len(indices), np.int64), np.argsort(shards, kind="stable")
-        numbers, firsts = np.unique(shards[order], return_index=True)
-        for number, members in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
-            offsets, rows = self.maps[number].offsets, within[members]
-            lengths[members] = offsets[rows + 1] - offsets[rows]
+        lengths = self._of_each(indices, lambda shard, rows: shard.offsets[rows + 1] - shard.offsets[rows])
         if lengths.min(initial=0) < 0:
+            shards, _ = self._places(indices)
             raise self.maps.damaged(int(shards[lengths.argmin()]), "rows that end before they begin")
         return lengths
+
+    def documents_of(self, indices: np.ndarray) -> np.ndarray:
+        """Numbers of the source documents of rows by index, int64 [N] -> int64 [N]; reads nothing else."""
+        return self._of_each(indices, lambda shard, rows: shard.documents[rows])
+
+    def _of_each(self, indices: np.ndarray, read: Callable[[Shard, np.ndarray], np.ndarray]) -> np.ndarray:
+        """What `read` gives of rows by index, int64 [N], a shard at a time."""
+        shards, within = self._places(indices)
+        numbers, order = np.empty(len(indices), np.int64), np.argsort(shards, kind="stable")
+        mapped, firsts = np.unique(shards[order], return_index=True)
+        for number, members in zip(mapped.tolist(), np.split(order, firsts)[1:], strict=True):
+            numbers[members] = read(self.maps[number], within[members])
+        return numbers
 
     def rows(self, indices) -> list[dict]:
         """Rows by index [N] -> N dicts: index (int), input_ids and continuation (read-only views [T] of the map)."""
@@ -145,7 +158,7 @@ class Corpus:
             for number in np.unique(shards).tolist():
                 here = shards == number
                 rows[here] = np.searchsorted(self.maps[number].documents, documents[here])
-            return rows + self._first_rows[shards]
+            return rows + self.first_rows[shards]
 
         begins = before(documents)
         sizes = before(documents + 1) - begins
@@ -153,7 +166,7 @@ class Corpus:
 
     def shards(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """By shard: index of its first row, ids and continuation of all its rows end to end, offsets [rows + 1]."""
-        for first, shard in zip(self._first_rows.tolist(), self.maps.whole(), strict=False):
+        for first, shard in zip(self.first_rows.tolist(), self.maps.whole(), strict=False):
             yield first, shard.ids, shard.marks, shard.offsets
 
     @property
@@ -231,6 +244,11 @@ class AllBut:
     def __len__(self) -> int:
         return self._rows - len(self._before)
 
+    @property
+    def without(self) -> np.ndarray:
+        """int64, increasing, of the numbers that are left out."""
+        return self._before + np.arange(len(self._before))
+
     def __getitem__(self, places) -> np.ndarray:
         """int64 places in 0..N-1 -> int64 numbers."""
         places = np.asarray(places, np.int64)
@@ -257,7 +275,10 @@ class RowLengths:
         return self._corpus.lengths_of(self._indices[places])
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        lengths = self._corpus.lengths[np.asarray(self._indices)]
+        if self.is_small or isinstance(self._indices, AllBut):
+            lengths = self._corpus.lengths[np.asarray(self._indices)]
+        else:  # some of many rows
+            lengths = self._corpus.lengths_of(self._indices)
         return lengths.astype(dtype or np.int64, copy=False)
 
     def max(self) -> int:
@@ -299,6 +320,10 @@ class ShardMaps:
     def __len__(self) -> int:
         return len(self._files)
 
+    def size_of(self, number: int) -> int:
+        """Bytes of a shard."""
+        return self._files[number][1].st_size
+
     def __getitem__(self, number: int) -> Shard:
         """A shard, whose file is as long as it was: to read on in one that was cut short would end the process."""
         if self._damage is not None:
@@ -325,11 +350,14 @@ class ShardMaps:
 
     def whole(self) -> Iterator[Shard]:
         """All shards, each of them checked by now."""
-        for number in range(len(self)):
-            shard = self[number]
-            if number not in self._checked:
-                self._check(number)
-            yield shard
+        return map(self.checked, range(len(self)))
+
+    def checked(self, number: int) -> Shard:
+        """A shard that is checked by now."""
+        shard = self[number]
+        if number not in self._checked:
+            self._check(number)
+        return shard
 
     def expect_ids(self, highest: int) -> None:
         """CorpusError for a higher id: now in a small corpus, in a larger one where its shards are checked."""
