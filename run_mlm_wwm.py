@@ -30,6 +30,7 @@ from transformers import AutoModelForMaskedLM, set_seed
 import models  # noqa: F401  registers the model types
 from data.batches.corpora import load_maskable_rows, settle_length
 from data.batches.masking import MASKINGS, make_collator, make_eval_collator
+from data.batches.neighbour_vectors import neighbour_vectors
 from data.batches.packing import pack
 from data.batches.sampling import (
     EpochRows,
@@ -50,7 +51,7 @@ from training.config_derivation import check_first_pass
 from training.loop.metric_sums import SumEvaluator
 from training.loop.run_report import RunReport, finetuning_command, padding_flags, tell_end
 from training.loop.trainer import Trainer
-from training.model_setup import made_whole, make_model, set_unigram_bias
+from training.model_setup import made_whole, make_model, set_embeddings, set_unigram_bias
 from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
@@ -83,6 +84,9 @@ class DataArguments(CorpusArguments):
     unigram_bias: bool = field(
         default=False, metadata={"help": "Start a new model's output bias at log word frequencies."}
     )
+    count_embeddings: bool = field(
+        default=False, metadata={"help": "Start a new model's word embeddings at vectors of counted neighbours."}
+    )
 
 
 def main(argv=None) -> dict[str, float]:
@@ -109,6 +113,9 @@ def main(argv=None) -> dict[str, float]:
     check_rows([model], (train, held_out), data_args.packing == "isolated")
     if data_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())
+    if data_args.count_embeddings:
+        width = model.get_input_embeddings().weight.shape[1]
+        set_embeddings(model, *neighbour_vectors(plain, entry_count(tokenizer), width, tokenizer.all_special_ids))
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
     entries, options = entry_count(tokenizer), masking_options(data_args) | {"seed": args.seed}
@@ -180,8 +187,9 @@ def check_arguments(model_args, data_args, args) -> None:
         )
     if model_args.model_name_or_path is None and not args.do_train:
         raise ArgumentError("--do_eval without --do_train needs trained weights; add --model_name_or_path")
-    if data_args.unigram_bias and model_args.model_name_or_path:
-        raise ArgumentError("--unigram_bias is for new models; leave it or --model_name_or_path out")
+    for name in ("unigram_bias", "count_embeddings"):
+        if getattr(data_args, name) and model_args.model_name_or_path:
+            raise ArgumentError(f"--{name} is for new models; leave it or --model_name_or_path out")
     check_lora(model_args.lora, model_args.model_name_or_path, args)
     args.output_dir = args.output_dir or model_args.model_name_or_path
 

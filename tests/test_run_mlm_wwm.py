@@ -121,6 +121,7 @@ def test_a_file_of_flags_does_the_same(flags, tmp_path, kind):
             "model_type": "flash_quad",
             "config_overrides": "hidden_size=32,num_hidden_layers=2,s=16",
             "unigram_bias": True,
+            "count_embeddings": True,
         },
         {
             "model_type": "flash",
@@ -513,6 +514,7 @@ def test_a_named_checkpoint_may_change_the_schedule_and_nothing_else(flags, tmp_
         ({"validation_split": 1.5}, "--validation_split"),
         ({"eval_strategy": "steps"}, "--validation_split"),
         ({"unigram_bias": True}, "--unigram_bias"),
+        ({"count_embeddings": True, "model_name_or_path": "bert", "config_overrides": None}, "--count_embeddings"),
         ({"schedule_by_time": True}, "--schedule_by_time"),
         ({"resume_from_checkpoint": "missing"}, "--resume_from_checkpoint missing"),
     ],

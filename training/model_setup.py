@@ -297,3 +297,14 @@ def set_unigram_bias(model, counts) -> None:
     counts = torch.from_numpy(counts).float() + 1
     with torch.no_grad():
         bias[: len(counts)].copy_(torch.log(counts / counts.sum()))
+
+
+def set_embeddings(model, vectors, known) -> None:
+    """Let a new model's word embeddings begin at vectors of the tokens that have one, as large as what they replace.
+
+    vectors: float32 array [V, W] of mean square 1 over these; known: bool array [V].
+    """
+    weight, known = model.get_input_embeddings().weight, torch.from_numpy(known).nonzero().squeeze(1)
+    with torch.no_grad():
+        scale = weight[known].square().mean().sqrt()
+        weight[known] = (torch.from_numpy(vectors)[known] * scale).to(weight.dtype)

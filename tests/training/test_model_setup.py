@@ -1,5 +1,6 @@
 """Models of a run: what follows for a new one from what is given; what cannot work is told in a line before a run."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -20,7 +21,7 @@ from models.stock import accept_our_inputs
 from tests.models.families import EVERY_CASE, make
 from training.arguments import ModelArguments
 from training.config_derivation import check_first_pass
-from training.model_setup import make_model, read_model, shard_by_layers
+from training.model_setup import make_model, read_model, set_embeddings, shard_by_layers
 from training.objectives.causal_lm import CausalLanguageModelling
 from training.objectives.masked_lm import MaskedLanguageModelling
 from training.pretrained import load_config
@@ -118,3 +119,18 @@ def test_shards_are_layers_and_all_else(config, groups):
     shard_by_layers(model)
     assert model._no_split_modules == groups
     assert model.get_input_embeddings() is None and model.get_output_embeddings() is None
+
+
+def test_embeddings_begin_as_large_as_those_that_they_replace(tokenizer):
+    model = make_model(
+        AutoModelForMaskedLM, arguments("flash_quad", "hidden_size=32,num_hidden_layers=1,s=16"), tokenizer
+    )
+    weight = model.get_input_embeddings().weight
+    before, rng = weight.detach().clone(), np.random.default_rng(0)
+    known = np.arange(len(weight)) % 3 == 0
+    vectors = rng.standard_normal(weight.shape).astype(np.float32) * known[:, None]
+    set_embeddings(model, vectors, known)
+    after = model.get_output_embeddings().weight.detach()  # tied
+    assert torch.equal(after[~known], before[~known])
+    ratio = after[known] / torch.from_numpy(vectors[known])
+    torch.testing.assert_close(ratio, torch.full_like(ratio, float(before[known].square().mean().sqrt())))
