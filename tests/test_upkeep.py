@@ -98,14 +98,16 @@ def assert_flags_exist(script: Path, flags: list[str]) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.name)
 def test_recipes_parse_with_the_script_they_call(recipe):
     assert subprocess.run(["bash", "-n", recipe], capture_output=True).returncode == 0
-    for words in commands(recipe.read_text(encoding="utf-8")):
+    text = recipe.read_text(encoding="utf-8")
+    suggested = re.findall(r"--\w+", " ".join(re.findall(r"^#     (--.*)$", text, re.MULTILINE)))
+    for words in commands(text):
         call = script_and_flags(words)
         if call and "setup_env" not in call[0]:
             script = ROOT / call[0].replace("$root/", "").replace("../", "")
             if not script.exists():
                 script = ROOT / "data" / script.name
             assert script.exists(), f"{recipe.name} calls {call[0]}, which is not there"
-            assert_flags_exist(script, call[1])
+            assert_flags_exist(script, [*call[1], *suggested])
 
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
