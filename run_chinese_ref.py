@@ -22,12 +22,13 @@ from common.errors import ArgumentError
 from common.flags import FlagParser
 from common.script import run_script, tell_next
 from data.corpus.chinese_ref_files import ReferenceWriter
+from data.corpus.copied_inputs import CopiedInputs
 from data.corpus.preparation import Preparer, describe_unknown
 from data.corpus.shares import describe_share, drop_shares, make_corpus, plan_work
 from data.corpus.sources import LineSource
 from data.files import input_files
 from data.shares import add_share_flags, check_share_flags
-from data.staging import brought_here
+from data.staging import sent_away
 from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
@@ -98,26 +99,27 @@ def settings_of(args: argparse.Namespace) -> dict:
     return {**kept, "segmenter": name, "user_dict": words}
 
 
-def open_source(args: argparse.Namespace) -> LineSource:
+def open_source(args: argparse.Namespace, inputs: CopiedInputs) -> LineSource:
     """The lines of --input_path."""
-    return LineSource(input_files(args.input_path, "--input_path"), Path(args.input_path), args.json_key)
+    with inputs.brought() as (path,):
+        return LineSource(input_files(path, "--input_path"), Path(path), args.json_key)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
-    with brought_here(args, "input_path", "output_dir", args.json_key):
-        run(args)
+    with sent_away(args, "output_dir"), CopiedInputs(args, "input_path", "output_dir", args.json_key) as inputs:
+        run(args, inputs)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, inputs: CopiedInputs) -> None:
     """All the work, on local files."""
     backend, tokenizer = load(args)
     identity = {"name": args.model_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
     terms = identity, settings_of(args), ("--input_path", "--tokenizer_name")
     folder = Path(args.output_dir)
-    work = plan_work(folder, args, {"--input_path": args.input_path}, terms, partial(open_source, args))
+    work = plan_work(folder, args, {"--input_path": args.input_path}, terms, partial(open_source, args, inputs))
     if work is None:
         return
     segmenter = make_segmenter(args.segmenter, args.user_dict)

@@ -26,6 +26,7 @@ if __name__ == "__main__":  # started as a file: import from the repository, not
 from common.errors import ArgumentError
 from common.flags import FlagParser, parse_bool
 from common.script import run_script, tell_next
+from data.corpus.copied_inputs import CopiedInputs
 from data.corpus.preparation import Preparer, describe_unknown
 from data.corpus.shares import (
     Work,
@@ -34,10 +35,10 @@ from data.corpus.shares import (
     make_corpus,
     plan_work,
 )
-from data.corpus.sources import CleanedLines, Part, Source, held_out
+from data.corpus.sources import CleanedLines, LineSource, Part, Source, held_out
 from data.corpus.table_inputs import open_dataset, open_files
 from data.shares import add_share_flags, check_share_flags
-from data.staging import brought_here
+from data.staging import sent_away
 from data.tokens.fast_tokenizer import FastTokenizer, check_backend, names_mask_token
 from data.tokens.tokenizer_files import load_backend, tokenizer_hash
 from data.tokens.word_segmenters import SEGMENTERS, make_segmenter
@@ -155,29 +156,33 @@ def prepare(work: Work, below: str, terms: tuple, args, tokenizer, keep: Callabl
     )
 
 
-def open_source(args: argparse.Namespace) -> Source:
+def open_source(args: argparse.Namespace, inputs: CopiedInputs) -> Source:
     """The documents of --train_file or --dataset_name."""
-    if args.train_file:
-        return open_files(args.train_file, args.text_column, args.cache_dir)
-    return open_dataset(args.dataset_name, args.dataset_config_name, args.text_column, args.cache_dir)
+    if not args.train_file:
+        return open_dataset(args.dataset_name, args.dataset_config_name, args.text_column, args.cache_dir)
+    with inputs.brought() as paths:
+        source = open_files(paths, args.text_column, args.cache_dir, inputs.folder)
+    if not isinstance(source, LineSource):  # a table is in a file of its own by now
+        inputs.drop()
+    return source
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
-    with brought_here(args, "train_file", "output_dir"):
-        run(args)
+    with sent_away(args, "output_dir"), CopiedInputs(args, "train_file", "output_dir") as inputs:
+        run(args, inputs)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, inputs: CopiedInputs) -> None:
     """All the work, on local files."""
     backend, tokenizer = load(args)
     identity = {"name": args.tokenizer_name, "hash": tokenizer_hash(backend), "size": tokenizer.vocab_size}
     terms = identity, settings_of(args), ("--train_file" if args.train_file else "--dataset_name", "--tokenizer_name")
     folder, names = Path(args.output_dir), ("train_file", "dataset_name", "dataset_config_name")
     typed = {f"--{name}": getattr(args, name) for name in names}
-    work = plan_work(folder, args, typed, terms, partial(open_source, args))
+    work = plan_work(folder, args, typed, terms, partial(open_source, args, inputs))
     if work is None:
         return
     words = ["--train_dir", folder, "--tokenizer_name", args.tokenizer_name, "--output_dir", folder.with_name("model")]

@@ -100,7 +100,7 @@ def make_executor(args: argparse.Namespace, step: Step, block: ScriptStep, befor
     options = {"tasks": args.tasks if step.shared else 1, "workers": at_once, "logging_dir": str(block.logs.parent)}
     if args.executor == LOCAL:
         at_once = args.tasks_at_once or max(len(os.sched_getaffinity(0)) // args.cpus_per_task, 1)
-        options["workers"] = min(at_once, options["tasks"]) if step.shared else 2  # 1 would mean in this process
+        options["workers"] = min(at_once, options["tasks"])  # 1: without a pool
         return LocalPipelineExecutor([block], **options, start_method="fork")  # others would import datatrove again
     options |= {"cpus_per_task": args.cpus_per_task, "mem_per_cpu_gb": args.mem_per_cpu_gb}
     if args.executor == RAY:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ class DataError(UserError):
     """Data that cannot be used; the message starts with file:line."""
 
 
-def input_files(path: str | Path, flag: str, suffix: str = ".jsonl") -> list[Path]:
+def input_files(
+    path: str | Path, flag: str, suffix: str = ".jsonl", name_of: Callable[[str], str] = str
+) -> list[Path]:
     """Return the regular files that `path` stands for.
 
     A file stands for itself, whatever its name. A folder stands for every file below it whose name ends in `suffix`
     ("" for all), sorted by the parts of their paths, so that the order does not depend on the file system. Folders
     behind symbolic links are not entered. What is left out is printed. ValueError naming `flag` when there is no such
-    file.
+    file. name_of: the name that counts, of a file's name.
     """
     root = Path(path)
     if root.is_file():
@@ -57,7 +60,7 @@ def input_files(path: str | Path, flag: str, suffix: str = ".jsonl") -> list[Pat
         for file in (Path(folder, name) for name in names):
             if not file.is_file():
                 irregular.append(file)
-            elif file.name.endswith(suffix):
+            elif name_of(file.name).endswith(suffix):
                 matching.append(file)
             elif not file.name.startswith("."):
                 other.append(file)

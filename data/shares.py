@@ -20,6 +20,7 @@ def add_share_flags(parser: FlagParser, merge: bool = True) -> None:
     add = parser.add_argument
     add("--shard_index", type=int, help="do one share of the work, by number from 0, on a disk that all runs share")
     add("--num_shards", type=int, help="how many shares there are")
+    add("--work_dir", help="folder on that disk in which an output with a scheme is made; default: a temporary one")
     if merge:
         add("--merge", action="store_true", help="join the shares, when all of them are there")
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from data.foreign import foreign_errors
 from data.unchanged_inputs import open_steady, stamp
 
 _LONGEST = 1 << 28  # characters of a field
+_CURE = "fetch it again or write it anew"  # a damaged Parquet file
 _ROWS = 1000  # of a batch, as the datasets library cuts tables; the manifest's hash depends on it
 
 
@@ -51,12 +53,14 @@ def column_names(file: Path, kind: str) -> list[str]:
     return (_parquet(file) if kind == "parquet" else _text(file, kind))[0]
 
 
-def parquet_texts(file: Path, column: str) -> Iterator[str | None]:
-    """The values of a column of strings of a Parquet file, a row group in memory at a time."""
-    names, arrays = _parquet(file)
+def parquet_texts(source: BinaryIO, name: str, column: str) -> Iterator[str | None]:
+    """The values of a column of strings of an open Parquet file of this name, a row group in memory at a time."""
+    with foreign_errors(Path(name), "Parquet", _CURE):
+        table = pq.ParquetFile(source)
+    names = table.schema_arrow.names
     if names.count(column) != 1:
-        raise DataError(f"{file}: must have the column {column!r} once, got {', '.join(names)}; name the right one")
-    for batch in arrays(column):
+        raise DataError(f"{name}: must have the column {column!r} once, got {', '.join(names)}; name the right one")
+    for batch in _column(table, name, column):
         yield from batch.to_pylist()
 
 
@@ -76,28 +80,31 @@ def _text(file: Path, kind: str) -> tuple[list[str], Callable[[str], Iterator[pa
 
 def _parquet(file: Path) -> tuple[list[str], Callable[[str], Iterator[pa.Array]]]:
     """As `_text`. DataError for a column of no strings and for a damaged file."""
-    before, cure = stamp(file), "fetch it again or write it anew"
-    with foreign_errors(file, "Parquet", cure), pa.OSFile(os.fsencode(file)) as source:
+    before = stamp(file)
+    with foreign_errors(file, "Parquet", _CURE), pa.OSFile(os.fsencode(file)) as source:
         names = pq.ParquetFile(source).schema_arrow.names
 
     def arrays(column):
         with open_steady(file, before), pa.OSFile(os.fsencode(file)) as source:
-            with foreign_errors(file, "Parquet", cure):
+            with foreign_errors(file, "Parquet", _CURE):
                 table = pq.ParquetFile(source)
-            for group in range(table.num_row_groups):
-                with foreign_errors(file, f"Parquet in its row group {group + 1}", cure):
-                    values = table.read_row_group(group, [column], use_threads=False).column(0)
-                    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-                    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                        raise DataError(
-                            f"--text_column must name a column of strings, got {column} of type {kind} in {file}"
-                        )
-                    values.validate(full=True)
-                    batches = [values.slice(first, _ROWS).cast(pa.string()) for first in range(0, len(values), _ROWS)]
-                for batch in batches:
-                    yield from batch.chunks
+            yield from _column(table, file, column)
 
     return names, arrays
+
+
+def _column(table: pq.ParquetFile, file: Path | str, column: str) -> Iterator[pa.Array]:
+    """The values of a column, _ROWS at a time."""
+    for group in range(table.num_row_groups):
+        with foreign_errors(Path(file), f"Parquet in its row group {group + 1}", _CURE):
+            values = table.read_row_group(group, [column], use_threads=False).column(0)
+            kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise DataError(f"--text_column must name a column of strings, got {column} of type {kind} in {file}")
+            values.validate(full=True)
+            batches = [values.slice(first, _ROWS).cast(pa.string()) for first in range(0, len(values), _ROWS)]
+        for batch in batches:
+            yield from batch.chunks
 
 
 def _value(file: Path, line: int, fields: list | dict, names: list[str], column: str) -> str | None:

@@ -22,9 +22,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from common.errors import UserError
 from common.flags import FlagParser
 from common.script import run_script, tell_next
-from data.files import input_files
 from data.outputs import atomic_folder, telling
-from data.staging import brought_here
+from data.staging import sent_away
+from data.text.streams import input_streams
 from data.tokens.wordpiece_vocabulary import choose_alphabet, count_characters, count_words, learn_pieces, read_texts
 
 SPECIALS = {
@@ -119,15 +119,15 @@ def check(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
-    with brought_here(args, "input_path", "output_dir", args.json_key):
+    with sent_away(args, "output_dir"):
         check(args)
         run(args)
 
 
 def run(args: argparse.Namespace) -> None:
-    """All the work, on local files."""
+    """All the work, to a local folder."""
     lowercase, least = args.lowercase == "true", args.min_frequency
-    files = input_files(args.input_path, "--input_path")
+    files = input_streams(args.input_path, "--input_path", args.json_key, ".jsonl")
     backend = build_backend(list(SPECIALS.values()), lowercase, args.nfkc)
     words, too_long = count_words(read_texts(files, args.json_key), backend)
     size = args.vocab_size - len(SPECIALS)

@@ -30,12 +30,13 @@ from common.script import run_script, tell_next
 from data.files import input_files, refuse_foreign, refuse_json
 from data.outputs import atomic_folder, held, is_temporary, put_in_place, resolve_output, telling, temporary_folder
 from data.shares import add_share_flags, check_share_flags, leave, refuse_changes, take
-from data.staging import brought_here
+from data.staging import sent_away
 from data.text.external_sort import BUCKET_BYTES, Buckets, position_keys
 from data.text.overlap import Overlap
-from data.text.parallel_reader import Counts, Job, read_all
+from data.text.parallel_reader import Counts, Job, count_lengths, read_all
 from data.text.raw_documents import Layout, split_units
 from data.text.shared_sort import READ, REORDER, SORT, SharedSort
+from data.text.streams import Streamed, input_streams
 from data.unchanged_inputs import Stamp, stamp
 
 JOIN = "join"  # the last step, which one run does
@@ -131,9 +132,12 @@ def check_output(args: argparse.Namespace) -> Path:
     return output
 
 
-def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
-    """Return the input files: in a folder, all but what this script has written there, now or in an earlier run."""
-    files = input_files(args.input_path, "--input_path", suffix="")
+def select_inputs(args: argparse.Namespace, output: Path, sent: str | None) -> list[Path | Streamed]:
+    """Return the input files: in a folder, all but what this script has written there, now or in an earlier run.
+
+    sent: where the output goes, if elsewhere.
+    """
+    files = input_streams(args.input_path, "--input_path", args.json_field)
     own = output.resolve()
     if files == [Path(args.input_path)]:
         if files[0].resolve() == own:
@@ -141,8 +145,10 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
         return check_inputs(args, files)
     kept = []
     for file in files:
-        path = file.resolve()
+        path = Path(str(file)).resolve()
         if path == own or {own, steps_folder(own)} & {*path.parents} or any(map(is_temporary, path.parents)):
+            continue
+        if sent and isinstance(file, Streamed) and file.lies_in(sent, output.name):
             continue
         if file.suffix == ".jsonl" and args.json_field is None:
             print(f"left out: {file} (read JSON lines with --json_field)", file=sys.stderr)
@@ -156,7 +162,7 @@ def select_inputs(args: argparse.Namespace, output: Path) -> list[Path]:
     return check_inputs(args, kept)
 
 
-def check_inputs(args: argparse.Namespace, files: list[Path]) -> list[Path]:
+def check_inputs(args: argparse.Namespace, files: list[Path | Streamed]) -> list[Path | Streamed]:
     """Return the files without those that are no text, which --on_error skip leaves out; ValueError otherwise."""
     kept = []
     for file in files:
@@ -214,9 +220,9 @@ def excluded_files(args: argparse.Namespace) -> list[Path]:
     return files
 
 
-def sort_here(args: argparse.Namespace, output: Path) -> None:
-    """The whole of the work in one run."""
-    files = select_inputs(args, output)
+def sort_here(args: argparse.Namespace, output: Path, sent: str | None) -> None:
+    """The whole of the work in one run. sent: where the output goes, if elsewhere."""
+    files = count_lengths(select_inputs(args, output, sent), args.workers, args.log_interval)
     units, excluded = split_units(files), excluded_files(args)
     unchanged = f"{output} is as it was before; mend that and run the same command again"
     with telling(unchanged), temporary_folder(output) as folder:
@@ -259,11 +265,13 @@ def summarise(args: argparse.Namespace, output: Path, counts: Counts, documents:
         warn_of_whole_files(counts)
 
 
-def sort_in_steps(args: argparse.Namespace, output: Path) -> None:
-    """One step of the work, or a share of it, in a folder beside the output that all runs see."""
+def sort_in_steps(args: argparse.Namespace, output: Path, sent: str | None) -> None:
+    """One step of the work, or a share of it, in a folder beside the output that all runs see. sent: as sort_here."""
     folder = steps_folder(output)
     busy = UserError(f"--output_path must be free, got {str(folder)!r} held by another run; wait for it to end")
     if args.step == JOIN and not (folder / PLAN).is_file():
+        if sent and output.exists():  # joined by a run that was killed before all of it was sent
+            return
         raise UserError(f"--step {JOIN} needs what the other steps write, got none in {str(folder)!r}; run them first")
     folder.mkdir(parents=True, exist_ok=True)
     kept = f"what is finished stays in {folder}; mend that and run the same command again to go on"
@@ -271,7 +279,7 @@ def sort_in_steps(args: argparse.Namespace, output: Path) -> None:
         if not (folder / PLAN).is_file():
             with held(folder / LOCK, busy, math.inf):
                 if not (folder / PLAN).is_file():  # another run may have written it meanwhile
-                    write_plan(args, output, folder / PLAN)
+                    write_plan(args, output, folder / PLAN, sent)
         shared = shared_sort(args, folder)
         if args.step != JOIN:
             shared.run(args.step, args.shard_index, args.workers, args.log_interval)
@@ -290,7 +298,7 @@ def steps_folder(output: Path) -> Path:
 
 def asked(args: argparse.Namespace) -> dict:
     """The flags that decide what is written, with their values."""
-    others = {"output_path", "workers", "log_interval", "step", "shard_index"}
+    others = {"output_path", "work_dir", "workers", "log_interval", "step", "shard_index"}
     return {
         f"--{name}".replace("--no_", "--no-"): value
         for name, value in sorted(vars(args).items())
@@ -298,13 +306,14 @@ def asked(args: argparse.Namespace) -> dict:
     }
 
 
-def write_plan(args: argparse.Namespace, output: Path, path: Path) -> None:
+def write_plan(args: argparse.Namespace, output: Path, path: Path, sent: str | None) -> None:
     """What the first run leaves for all others: the index of --exclude, the inputs as they are now, and the flags."""
     if excluded := excluded_files(args):
         with atomic_folder(path.with_name("exclude")) as exclude:
             Overlap.build(excluded).save(exclude / "overlap")
-    files = [[file, *stamp(file)] for file in select_inputs(args, output)]
-    leave(path, {"asked": asked(args), "files": files})
+    files = count_lengths(select_inputs(args, output, sent), args.workers, args.log_interval)
+    stamps = [[vars(file) if isinstance(file, Streamed) else file, *stamp(file)] for file in files]
+    leave(path, {"asked": asked(args), "files": stamps})
 
 
 def shared_sort(args: argparse.Namespace, folder: Path) -> SharedSort:
@@ -312,10 +321,11 @@ def shared_sort(args: argparse.Namespace, folder: Path) -> SharedSort:
     plan = take(folder / PLAN)
     count = plan["asked"]["--num_shards"]
     refuse_changes(plan["asked"], asked(args) | {"--num_shards": args.num_shards or count}, folder, "--output_path")
-    stamps = {Path(name): Stamp(*values) for name, *values in plan["files"]}
-    total = sum(stamp.size for stamp in stamps.values())
+    stamps = {Streamed(**file) if isinstance(file, dict) else Path(file): Stamp(*now) for file, *now in plan["files"]}
+    units = split_units(list(stamps), stamps)
+    total = sum(unit.end - unit.start for unit in units)
     job = job_of(args, total, folder, folder / "exclude" / "overlap" if args.exclude else None)
-    return SharedSort(folder, job, split_units(list(stamps), stamps), count, args.no_merge)
+    return SharedSort(folder, job, units, count, args.no_merge)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -335,17 +345,12 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv`. ValueError naming the flag or file:line on input that cannot be used."""
     args = build_parser().parse_args(argv)
     check(args)
-    with brought_here(args, "input_path", "output_path", args.json_field):
-        run(args)
-
-
-def run(args: argparse.Namespace) -> None:
-    """All the work, on local files."""
-    output = check_output(args)
-    if args.step is None:
-        sort_here(args, output)
-    else:
-        sort_in_steps(args, output)
+    with sent_away(args, "output_path") as sent:
+        output = check_output(args)
+        if args.step is None:
+            sort_here(args, output, sent)
+        else:
+            sort_in_steps(args, output, sent)
 
 
 if __name__ == "__main__":

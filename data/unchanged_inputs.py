@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,7 +18,9 @@ class Stamp(NamedTuple):
 
 
 def stamp(file: Path | BinaryIO) -> Stamp:
-    """Of a path, or of an open file, which may have lost its name since."""
+    """Of a path, or of an open file, which may have lost its name since; what is packed or elsewhere tells its own."""
+    if hasattr(file, "stamp"):
+        return file.stamp()
     status = os.stat(file) if isinstance(file, Path) else os.fstat(file.fileno())
     return Stamp(status.st_size, status.st_mtime_ns)
 
@@ -26,14 +29,15 @@ def stamp(file: Path | BinaryIO) -> Stamp:
 def open_steady(path: Path, before: Stamp | None = None) -> Iterator[BinaryIO]:
     """Open a file to read bytes. DataError when it is not as `before`, or at the end not as at the beginning."""
     with path.open("rb") as handle:
-        opened = stamp(handle)
+        now = partial(stamp, handle if isinstance(path, Path) else path)
+        opened = now()
         refuse_change(path, before or opened, opened)
         try:
             yield handle
         except DataError:  # of a line that was cut in two, perhaps
-            refuse_change(path, opened, stamp(handle))
+            refuse_change(path, opened, now())
             raise
-        refuse_change(path, opened, stamp(handle))
+        refuse_change(path, opened, now())
 
 
 def refuse_change(path: Path, before: Stamp, now: Stamp) -> None:

@@ -41,16 +41,21 @@ class InputError(UserError):
     """Input that cannot be used as named; the message starts with the flag."""
 
 
-def open_files(paths: list[str], column: str | None, cache_dir: str | None) -> Source:
-    """The documents of --train_file: text (a line each), JSON lines, JSON, CSV or Parquet, all files alike."""
+def open_files(paths: list[str], column: str | None, cache_dir: str | None, root: Path | None = None) -> Source:
+    """The documents of --train_file: text (a line each), JSON lines, JSON, CSV or Parquet, all files alike.
+
+    root: of what lies below it the manifest has names from there on.
+    """
     files = [Path(path) for path in paths]
     for file in files:
         if not file.is_file():
             raise InputError(f"--train_file must name existing files, got {str(file)!r}; check the path")
         if [other.resolve() for other in files].count(file.resolve()) > 1:
             raise InputError(f"--train_file must name each file once, got {str(file)!r} again; leave it out")
-    root = files[0] if len(files) == 1 else Path(files[0].anchor)
-    return _open(files, root, column, cache_dir, "--train_file")
+    if root is None or not files[0].is_relative_to(root):
+        root = Path(files[0].anchor)
+    root, name = (files[0], files[0].name) if len(files) == 1 else (root, "")
+    return _open(files, root, name, column, cache_dir, "--train_file")
 
 
 def open_dataset(name: str, config: str | None, column: str | None, cache_dir: str | None) -> Source:
@@ -97,10 +102,12 @@ def open_dataset(name: str, config: str | None, column: str | None, cache_dir: s
     files = chosen
     if not files:
         raise InputError(f"--dataset_name must hold files ending in {', '.join(KINDS)}, got the folder {name!r}")
-    return _open(files, folder, column, cache_dir, "--dataset_name")
+    name = files[0].name if len(files) == 1 else folder.name
+    return _open(files, folder, name, column, cache_dir, "--dataset_name")
 
 
-def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | None, flag: str) -> Source:
+def _open(files: list[Path], root: Path, name: str, column: str | None, cache_dir: str | None, flag: str) -> Source:
+    """name: what the manifest calls tables; lines are called as their files below `root`."""
     kinds = {kind_of(file, flag) for file in files}
     if len(kinds) > 1:
         raise InputError(f"{flag} must name files of one kind, got {' and '.join(sorted(kinds))}; convert some")
@@ -115,7 +122,6 @@ def _open(files: list[Path], root: Path, column: str | None, cache_dir: str | No
         if key != column:
             refuse_numbers([record.get(key) for record in first_objects(files[0], 100) or []], key)
         return LineSource(files, root, key)
-    name = files[0].name if len(files) == 1 else root.name
     choose = partial(choose_column, column=column, flag=flag)
     return _source(*read_column(files, kind, choose, cache_folder(cache_dir)), name, column)
 

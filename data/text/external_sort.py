@@ -98,7 +98,9 @@ class Buckets:
         return names
 
 
-def sorted_documents(contents: Sequence[bytes | mmap.mmap], distinct: bool) -> tuple[np.ndarray, Iterator[bytes], int]:
+def sorted_documents(
+    contents: Sequence[memoryview | mmap.mmap], distinct: bool
+) -> tuple[np.ndarray, Iterator[bytes | memoryview], int]:
     """The documents of a bucket from what its files hold: RECORD [N] in order, their payloads, how many were dropped.
 
     `distinct` keeps only the first record of each key. Payloads are read as they are asked for.
@@ -118,7 +120,7 @@ def sorted_documents(contents: Sequence[bytes | mmap.mmap], distinct: bool) -> t
     return kept, (contents[i][a:b] for i, a, b in spans), len(records) - len(keep)
 
 
-def _blocks(content: bytes | mmap.mmap) -> Iterator[tuple[np.ndarray, int]]:
+def _blocks(content: memoryview | mmap.mmap) -> Iterator[tuple[np.ndarray, int]]:
     """Yield (records, where their payloads begin) of each block of a bucket file."""
     at = 0
     while at < len(content):

@@ -6,6 +6,7 @@ process reads what.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from json import JSONEncoder
@@ -19,9 +20,11 @@ from data.files import DataError
 from data.text.external_sort import RECORD, Buckets, content_keys, position_keys, random_keys, sorted_indices
 from data.text.overlap import Overlap
 from data.text.raw_documents import Layout, Unit
+from data.text.streams import Streamed
 from data.workers import worker_results
 
 _SEARCHED_CHARACTERS = 1 << 18  # documents are compared with evaluation texts in batches of about this size
+_WRITTEN_CHARACTERS = 1 << 21  # and written in those of this size: of a unit that is a packed file there may be many
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def _without_overlap(
 ) -> Iterator[tuple[int, str]]:
     """Drop and count the documents that repeat a text of the evaluation files."""
     counts.per_file = np.zeros(len(overlap.line_counts), np.int64)
-    for batch in _batches(documents):
+    for batch in _batches(documents, _SEARCHED_CHARACTERS):
         repeating, runs = overlap.find([text for _, text in batch])
         pairs = np.unique(np.stack((repeating, overlap.run_files[runs])), axis=1)
         counts.per_file += np.bincount(pairs[1], minlength=len(counts.per_file))
@@ -109,12 +112,13 @@ def _without_overlap(
         yield from (document for i, document in enumerate(batch) if i not in dropped)
 
 
-def _batches(documents: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+def _batches(documents: Iterator[tuple[int, str]], most: int) -> Iterator[list[tuple[int, str]]]:
+    """Lists of documents of about `most` characters."""
     batch, characters = [], 0
     for document in documents:
         batch.append(document)
         characters += len(document[1])
-        if characters >= _SEARCHED_CHARACTERS:
+        if characters >= most:
             yield batch
             batch, characters = [], 0
     if batch:
@@ -128,23 +132,22 @@ def distribute(job: Job, overlap: Overlap | None, unit: Unit) -> Counts:
     documents = _documents(job, unit, counts)
     if overlap is not None:
         documents = _without_overlap(documents, overlap, counts)
-    positions, characters, payloads = [], [], []
-    for position, text in documents:
-        positions.append(position)
-        characters.append(len(text))
-        payloads.append(f"{start}{encode(text)}}}\n".encode())
-    records = np.zeros(len(payloads), RECORD)
-    records["position"], records["characters"] = positions, characters
-    if job.dedup:
-        content_keys(records, payloads, job.seed)
-        first = np.sort(sorted_indices(records, distinct=True))  # fewer copies on disk of what is repeated often
-        counts.duplicates += len(records) - len(first)
-        records, payloads = records[first], [payloads[i] for i in first.tolist()]
-    elif job.shuffle:
-        random_keys(records, job.seed)
-    else:
-        position_keys(records, job.total)
-    Buckets(job.folder, job.bucket_count).add(records, payloads)
+    buckets = Buckets(job.folder, job.bucket_count)
+    for batch in _batches(documents, _WRITTEN_CHARACTERS):
+        payloads = [f"{start}{encode(text)}}}\n".encode() for _, text in batch]
+        records = np.zeros(len(payloads), RECORD)
+        records["position"] = [position for position, _ in batch]
+        records["characters"] = [len(text) for _, text in batch]
+        if job.dedup:
+            content_keys(records, payloads, job.seed)
+            first = np.sort(sorted_indices(records, distinct=True))  # fewer copies on disk of what is repeated often
+            counts.duplicates += len(records) - len(first)
+            records, payloads = records[first], [payloads[i] for i in first.tolist()]
+        elif job.shuffle:
+            random_keys(records, job.seed)
+        else:
+            position_keys(records, job.total)
+        buckets.add(records, payloads)
     return counts
 
 
@@ -159,17 +162,38 @@ def read_all(job: Job, units: list[Unit], workers: int, log_interval: float) -> 
     UserError naming --workers when a process is killed.
     """
     counts, total = Counts(), sum(unit.end - unit.start for unit in units)
+    with (
+        tqdm(total=total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval) as bar,
+        _results(partial(_worker, job), units, workers) as results,
+    ):
+        for unit, result in zip(units, results, strict=True):
+            counts.add(result)
+            bar.update(unit.end - unit.start)
+    return counts
+
+
+def count_lengths(files: list[Path | Streamed], workers: int, log_interval: float) -> list[Path | Streamed]:
+    """The same files, where what lies in packed ones has been read once to count its bytes, in `workers` processes."""
+    streams = [file for file in files if isinstance(file, Streamed)]
+    counted, bar = {}, {"unit": "file", "mininterval": log_interval, "disable": not streams}
+    with _results(_counter, streams, workers) as results:
+        for file, result in tqdm(zip(streams, results, strict=True), "counting", len(streams), **bar):
+            counted[file] = result
+    return [counted.get(file, file) for file in files]
+
+
+def _counter() -> Callable[[Streamed], Streamed]:
+    return Streamed.counted
+
+
+@contextmanager
+def _results(make_work: Callable[[], Callable], units: list, workers: int) -> Iterator[Iterator]:
+    """Of `worker_results`; UserError naming --workers when a process is killed."""
     try:
-        with (
-            tqdm(total=total, desc="reading", unit="B", unit_scale=True, mininterval=log_interval) as bar,
-            worker_results(partial(_worker, job), units, workers, "spawn") as results,
-        ):
-            for unit, result in zip(units, results, strict=True):
-                counts.add(result)
-                bar.update(unit.end - unit.start)
+        with worker_results(make_work, units, workers, "spawn") as results:
+            yield results
     except BrokenProcessPool:
         raise UserError(
             f"--workers must leave each process enough memory, got {workers} and one was killed; lower it and run the "
             "same command again"
         ) from None
-    return counts

@@ -4,13 +4,14 @@ A document is a run of lines up to a separator line (blank by default), one line
 """
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
 from data.files import DataError, parse_text
+from data.text.streams import Streamed
 from data.unchanged_inputs import Stamp, open_steady, stamp
 
 UNIT_BYTES = 8 << 20  # one unit of work: what a process reads before it writes
@@ -19,23 +20,28 @@ _WIDE_BLANK = b"\xc2\xe1\xe2\xe3"  # first UTF-8 bytes of the rest, such as the 
 
 
 class Unit(NamedTuple):
-    """A byte range of one file, whose stamp is of the time of cutting. `base`: number of bytes in all files before."""
+    """A byte range of one file, whose stamp is of the time of cutting. `base`: number of bytes in all files before.
 
-    path: Path
+    A packed file is one unit, of what is in it.
+    """
+
+    path: Path | Streamed
     start: int
     end: int
     base: int
     stamp: Stamp | None = None
 
 
-def split_units(files: list[Path], stamps: dict[Path, Stamp] | None = None) -> list[Unit]:
+def split_units(files: Sequence[Path | Streamed], stamps: dict[Path | Streamed, Stamp] | None = None) -> list[Unit]:
     """Cut `files` into ranges of at most UNIT_BYTES, in order. stamps: of the files when others cut them."""
     units, base = [], 0
     for path in files:
         now = stamps[path] if stamps else stamp(path)
-        starts = range(0, now.size, UNIT_BYTES)
-        units += [Unit(path, start, min(start + UNIT_BYTES, now.size), base, now) for start in starts]
-        base += now.size
+        size, most = now.size, UNIT_BYTES
+        if isinstance(path, Streamed):
+            size, most = path.length, UNIT_BYTES if path.sought else max(path.length, 1)
+        units += [Unit(path, start, min(start + most, size), base, now) for start in range(0, size, most)]
+        base += size
     return units
 
 

@@ -129,8 +129,8 @@ class SharedSort:
             if contents:
                 yield number, *sorted_documents(contents, self.job.dedup)
 
-    def _content(self, step: str, index: int, begin: int, end: int, digest: int) -> bytes:
-        """A share's part of a bucket."""
+    def _content(self, step: str, index: int, begin: int, end: int, digest: int) -> memoryview:
+        """A share's part of a bucket; what is taken of it is no copy."""
         path, content = self._share(step, index) / "buckets", b""
         with suppress(FileNotFoundError), path.open("rb") as file:
             file.seek(begin)
@@ -140,7 +140,7 @@ class SharedSort:
                 f"{path} must hold what was written, got a bucket lost or damaged; remove {path.parent} and run the "
                 f"same command with {self._again(step, index)}"
             )
-        return content
+        return memoryview(content)
 
     def join(self, target: Path) -> tuple[Counts, int, int]:
         """Lay what was sorted end to end in the file `target`, or as parts into a new folder.

@@ -9,7 +9,7 @@ characters are chosen so that they fit into the wanted size.
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,15 +17,17 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data.files import parse_text
+from data.text.streams import Streamed
 from data.unchanged_inputs import open_steady
 
 Pair = tuple[str, str]
 _IDEOGRAPHS = re.compile("[\u4e00-\u9fff]+")
 
 
-def read_texts(files: list[Path], key: str) -> Iterator[str]:
+def read_texts(files: Sequence[Path | Streamed], key: str) -> Iterator[str]:
     """Yield the text under `key` of every JSON line that is not blank. DataError with file:line."""
-    size = sum(file.stat().st_size for file in files)
+    lengths = [file.length if isinstance(file, Streamed) else file.stat().st_size for file in files]
+    size = None if None in lengths else sum(lengths)  # of packed files nobody knows it
     with tqdm(total=size, desc="reading", unit="B", unit_scale=True, mininterval=1) as bar:
         for path in files:
             with open_steady(path) as file:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from data import trans_to_json
 from data.corpus import preparation, sources
 from data.text import raw_documents
+from tests.data.packed import empty_memory, write_lines
 from tests.data.preparing import SPECIALS
 
 SENTENCES = [
@@ -135,3 +136,16 @@ def small_pieces(monkeypatch):
     """Make units of work and buckets so small that every boundary case occurs."""
     monkeypatch.setattr(raw_documents, "UNIT_BYTES", 1000)
     monkeypatch.setattr(trans_to_json, "BUCKET_BYTES", 3000)
+
+
+@pytest.fixture
+def memory():
+    """fsspec's file system in memory, empty."""
+    with empty_memory() as files:
+        yield files
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """A folder of JSON lines."""
+    return write_lines(tmp_path / "lines")
