@@ -3,13 +3,13 @@
 # three finetuning seeds each, and TF-IDF beside. Some hours on two CPU cores; re-running resumes.
 #   bash benchmarks/learning/chnsenticorp.sh DATA [OUTPUT]     DATA/chnsenticorp holds train.tsv, dev.tsv and test.tsv; after quickstart.sh,
 #                                                     whose text (not its model, which has read the test texts) is used
-#   PRETRAIN_MINUTES, REVIEW_MINUTES                  of mlm and of electra (25); further ones, on reviews, of mlm_reviews (50)
-#   OMP_NUM_THREADS                                   of each of them (1: two runs side by side need two cores)
+#   PRETRAIN_MINUTES, REVIEW_MINUTES                  of mlm and of electra (20); further ones, on reviews, of mlm_reviews (15)
+#   OMP_NUM_THREADS                                   of each process (1)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/setup_env.sh"
 data=$(realpath "${1:?DATA must name the folder that holds chnsenticorp/}")
 cd "$root"
-out=${2:-outputs/chnsenticorp} text=${QUICKSTART_OUTPUT:-outputs/quickstart}/text minutes=${PRETRAIN_MINUTES:-25}
+out=${2:-outputs/chnsenticorp} text=${QUICKSTART_OUTPUT:-outputs/quickstart}/text minutes=${PRETRAIN_MINUTES:-20}
 sets="$data/chnsenticorp"
 export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -34,20 +34,22 @@ for part in all_heldout all_train reviews_heldout reviews_train; do
 done
 
 echo "== 3. Pretraining"
-common=(--do_train --tokenizer_name "$out/tokenizer" --group_by_length --schedule_by_time --optimizer muon --adam_beta2 0.98
+common=(--do_train --tokenizer_name "$out/tokenizer" --schedule_by_time --optimizer muon --adam_beta2 0.98
     --max_grad_norm 1.0 --warmup_steps 0.02 --bf16 --logging_steps 100 --eval_strategy steps --eval_steps 2000 --save_steps 2000
-    --save_total_limit 1 --seed 1234 --report_to none --max_steps 60000 --per_device_train_batch_size 32)
-masks=(--mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --weight_decay 0.01)
-shape="hidden_size=256,intermediate_size=512,attention_key_size=64,max_position_embeddings=256,\
-hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
-"$python" run_mlm_wwm.py "${common[@]}" "${masks[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" \
-    --output_dir "$out/mlm" --model_type gau_alpha --config_overrides "$shape,num_hidden_layers=4" \
+    --save_total_limit 1 --seed 1234 --report_to none --max_steps 60000)
+# A process with one thread a core, as in quickstart.sh; rows of 256 tokens without padding.
+mlm=("$python" -m torch.distributed.run --standalone --nproc_per_node 2 run_mlm_wwm.py "${common[@]}" --packing isolated --max_seq_length 256
+    --per_device_train_batch_size 10 --mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --weight_decay 0.01)
+"${mlm[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" --output_dir "$out/mlm" \
+    --model_type flash_quad --unigram_bias --count_embeddings \
+    --config_overrides "hidden_size=256,num_hidden_layers=4,s=64,max_position_embeddings=256" \
     --max_train_minutes "$minutes" --muon_learning_rate 2e-2 --learning_rate 6e-3
-"$python" run_mlm_wwm.py "${common[@]}" "${masks[@]}" --train_dir "$out/corpus_reviews_train" --validation_dir "$out/corpus_reviews_heldout" \
-    --output_dir "$out/mlm_reviews" --model_name_or_path "$out/mlm" \
-    --max_train_minutes "${REVIEW_MINUTES:-50}" --muon_learning_rate 1e-2 --learning_rate 3e-3
+"${mlm[@]}" --train_dir "$out/corpus_reviews_train" --validation_dir "$out/corpus_reviews_heldout" --output_dir "$out/mlm_reviews" \
+    --model_name_or_path "$out/mlm" --max_train_minutes "${REVIEW_MINUTES:-15}" --muon_learning_rate 1e-2 --learning_rate 3e-3
 "$python" run_electra.py "${common[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" \
-    --output_dir "$out/electra" --model_type gau_alpha --config_overrides "$shape,num_hidden_layers=4" \
+    --output_dir "$out/electra" --model_type gau_alpha --group_by_length --per_device_train_batch_size 32 \
+    --config_overrides "hidden_size=256,intermediate_size=512,attention_key_size=64,max_position_embeddings=256,\
+hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0,num_hidden_layers=4" \
     --electra_data packed --max_seq_length 256 --mlm_probability 0.2 --temperature 2 \
     --max_train_minutes "$minutes" --muon_learning_rate 2e-2 --learning_rate 4e-3 --adam_bias_correction true --schedule separate_linear \
     --dataloader_num_workers 0 --checkpoint_percents 100
