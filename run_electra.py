@@ -32,7 +32,7 @@ from transformers import AutoModelForMaskedLM, set_seed
 import models  # noqa: F401  registers the model types
 from common.files import give_usual_rights
 from data.batches.corpora import load_maskable_rows, settle_length
-from data.batches.electra_rows import ElectraRows
+from data.batches.electra_rows import electra_rows
 from data.batches.masking import MASK_STYLES, make_collator, make_eval_collator
 from data.batches.packing import pack
 from data.batches.sampling import (
@@ -88,8 +88,8 @@ def main(argv=None) -> dict[str, float]:
     check_special_tokens(tokenizer, model_args.tokenizer_name, "--tokenizer_name")
     backend = tokenizer.backend_tokenizer
     plain, held_out = load_maskable_rows(data_args, tokenizer, args.row_order)
-    train = make_rows(data_args, plain, backend, args.seed)
-    held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED)
+    train = make_rows(data_args, plain, backend, args.seed, args.rows_by_chunk)
+    held_out = held_out and make_rows(data_args, held_out, backend, HELD_OUT_SEED, chunked=False)
     set_seed(args.seed)
     with made_whole(args):
         model = make_model(model_args, args.size, tokenizer)
@@ -181,13 +181,13 @@ def check_arguments(model_args, data_args, args) -> None:
     args.output_dir = args.output_dir or loads
 
 
-def make_rows(data_args, plain: Rows, backend, seed: int) -> Rows:
-    """Rows of one or two segments, or of whole corpus rows side by side."""
+def make_rows(data_args, plain: Rows, backend, seed: int, chunked: bool) -> Rows:
+    """Rows of one or two segments, or of whole corpus rows side by side. chunked: as for pack."""
     length = data_args.max_seq_length
     if data_args.packing != "none":
         length = settle_length(plain, length)
-        return plain.each(lambda rows: pack(rows, data_args.packing, length, backend))
-    return plain.each(lambda rows: ElectraRows(rows, data_args.electra_data, length, backend, seed))
+        return plain.each(lambda rows: pack(rows, data_args.packing, length, backend, chunked))
+    return plain.each(lambda rows: electra_rows(rows, data_args.electra_data, length, backend, seed, chunked))
 
 
 def make_model(model_args, size: str, tokenizer) -> ElectraForJointPreTraining:

@@ -24,9 +24,11 @@ from transformers import (
 import run_electra
 from common.errors import ArgumentError
 from data.batches.masking import make_collator
+from data.corpus import store
 from data.corpus.arrow_shards import CorpusError
 from tests.processes import run_together
 from tests.runs import assert_close_runs, assert_same_run, curve, killed_in, weights
+from training.arguments import RunArguments
 from training.electra_arguments import ElectraDataArguments
 from training.loop.trainer import Trainer
 from training.pretrained import load_tokenizer
@@ -217,6 +219,26 @@ def test_a_killed_run_ends_like_an_undisturbed_one(flags, tmp_path, changes):
     assert (tmp_path / "run" / "checkpoint-6").is_dir() and not (tmp_path / "run" / "generator").exists()
     run_electra.main(flags(**changes))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_rows_of_a_large_corpus_are_made_by_chunks_but_in_a_run_begun_before_that(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SMALL", 0)
+    changes = {"electra_data": "packed", "max_seq_length": 48, "validation_split": 0.2, "group_by_length": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(RunArguments, "rows_by_chunk", False)
+        run_electra.main(flags(output_dir=tmp_path / "old", **changes))
+        with killed_in(5):
+            run_electra.main(flags(**changes))
+    run_electra.main(flags(**changes))
+    assert_same_run(tmp_path / "old", tmp_path / "run")
+    new = flags(output_dir=tmp_path / "new", dataloader_num_workers=2, **changes)
+    with killed_in(5):
+        run_electra.main(new)
+    run_electra.main(new)
+    run_electra.main(flags(output_dir=tmp_path / "whole", **changes))
+    assert_same_run(tmp_path / "whole", tmp_path / "new")
+    settings = json.loads((tmp_path / "new" / "run.json").read_text())["settings"]["arguments"]
+    assert settings["rows_by_chunk"] and curve(tmp_path / "new") != curve(tmp_path / "old")
 
 
 def test_a_seed_of_none_is_drawn_logged_and_kept_by_the_run(flags, tmp_path, caplog):

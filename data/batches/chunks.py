@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data.batches.sampling import PlainRows, Rows, permuted
+from data.corpus.arrow_shards import CorpusError
 from data.corpus.sentences import row_sentence_starts
 from data.corpus.store import AllBut, Corpus, Shard
 
@@ -80,12 +81,14 @@ class ChunkRows(Rows):
 
     Attributes: slots, K (a shard's only chunk may have fewer, others less than twice as many); capacity, C; reach,
     tokens that the edge of a chunk may move for the next sentence, or word without `tables` (sentence_tables); frame,
-    tokens of a row of the corpus that take no room; loses_nothing, whether rows hold every other token.
+    tokens of a row of the corpus that take no room; loses_nothing, whether rows hold every other token; longest, most
+    tokens of a row of the corpus, None for any number.
     """
 
     slots = 64
     reach = frame = 0
     loses_nothing = True
+    longest: int | None = None
     tables: tuple[np.ndarray, np.ndarray] | None = None
 
     def __init__(self, plain: PlainRows, length: int, capacity: int, made_whole: Callable[[PlainRows], Rows]):
@@ -95,6 +98,11 @@ class ChunkRows(Rows):
         self._held_tokens = np.append(0, np.cumsum(self.corpus.lengths_of(self._held)))
         self._held_edges = np.searchsorted(self._held, self.corpus.first_rows)
         sample = _sample(plain, capacity)
+        if self.longest is not None and (longest := int(np.asarray(sample.lengths).max())) > self.longest:
+            raise CorpusError(
+                f"--max_seq_length must be at least the {longest} tokens of a row of {self.corpus.folder}, got "
+                f"{length}; raise it or prepare the corpus with shorter rows"
+            )
         self._weigh(sample, made_whole(sample))
         self._slots = self._count()  # int64 of each shard
         self._chunks = np.where(self._slots, np.maximum(1, self._slots // self.slots), 0)

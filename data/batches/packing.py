@@ -181,7 +181,7 @@ class ConcatChunks(ChunkRows):
     reach, frame = 64, 2
 
     def __init__(self, plain: PlainRows, length: int, backend: Tokenizer):
-        self._frame = special_frame(backend)
+        self._frame, self.longest = special_frame(backend), length
         super().__init__(plain, length, length - 2, lambda some: ConcatRows(some, length, backend))
         self.tables = sentence_tables(backend)
 
@@ -266,7 +266,7 @@ class IsolatedChunks(ChunkRows):
     reach = 8
 
     def __init__(self, plain: PlainRows, length: int, first_token: int):
-        self._first_token = first_token
+        self._first_token, self.longest = first_token, length
         super().__init__(plain, length, length, lambda some: IsolatedRows(some, length, first_token))
 
     def plan(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray, list[list[tuple[int, int]]]]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from data.batches import chunks
 from data.batches.corpora import MixedRows
+from data.batches.electra_rows import ElectraChunks, ElectraRows, ExampleBuilder, electra_rows
 from data.batches.packing import ConcatChunks, IsolatedChunks, cut_stream, fill_bins, pack
 from data.batches.sampling import PlainRows, TrainBatches, padding_share
 from data.corpus import store
@@ -30,7 +31,7 @@ def backend(bert_folder):
 def large(monkeypatch):
     """Every corpus is one, and has many chunks."""
     monkeypatch.setattr(store, "SMALL", 0)
-    for kind in (ConcatChunks, IsolatedChunks):
+    for kind in (ConcatChunks, IsolatedChunks, ElectraChunks):
         monkeypatch.setattr(kind, "slots", 8)
         monkeypatch.setattr(kind, "reach", min(kind.reach, 8))
 
@@ -148,6 +149,92 @@ def test_a_damaged_shard_is_told(tmp_path, backend):
         out.write(content)
     with pytest.raises(CorpusError, match=rf"{file.name} .*rows that end before they begin"):
         rows.rows(range(len(rows)))
+
+
+def test_rows_that_no_training_row_holds_are_told(tmp_path, backend):
+    corpus = write(tmp_path / "corpus", backend, random_documents(7, 40), 1, max_seq_length=16)
+    with pytest.raises(CorpusError, match=r"--max_seq_length must be at least the \d\d tokens of a row of .*, got 16"):
+        pack(PlainRows(corpus, AllBut(len(corpus))), "concat", 16, backend, chunked=True)
+
+
+# ELECTRA
+
+
+@pytest.mark.parametrize("length", [32, 64])
+@pytest.mark.parametrize("kind", ["packed", "reference"])
+def test_electra_rows_of_chunks_are_like_those_of_a_small_corpus(plain, backend, kind, length):
+    frame = special_frame(backend)
+    whole, rows = (electra_rows(plain, kind, length, backend, 3, chunked) for chunked in (False, True))
+    assert (type(whole), type(rows)) == (ElectraRows, ElectraChunks)
+    listed, others = rows.rows(range(len(rows))), whole.rows(range(len(whole)))
+    assert len(listed) == pytest.approx(len(others), rel=0.05)
+    wanted, kept = (sum(tokens(each, frame)) for each in (others, listed))
+    assert kept == wanted if kind == "packed" else kept == pytest.approx(wanted, rel=0.05)
+    if kind == "packed":
+        assert tokens(listed, frame) == tokens(plain.rows(range(len(plain))), frame)
+    for row in listed:
+        ids = row["input_ids"].tolist()
+        assert len(ids) == len(row["continuation"]) <= length and (ids[0], ids[-1]) == tuple(frame)
+        assert ids[row["first_segment"] - 1] == frame[1] and ids.count(frame[1]) == 1 + (
+            row["first_segment"] < len(ids)
+        )
+
+    def shares(rows):
+        single, lengths = [row["first_segment"] == len(row["input_ids"]) for row in rows], rows_of(rows)
+        return [np.mean(single), np.mean(lengths < length / 2), lengths.mean() / length]
+
+    def rows_of(rows):
+        return np.array([len(row["input_ids"]) for row in rows])
+
+    assert shares(listed) == pytest.approx(shares(others), abs=0.09)
+    other = electra_rows(plain, kind, length, backend, 4, chunked=True)
+    assert len(other) == len(rows), "whatever the seed"
+    pairs = zip(other.rows(range(len(rows))), listed, strict=True)
+    assert not all(np.array_equal(one["input_ids"], row["input_ids"]) for one, row in pairs)
+    again = electra_rows(plain, kind, length, backend, 3, chunked=True).rows(range(len(rows))[::-1])
+    assert all(np.array_equal(row["input_ids"], listed[row["index"]]["input_ids"]) for row in again)
+
+
+def test_few_electra_rows_hold_two_documents(tmp_path, backend):
+    texts = [["".join(chr(0x4E00 + (document * 7 + k) % 5) for k in range(90))] for document in range(120)]
+    corpus = write(tmp_path / "corpus", backend, texts, 1, max_seq_length=92)
+    plain, together = PlainRows(corpus, AllBut(len(corpus))), []
+    rows = electra_rows(plain, "packed", 32, backend, 3, chunked=True)
+    for number in range(int(rows._chunks.sum())):
+        chunk = rows.chunk(0, number)
+        starts, stops, _ = chunk.contents()
+        ends = np.cumsum(stops - starts)
+        for first, second in rows.plan(chunk)[2]:
+            places = [place for start, size in [*first, *second] for place in (start, start + size - 1)]
+            together.append(len(np.unique(np.searchsorted(ends, places, side="right"))) > 1)
+    assert len(together) == len(rows) and np.mean(together) < 0.05
+
+
+@pytest.mark.parametrize("settings", [{"line_by_line": False}, {"keep_lines": True}], ids=str)
+def test_electra_rows_of_joined_rows_and_of_lines(tmp_path, backend, settings):
+    corpus = write(tmp_path / "corpus", backend, random_documents(9, 60), 2, max_seq_length=64, **settings)
+    plain, frame = PlainRows(corpus, AllBut(len(corpus))), special_frame(backend)
+    rows = electra_rows(plain, "packed", 40, backend, 3, chunked=True)
+    assert isinstance(rows, ElectraChunks)
+    assert tokens(rows.rows(range(len(rows))), frame) == tokens(plain.rows(range(len(plain))), frame)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 29), min_size=1, max_size=30), st.booleans(), st.integers(0, 2**20), st.data())
+def test_as_many_rows_are_made_of_some_as_are_wanted(sizes, keep, seed, data):
+    starts = np.cumsum(sizes) - sizes
+    rows = [([(int(start), size)], []) for start, size in zip(starts, sizes, strict=True)]
+    least = -(-sum(sizes) // 29)
+    count = data.draw(st.integers(least, max(least, sum(sizes) // 2)))
+    fitted = ExampleBuilder(32, seed, keep).fit(rows, count)
+    contents = [
+        place for row in fitted for part in row for start, size in part for place in range(start, start + size)
+    ]
+    assert len(fitted) == count and len(set(contents)) == len(contents)
+    assert all(
+        first and sum(size for _, size in [*first, *second]) <= (29 if second else 30) for first, second in fitted
+    )
+    assert not keep or sorted(contents) == list(range(sum(sizes)))
 
 
 @settings(max_examples=200, deadline=None)
