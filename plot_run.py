@@ -5,14 +5,17 @@
 A folder that the example of run_mlm_wwm.py trains. More of what it draws:
 
     python plot_run.py outputs/quickstart/run --output curves.png --reference "unigram guess=6.46,5.1"
+    python plot_run.py "mine=outputs/seed1" "mine=outputs/seed2" "other=outputs/other" --output seeds.png
     python plot_run.py "GAU-alpha=out/afqmc/0a1b2c3d4e" "random=out/afqmc/1b2c3d4e5f" --output finetuning.png
 
-Jobs of run_glue.py are drawn over epochs; of a configuration's folder, the mean over its seeds and each seed thin.
+Trainings of one name have one colour. Jobs of run_glue.py are drawn over epochs; of a configuration's folder, the mean
+over its seeds and each seed thin.
 """
 
 import argparse
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 from common.flags import FlagParser
@@ -86,17 +89,25 @@ def draw_training(panels, runs: list[tuple[str, Path]]) -> str:
     names = {name for record in logs[0] for name in record}
     shown = CAUSAL_METRICS if "mlm_accuracy" not in names else METRICS
     shown = ELECTRA_METRICS if "discriminator_loss" in names else shown
+    counts = Counter(name for name, _ in runs)
+    colors = {name: f"C{index}" for index, name in enumerate(counts)}
     for panel, (metric, title, scale) in zip(panels, shown, strict=True):
-        for index, ((name, _), records) in enumerate(zip(runs, logs, strict=True)):
-            color = f"C{index}"
+        labelled = set()
+        for (name, _), records in zip(runs, logs, strict=True):
+            color = colors[name]
+            described = f"{name}, {counts[name]} runs" if counts[name] > 1 else name
+            prefix = "_" if name in labelled else ""  # matplotlib leaves such labels out of the legend
+            labelled.add(name)
             if metric in names:
-                line(panel, curve(records, metric, scale), color=color, alpha=0.5, label=f"{name}, training")
-            line(panel, curve(records, f"eval_{metric}", scale), color=color, marker="o", label=f"{name}, held out")
+                label = f"{prefix}{described}, training"
+                line(panel, curve(records, metric, scale), color=color, alpha=0.5, label=label)
+            label = f"{prefix}{described}, held out"
+            line(panel, curve(records, f"eval_{metric}", scale), color=color, marker="o", label=label)
             if metric == "mlm_accuracy" and any(HIDDEN in record for record in records):
-                label = f"{name}, held out, hidden tokens"
-                line(panel, curve(records, HIDDEN, scale), color=color, marker="o", linestyle=":", label=label)
+                style = {"color": color, "marker": "o", "linestyle": ":", "label": f"{label}, hidden tokens"}
+                line(panel, curve(records, HIDDEN, scale), **style)
             if metric == "discriminator_loss":
-                label = f"{name}, constant guess on held out"
+                label = f"{prefix}{described}, constant guess on held out"
                 line(panel, curve(records, CONSTANT, 1), color=color, linestyle="--", label=label)
         panel.set(xlabel="million tokens seen", ylabel=title, title=title.partition(" (")[0])
         panel.set_xlim(left=0)
@@ -145,10 +156,10 @@ def draw(runs: list[tuple[str, Path]], references: list[tuple[str, float, float]
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     panels = figure.subplots(1, 2)
     kind = (draw_finetuning if any(jobs_of(run) for _, run in runs) else draw_training)(panels, runs)
-    names = ", ".join(name for name, _ in runs)
-    figure.suptitle(title or f"{kind}: {names if len(runs) <= 4 else f'{len(runs)} runs'}")
+    names = list(dict.fromkeys(name for name, _ in runs))
+    figure.suptitle(title or f"{kind}: {', '.join(names) if len(names) <= 4 else f'{len(names)} runs'}")
     for panel, column in zip(panels, (1, 2), strict=True):
-        for index, reference in enumerate(references, start=len(runs)):
+        for index, reference in enumerate(references, start=len(names)):
             if math.isfinite(reference[column]):
                 panel.axhline(reference[column], color=f"C{index}", linestyle="--", label=reference[0])
         panel.grid(alpha=0.3)

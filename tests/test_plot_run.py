@@ -50,6 +50,15 @@ def test_panels_have_titles_and_few_points_are_marked(run):
     assert training.get_marker() == "None" and not len(held_out.get_xdata()), "a line of many points has no dots"
 
 
+def test_runs_of_one_name_have_one_colour_and_one_label(run):
+    figure = draw([("mine", run), ("mine", run), ("other", run)], [("guess", 6.5, 5.1)])
+    *lines, reference = figure.axes[1].lines
+    colors = [line.get_color() for line in lines]
+    assert len(set(colors[: len(lines) * 2 // 3])) == 1 and len({*colors, reference.get_color()}) == 3
+    labels = [label for label in figure.axes[1].get_legend_handles_labels()[1] if "held out" in label]
+    assert labels == ["mine, 2 runs, held out", "other, held out"] and figure.get_suptitle() == "Training: mine, other"
+
+
 def test_the_picture_is_a_png(run, tmp_path):
     main([str(run), "--output", str(tmp_path / "out" / "curves.png"), "--reference", "unigram = guess=6.5,5.1"])
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
