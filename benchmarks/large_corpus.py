@@ -1,5 +1,7 @@
 """What it takes to open a corpus of two billion rows and to begin a run on it: seconds and memory, one row each.
 
+The run's rows are those of the corpus, and those that --packing and run_electra.py make of them.
+
     python benchmarks/large_corpus.py         10,000 shards of 200,000 rows; three minutes, 0.4 GB of disk
     python benchmarks/large_corpus.py --tiny  a few seconds
 
@@ -30,7 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import add_options, report
 from data.batches.corpora import check_maskable, load_rows, settle_length
+from data.batches.electra_rows import electra_rows
 from data.batches.masking import make_collator
+from data.batches.packing import pack
 from data.batches.sampling import EpochRows, make_train_batches
 from data.corpus.arrow_shards import checksum, shard_name, write_shard
 from data.corpus.manifest import FORMAT, write_manifest
@@ -45,6 +49,8 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+LENGTH = 128  # of rows that are made of those of the corpus
+KINDS = ("as they are", "--packing concat", "--packing isolated", "--electra_data packed")
 LOADERS = 48  # processes: 8 that train, with 6 workers each
 
 
@@ -107,23 +113,36 @@ class Run:
     max_steps, seed, data_seed, row_order, train_sampling_strategy = 10**6, 1, None, "permuted", "random"
 
 
-def begin_run(folder: Path, workers: int, batches: int) -> dict:
+def make_rows(kind: str, plain, backend: Tokenizer):
+    """One of KINDS."""
+    if kind == KINDS[0]:
+        return plain
+    flag, name = kind.split()
+    if flag == "--packing":
+        return pack(plain, name, LENGTH, backend, chunked=True)
+    return electra_rows(plain, name, LENGTH, backend, seed=1, chunked=True)
+
+
+def begin_run(folder: Path, workers: int, batches: int, kind: str) -> dict:
     """Seconds from opening to the first batch, and the memory of the process and of a worker some batches later."""
     tokenizer, start, cpu = make_tokenizer(), time.perf_counter(), time.process_time()
-    rows, _ = load_rows(str(folder), None, None, tokenizer.backend_tokenizer)
-    check_maskable(rows, tokenizer.all_special_ids, "--train_dir")
-    settle_length(rows, None)
-    micro_batches = make_train_batches(Run, rows, rows, 8)
+    plain, _ = load_rows(str(folder), None, None, tokenizer.backend_tokenizer)
+    check_maskable(plain, tokenizer.all_special_ids, "--train_dir")
+    settle_length(plain, None)
+    rows = make_rows(kind, plain, tokenizer.backend_tokenizer)
+    micro_batches = make_train_batches(Run, rows, plain, 8)
     collator = make_collator(tokenizer, ENTRIES, "word", 8, seed=1)
     others = {child.pid for child in multiprocessing.active_children()}
     options = {"batch_sampler": micro_batches, "collate_fn": collator, "num_workers": workers}
     loader = iter(DataLoader(EpochRows(rows), multiprocessing_context="fork", **options))
     next(loader)
     first, cpu = time.perf_counter() - start, time.process_time() - cpu
+    begun = time.perf_counter()
     for _ in range(batches):
         next(loader)
+    each = (time.perf_counter() - begun) / batches
     worker = memory(next(child.pid for child in multiprocessing.active_children() if child.pid not in others))
-    return {"seconds": first, "cpu": cpu, "process": memory(), "worker": worker}
+    return {"seconds": first, "cpu": cpu, "each": each, "process": memory(), "worker": worker}
 
 
 def quickest(args, function, *arguments) -> dict:
@@ -153,9 +172,15 @@ def rows(args):
         yield {"what": "opening", "asked": "2 s", "measured": spent(opened)}
         text = f"{opened['rss']:.0f} MB, {opened['growth']:.0f} MB more than before"
         yield {"what": "memory of the process that has opened it", "asked": "300 MB", "measured": text}
-        run = quickest(args, begin_run, folder, args.workers, args.batches)
-        yield {"what": "from opening to the first batch", "asked": "5 s", "measured": spent(run)}
-    process, worker = run["process"], run["worker"]
+        runs = {}
+        for kind in KINDS:
+            runs[kind] = run = quickest(args, begin_run, folder, args.workers, args.batches, kind)
+            what = f"rows {kind}: from opening to the first batch"
+            yield {"what": what, "asked": "5 s", "measured": spent(run)}
+            text = f"{run['process']['own']:.0f} MB of its own, {run['worker']['own']:.0f} MB a loader worker"
+            text += f", {1000 * run['each'] / 32:.2f} ms a row"
+            yield {"what": f"rows {kind}: memory after {args.batches} batches of 32", "asked": "", "measured": text}
+    process, worker = (runs[KINDS[0]][name] for name in ("process", "worker"))
     for name, own in (("training process", process), ("loader worker", worker)):
         text = f"{own['own']:.0f} MB of its own, {own['files']:.0f} MB of files, {own['maps']:,} maps"
         yield {"what": f"a {name} after {args.batches} batches of 32", "asked": "", "measured": text}

@@ -23,7 +23,7 @@ from data.corpus.store import AllBut, Corpus, Shard
 _RANKS = 64  # of the rows of a chunk by length
 _PART = 256  # of a token, in which weights are counted
 _SAMPLES, _SAMPLE = 19, 32  # stream of draws of the sampled places, and how many there are
-_SAMPLE_ROWS = 128  # training rows' worth of tokens from each of them
+_SAMPLE_ROWS = 512  # training rows' worth of tokens from each of them
 _SMALL_SHARD = 1 << 20  # bytes up to which a shard's tokens are counted; those of a larger one follow from its size
 _KEPT = 16  # chunks that a process keeps, of which one made rows lately
 
