@@ -312,7 +312,7 @@ def padding_share(batches: TrainBatches, rows: Rows, multiple: int, micro_batche
     Fewer of a large corpus, each row of which may lie in another shard.
     """
     if not getattr(rows.lengths, "is_small", True):
-        micro_batches = -(-_TOGETHER // batches.micro_batch)
+        micro_batches = -(-getattr(rows.lengths, "looked_at", _TOGETHER) // batches.micro_batch)
     some = [[index for _, index in batch] for batch in islice(batches, min(micro_batches, len(batches)))]
     lengths = rows.lengths[np.ravel(some)].reshape(len(some), -1)
     widths = -(-lengths.max(axis=1) // multiple) * multiple
