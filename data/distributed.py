@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ from data.script_step import ScriptStep, silence
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL, SLURM, RAY = "local", "slurm", "ray"
 _GRACE = 5.0  # seconds that a pool takes to end
+_YOUNG, _OLD = 0.01, 0.5  # seconds between looks at a pool: a process killed younger than the first is not noticed
 RESERVED = ("--shard_index", "--num_shards", "--merge", "--step")
 
 
@@ -127,8 +128,8 @@ def pool_watched(executor) -> Iterator[None]:
     over, killed, lock = threading.Event(), threading.Event(), threading.Lock()
 
     def watch() -> None:
-        seen = set()
-        while not over.wait(0.01):  # a process that is killed younger than that is not noticed
+        seen, pause = set(), _YOUNG
+        while not over.wait(pause):
             alive = {process.pid for process in multiprocess.active_children() if "PoolWorker" in process.name}
             if seen - alive and not over.wait(_GRACE):  # at its end a pool ends them itself
                 with lock:
@@ -137,6 +138,7 @@ def pool_watched(executor) -> Iterator[None]:
                         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 return
             seen |= alive
+            pause = _YOUNG if len(seen) < executor.workers else _OLD  # to look costs CPU time
 
     threading.Thread(target=watch, daemon=True).start()
     try:
@@ -153,7 +155,8 @@ def run_steps(executors: list, blocks: list[ScriptStep]) -> None:
     """Run one step after the other; UserError with the line of a task that failed."""
     for executor, block in zip(executors, blocks, strict=True):
         print(f"{block.logs.parent.name}: {executor.world_size} tasks", file=sys.stderr)
-        with suppress(subprocess.CalledProcessError), pool_watched(executor):
+        pool = block.forked and executor.workers > 1
+        with suppress(subprocess.CalledProcessError), pool_watched(executor) if pool else nullcontext():
             executor.run()
         if failed := executor.get_incomplete_ranks():
             rank = max(failed, key=lambda rank: bool(block.error(rank)))
