@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, set_seed
 
 import models  # noqa: F401  registers the model types
 from data.batches.causal_documents import load_documents, text_frame
-from data.batches.causal_streams import CausalCollator, StreamRows, Windows, make_eval_batches, make_train_batches
+from data.batches.causal_streams import CausalCollator, Windows, make_eval_batches, make_train_batches, stream_rows
 from data.batches.sampling import EpochRows
 from data.text.prompts import read_prompts
 from models.convert import thudm
@@ -132,10 +132,10 @@ def main(argv=None) -> dict[str, float]:
         set_special_ids(model, tokenizer, end)
     length, mem_len = settle_lengths(model, data_args)
     check_recording(args.torch_compile_mode, mem_len)
-    train, held_out = load_documents(data_args, tokenizer, begin, end)
+    train, held_out = load_documents(data_args, tokenizer, begin, end, args.rows_by_chunk)
     rows = batches = None
     if args.do_train:
-        rows = StreamRows(train, length, args.seed if args.data_seed is None else args.data_seed)
+        rows = stream_rows(train, length, args.seed if args.data_seed is None else args.data_seed)
         settle_steps(args, rows.lengths)
         batches = make_train_batches(args, rows, mem_len)
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id

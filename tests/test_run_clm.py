@@ -12,8 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import run_clm
 from common.errors import ArgumentError
+from data.corpus import store
+from tests import chinese_corpora
 from tests.processes import run_together
 from tests.runs import as_before_checksums, assert_close_runs, assert_same_run, curve, killed_in, weights
+from training.arguments import RunArguments
 from training.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +104,29 @@ def test_processes_change_neither_loss_nor_gradient_nor_perplexity(flags, tmp_pa
 
 
 # Resumption
+
+
+def test_documents_of_a_large_corpus_come_by_shard_but_in_a_run_begun_before_that(
+    flags, prepared, tmp_path, monkeypatch, small_units
+):
+    monkeypatch.setattr(store, "SMALL", 0)
+    source = chinese_corpora.write_jsonl(tmp_path / "in.jsonl", chinese_corpora.documents(60))
+    chinese_corpora.prepare(prepared[0], source, tmp_path / "corpus", "--max_seq_length", "24")
+    changes = {"train_file": None, "train_dir": tmp_path / "corpus", "validation_split": 0.2, "save_steps": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr(RunArguments, "rows_by_chunk", False)
+        run_clm.main(flags(output_dir=tmp_path / "old", **changes))
+        with killed_in(5):
+            run_clm.main(flags(**changes))
+    run_clm.main(flags(**changes))
+    assert_same_run(tmp_path / "old", tmp_path / "run")
+    new = flags(output_dir=tmp_path / "new", dataloader_num_workers=2, **changes)
+    with killed_in(5):
+        run_clm.main(new)
+    run_clm.main(new)
+    run_clm.main(flags(output_dir=tmp_path / "whole", **changes))
+    assert_same_run(tmp_path / "whole", tmp_path / "new")
+    assert curve(tmp_path / "new") != curve(tmp_path / "old")
 
 
 @pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 2}, {"mem_len": 0}], ids=str)

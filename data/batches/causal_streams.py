@@ -15,14 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.batches.causal_documents import Documents
+from data.batches.causal_documents import Documents, ShardDocuments
 from data.batches.masking import IGNORED
 from data.batches.sampling import EvalBatches, TrainBatches, draw
 from data.corpus.arrow_shards import CorpusError
 
 logger = logging.getLogger(__name__)
 
-_DOCUMENT_ORDER = 13  # a stream of draws, apart from those of sampling and masking
+# Streams of draws, apart from those of sampling and masking.
+_DOCUMENT_ORDER, _SHARD_ORDER, _ORDER_IN_SHARD = 13, 20, 21
+_KEPT = 256  # shards whose documents a process keeps numbered, a megabyte or so each: more than it has streams
 
 
 def cut(documents: Documents, index: int, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -36,15 +38,33 @@ def cut(documents: Documents, index: int, start: int, stop: int) -> dict[str, np
     return {"input_ids": tokens[: stop - start], "labels": labels, "position_ids": positions}
 
 
+class Stream:
+    """Documents end to end in an order, int64 [D]. tokens: of all of them."""
+
+    def __init__(self, documents: Documents, order: np.ndarray):
+        self._documents, self._order = documents, order
+        self._ends = np.cumsum(documents.lengths[order])
+        self.tokens = int(self._ends[-1]) if len(order) else 0
+
+    def pieces(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """Inputs start..stop as what `cut` gives of each document that they lie in."""
+        for rank in range(int(np.searchsorted(self._ends, start, side="right")), len(self._ends)):
+            document, end = int(self._order[rank]), int(self._ends[rank])
+            begin = end - int(self._documents.lengths[document])
+            yield cut(self._documents, document, start - begin, min(stop, end) - begin)
+            start = end
+            if end >= stop:
+                break
+
+
 class StreamRows:
-    """All rows of the stream of documents; see the module. lengths int64 [R], tokens of each."""
+    """All rows of the stream of documents; see the module. lengths: SegmentLengths."""
 
     def __init__(self, documents: Documents, length: int, seed: int):
         self.documents, self._length = documents, length
-        self._order = np.argsort(draw(seed, _DOCUMENT_ORDER, np.arange(len(documents.lengths))), kind="stable")
-        self._ends = np.cumsum(documents.lengths[self._order])
-        total = int(self._ends[-1])
-        self.lengths = np.minimum(length, total - np.arange(0, total, length))
+        order = np.argsort(draw(seed, _DOCUMENT_ORDER, np.arange(len(documents.lengths))), kind="stable")
+        self._stream = Stream(documents, order)
+        self.lengths = SegmentLengths(self._stream.tokens, length)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -54,16 +74,76 @@ class StreamRows:
         return [self._row(int(index)) for index in indices]
 
     def _row(self, index: int) -> dict:
-        at, stop = index * self._length, index * self._length + int(self.lengths[index])
-        pieces = []
-        for rank in range(int(np.searchsorted(self._ends, at, side="right")), len(self._ends)):
-            document, end = self._order[rank], int(self._ends[rank])
-            begin = end - int(self.documents.lengths[document])
-            pieces.append(cut(self.documents, document, at - begin, min(stop, end) - begin))
-            at = end
+        start = index * self._length
+        pieces = list(self.pieces(start, start + int(self.lengths[index])))
+        return {"index": index} | {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def pieces(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """As Stream.pieces."""
+        return self._stream.pieces(start, stop)
+
+
+class ShardStreamRows(StreamRows):
+    """The same of a corpus of any size: shard after shard in a random order, the documents of each likewise.
+
+    Where a document begins follows from the tokens of the shards before its own and from its own shard, so that no
+    array goes over all rows or documents.
+    """
+
+    def __init__(self, documents: ShardDocuments, length: int, seed: int):
+        self.documents, self._length, self._seed = documents, length, seed
+        tokens = documents.tokens()
+        self._order = np.argsort(draw(seed, _SHARD_ORDER, np.arange(len(tokens))), kind="stable")
+        self._ends = np.cumsum(tokens[self._order])
+        self.lengths = SegmentLengths(int(self._ends[-1]), length)
+        self._streams: dict[int, Stream] = {}  # by rank, the oldest first
+
+    def pieces(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        for rank in range(int(np.searchsorted(self._ends, start, side="right")), len(self._ends)):
+            stream, end = self._shard_stream(rank), int(self._ends[rank])
+            begin = end - stream.tokens
+            yield from stream.pieces(start - begin, min(stop, end) - begin)
+            start = end
             if end >= stop:
                 break
-        return {"index": index} | {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _shard_stream(self, rank: int) -> Stream:
+        if rank not in self._streams:
+            number = int(self._order[rank])
+            documents = self.documents.shard(number)
+            draws = draw(self._seed, _ORDER_IN_SHARD, number, np.arange(len(documents.lengths)))
+            stream = Stream(documents, np.argsort(draws, kind="stable"))
+            if stream.tokens != int(self._ends[rank]) - int(self._ends[rank - 1] if rank else 0):
+                raise self.documents.corpus.maps.damaged(number, "other tokens than its manifest says")
+            while len(self._streams) >= _KEPT:
+                del self._streams[next(iter(self._streams))]
+            self._streams[rank] = stream
+        return self._streams[rank]
+
+
+def stream_rows(documents: Documents | ShardDocuments, length: int, seed: int) -> StreamRows:
+    """Rows of the stream of documents, whichever kind they are of."""
+    return (ShardStreamRows if isinstance(documents, ShardDocuments) else StreamRows)(documents, length, seed)
+
+
+class SegmentLengths:
+    """Tokens of the rows of a stream, which have all the same but for the last: what an array gives, in no memory."""
+
+    def __init__(self, total: int, length: int):
+        self._total, self._length = total, length
+
+    def __len__(self) -> int:
+        return -(-self._total // self._length)
+
+    def __getitem__(self, places) -> np.ndarray:
+        """int64 places -> int64 tokens."""
+        return np.minimum(self._length, self._total - np.asarray(places, np.int64) * self._length)
+
+    def max(self) -> int:
+        return min(self._length, self._total)
+
+    def mean(self) -> float:
+        return self._total / len(self)
 
 
 class Windows:

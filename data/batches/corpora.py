@@ -194,6 +194,17 @@ def mixed(parts: Sequence[Rows], shares: Sequence[float | None]) -> Rows:
     return parts[0] if len(parts) == 1 else MixedRows(parts, shares)
 
 
+def open_corpus(folder: str, flag: str, backend: Tokenizer) -> Corpus:
+    """A corpus to train or measure on. CorpusError unless it has rows and this tokenizer made it."""
+    corpus = Corpus(folder, flag)
+    corpus.check_tokenizer(backend, "--tokenizer_name")
+    if not len(corpus):
+        raise CorpusError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
+    share = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    corpus.maps.check_in_background(*share)  # each machine on its own: its disk may be another one
+    return corpus
+
+
 def load_rows(
     train_dir: str, validation_dir: str | None, validation_split: float | None, backend: Tokenizer, order=PERMUTED
 ) -> tuple[Rows, Rows | None]:
@@ -202,33 +213,24 @@ def load_rows(
     order: that of the run's epochs. Runs that sort take the documents of a split from a list of all of them.
     """
 
-    def load(folder, flag):
-        corpus = Corpus(folder, flag)
-        corpus.check_tokenizer(backend, "--tokenizer_name")
-        if not len(corpus):
-            raise CorpusError(f"{flag} {folder} must hold text, got an empty corpus; prepare it from other input")
-        share = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        corpus.maps.check_in_background(*share)  # each machine on its own: its disk may be another one
-        return corpus
-
     def split(corpus):
         by_number = corpus.maps.is_small or order == SORTED
         parts = corpus.split_documents(validation_split, HELD_OUT_SEED) if by_number else None
-        return [PlainRows(corpus, part) for part in parts or _split_at_places(corpus, validation_split)]
+        return [PlainRows(corpus, part) for part in parts or split_at_places(corpus, validation_split)]
 
     folders, shares = named_corpora(train_dir)
-    corpora = [load(folder, "--train_dir") for folder in folders]
+    corpora = [open_corpus(folder, "--train_dir", backend) for folder in folders]
     if validation_split is not None:
         train, held_out = zip(*map(split, corpora), strict=True)
         return mixed(train, shares), mixed(held_out, [None] * len(corpora))
     every = mixed([PlainRows(corpus, AllBut(len(corpus))) for corpus in corpora], shares)
     if validation_dir is None:
         return every, None
-    held_out = load(validation_dir, "--validation_dir")
+    held_out = open_corpus(validation_dir, "--validation_dir", backend)
     return every, PlainRows(held_out, AllBut(len(held_out)))
 
 
-def _split_at_places(corpus: Corpus, share: float) -> tuple[AllBut, np.ndarray]:
+def split_at_places(corpus: Corpus, share: float) -> tuple[AllBut, np.ndarray]:
     """As Corpus.split_documents with other documents, in no more memory than that of the held-out rows.
 
     A share of the numbers that documents can have is held out, whether or not each of them has rows.

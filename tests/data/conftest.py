@@ -3,12 +3,14 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from data import trans_to_json
-from data.corpus import preparation, sources
+from data.corpus import preparation, sources, store
 from data.text import raw_documents
+from tests import chinese_corpora
 from tests.data.packed import empty_memory, write_lines
 from tests.data.preparing import SPECIALS
 
@@ -149,3 +151,15 @@ def memory():
 def lines(tmp_path):
     """A folder of JSON lines."""
     return write_lines(tmp_path / "lines")
+
+
+@pytest.fixture
+def large_corpus(vocabulary, tmp_path, small_units, monkeypatch):
+    """A corpus of several shards whose documents have several rows, as if it were large, and its tokenizer."""
+    monkeypatch.setattr(store, "SMALL", 0)
+    source = chinese_corpora.write_jsonl(tmp_path / "in.jsonl", chinese_corpora.documents(60))
+    corpus = chinese_corpora.prepare(vocabulary, source, tmp_path / "corpus", "--max_seq_length", "24")
+    assert len(corpus.maps) > 5 and len(np.unique(corpus.documents)) < len(corpus) / 2
+    from training.pretrained import load_tokenizer
+
+    return corpus, load_tokenizer(str(vocabulary), "--tokenizer_name").backend_tokenizer

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.batches.causal_documents import CorpusDocuments, encode_documents, split
+from data.batches.causal_documents import CorpusDocuments, Frames, ShardDocuments, encode_documents, split
 from data.corpus.arrow_shards import CorpusError
 from data.corpus.store import Corpus
 from tests.data.batches.documents import END, random_documents
@@ -45,3 +45,30 @@ def test_held_out_documents_are_apart_and_always_the_same():
     for share in (0, 1, 1.5):
         with pytest.raises(CorpusError, match="--validation_split"):
             split(documents, share)
+
+
+def texts_of(*parts):
+    return [tuple(part.tokens(i, 0, int(size)).tolist()) for part in parts for i, size in enumerate(part.lengths)]
+
+
+@pytest.mark.parametrize("begin", [[], [7]])
+@pytest.mark.parametrize("told", [True, False])
+def test_documents_by_shard_are_those_of_the_corpus(large_corpus, begin, told):
+    corpus, backend = large_corpus
+    if not told:
+        for shard in corpus.manifest["shards"]:
+            del shard["tokens"]
+    every = CorpusDocuments(corpus, begin, END, backend)
+    by_shard = ShardDocuments(corpus, Frames.of(begin, END, backend))
+    parts = [by_shard.shard(number) for number in range(len(corpus.maps))]
+    assert texts_of(*parts) == texts_of(every) and by_shard.digest == every.digest
+    assert by_shard.tokens().tolist() == [int(part.lengths.sum()) for part in parts]
+    assert all(part.prompts.tolist() == [len(begin)] * len(part.lengths) for part in parts)
+
+    train, held = by_shard.split(0.3)
+    rest = [train.shard(number) for number in range(len(corpus.maps))]
+    assert sorted(texts_of(*rest, held)) == sorted(texts_of(every)) and texts_of(by_shard.split(0.3)[1]) == texts_of(
+        held
+    )
+    assert 0.1 < len(held.lengths) / len(every.lengths) < 0.5
+    assert train.tokens().tolist() == [int(part.lengths.sum()) for part in rest]

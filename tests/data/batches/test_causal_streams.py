@@ -1,14 +1,26 @@
 """Streams of documents: the original's samples, masks and order; corpora and windows; nothing lost, nothing twice."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.batches.causal_streams import CausalCollator, SegmentBatches, StreamBatches, StreamRows, Windows
+from data.batches import causal_streams
+from data.batches.causal_documents import CorpusDocuments, Frames, ShardDocuments
+from data.batches.causal_streams import (
+    CausalCollator,
+    SegmentBatches,
+    ShardStreamRows,
+    StreamBatches,
+    StreamRows,
+    Windows,
+    stream_rows,
+)
 from data.batches.masking import IGNORED
 from data.batches.sampling import EpochRows
+from data.corpus.arrow_shards import CorpusError
 from tests.data.batches.documents import END, documents_of, random_documents
 
 ORIGINAL = json.loads((Path(__file__).parents[2] / "fixtures" / "xl_dataset.json").read_text(encoding="utf-8"))
@@ -75,12 +87,17 @@ def test_streams_do_not_depend_on_how_a_step_is_shared():
 
 def test_the_stream_holds_every_token_and_target_once():
     documents = random_documents(40)
-    rows = StreamRows(documents, 16, seed=3)
+    assert_holds_everything_once(StreamRows(documents, 16, seed=3), documents)
+
+
+def assert_holds_everything_once(rows, documents):
     segments = rows.rows(range(len(rows)))
     ids, labels, places = (
         np.concatenate([row[name] for row in segments]) for name in ("input_ids", "labels", "position_ids")
     )
-    assert len(ids) == documents.lengths.sum() == rows.lengths.sum()
+    assert rows.lengths[np.arange(len(rows))].tolist() == [len(row["input_ids"]) for row in segments]
+    assert len(ids) == documents.lengths.sum() and rows.lengths.mean() == len(ids) / len(rows)
+    assert rows.lengths.max() == len(segments[0]["input_ids"])
     begins = np.flatnonzero(places == 0)
     parts = {tuple(part) for part in np.split(ids, begins[1:])}
     assert parts == {tuple(documents.tokens(i, 0, n).tolist()) for i, n in enumerate(documents.lengths)}
@@ -88,6 +105,39 @@ def test_the_stream_holds_every_token_and_target_once():
     inside = (labels != IGNORED) & (labels != END)
     assert np.array_equal(labels[inside], ids[np.flatnonzero(inside) + 1])
     assert (labels == END).sum() == len(documents.lengths)
+
+
+def plain(row):
+    return {name: np.asarray(value).tolist() for name, value in row.items()}
+
+
+@pytest.mark.parametrize("length", [16, 100, 100_000])
+def test_the_stream_of_a_large_corpus_holds_every_token_and_target_once(large_corpus, monkeypatch, length):
+    corpus, backend = large_corpus
+    documents = ShardDocuments(corpus, Frames.of([7], END, backend))
+    rows = stream_rows(documents, length, seed=3)
+    assert type(rows) is ShardStreamRows
+    assert_holds_everything_once(rows, CorpusDocuments(corpus, [7], END, backend))
+    first = [plain(row) for row in rows.rows(range(len(rows)))]
+    monkeypatch.setattr(causal_streams, "_KEPT", 1)
+    again = pickle.loads(pickle.dumps(stream_rows(documents, length, seed=3)))
+    backwards = [plain(row) for row in again.rows(range(len(rows))[::-1])]
+    assert backwards[::-1] == first, "a row depends on nothing but its index"
+    if length == 16:
+        other = [plain(row) for row in stream_rows(documents, length, seed=4).rows(range(len(rows)))]
+        begins = [number for row in first for number in row["position_ids"]].count(0)
+        assert other != first and begins == len(CorpusDocuments(corpus, [7], END, backend).lengths)
+        assert first[0]["input_ids"] != documents.shard(0).tokens(0, 0, 16).tolist()
+        train, _ = documents.split(0.3)
+        assert 0.4 < len(stream_rows(train, length, seed=3)) / len(rows) < 0.95
+
+
+def test_a_shard_of_other_tokens_than_its_manifest_says_is_told(large_corpus):
+    corpus, backend = large_corpus
+    corpus.manifest["shards"][2]["tokens"] += 1
+    rows = stream_rows(ShardDocuments(corpus, Frames.of([], END, backend)), 16, seed=3)
+    with pytest.raises(CorpusError, match=r"data-00002\.arrow must be a whole shard .*other tokens"):
+        rows.rows(range(len(rows)))
 
 
 @pytest.mark.parametrize("length, stride", [(8, 8), (8, 3), (16, 1), (64, 64)])
