@@ -102,8 +102,10 @@ def hindering_settings(before: dict, now: dict, may_change: Collection[str] = ()
 
 
 def changed_settings(before: dict, now: dict) -> set[str]:
+    """Names of settings that differ; a switch that an older run did not know was off there."""
     old, new = _flat(before), _flat(now)
-    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    return {name for name in names if name in old or new.get(name) is not False}
 
 
 def differences(before: dict, now: dict, names: set[str]) -> str:

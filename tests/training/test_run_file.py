@@ -68,3 +68,10 @@ def test_evaluation_masks_of_an_older_run_were_those_of_its_training(caplog):
     assert hindering_settings(now, now) == set() and not caplog.records
     assert hindering_settings(with_eval_masks({"data": {"mask_style": "bert"}}, now), now) == {"data.mask_unit"}
     assert hindering_settings(with_eval_masks({}, now), now) and not caplog.records, "somebody else's run"
+
+
+def test_a_switch_that_an_older_run_did_not_know_is_off_there():
+    assert changed_settings({"data": {"share": 1}}, {"data": {"share": 1, "switch": False}}) == set()
+    assert changed_settings({"data": {}}, {"data": {"switch": True}}) == {"data.switch"}
+    assert changed_settings({"data": {"switch": True}}, {"data": {"switch": False}}) == {"data.switch"}
+    assert changed_settings({"data": {"share": None}}, {"data": {"share": 0}}) == {"data.share"}
