@@ -34,6 +34,7 @@ from common.files import give_usual_rights
 from data.batches.corpora import load_maskable_rows, settle_length
 from data.batches.electra_rows import electra_rows
 from data.batches.masking import MASK_STYLES, make_collator, make_eval_collator
+from data.batches.neighbour_vectors import neighbour_vectors
 from data.batches.packing import pack
 from data.batches.sampling import (
     HELD_OUT_SEED,
@@ -65,8 +66,16 @@ from training.loop.optimizers import factors_of_part
 from training.loop.run_report import RunReport, finetuning_command, padding_flags, tell_end
 from training.loop.saving import whole_weights
 from training.loop.trainer import Trainer
-from training.model_setup import check_fits, finish_config, load_model, made_whole, make_config, set_unigram_bias
-from training.objectives.electra import ReplacedTokenDetection
+from training.model_setup import (
+    check_fits,
+    finish_config,
+    load_model,
+    made_whole,
+    make_config,
+    set_embeddings,
+    set_unigram_bias,
+)
+from training.objectives.electra import FallingTemperature, ReplacedTokenDetection
 from training.pretraining_flags import TRAINING
 from training.process import set_up_process
 from training.run_folder import run_settings, run_to_end, settle_row_order, settle_seed
@@ -96,6 +105,10 @@ def main(argv=None) -> dict[str, float]:
     check_rows(model.children(), (train, held_out), data_args.packing == "isolated")
     if model_args.unigram_bias:
         set_unigram_bias(model, train.corpus.token_counts())
+    if model_args.count_embeddings:
+        networks = {network.get_input_embeddings().weight: network for network in model.children()}  # one if shared
+        for weight, network in networks.items():
+            set_embeddings(network, *neighbour_vectors(plain, *weight.shape, tokenizer.all_special_ids))
     multiple = 8 if args.fp16 or args.bf16 else 1
     settle_steps(args, train.lengths)
 
@@ -122,6 +135,8 @@ def main(argv=None) -> dict[str, float]:
         extension=Networks(model, tokenizer, args),
         callbacks=[RunReport(args, batches, train.lengths, padding_flags(args, data_args))] if batches else None,
     )
+    if model.options.initial_temperature is not None:
+        trainer.add_callback(FallingTemperature(model, trainer.stop))
     add_samples(trainer, data_args.probe_file, model, tokenizer)
     if not args.do_train:
         metrics = trainer.evaluate()
@@ -165,6 +180,7 @@ def check_arguments(model_args, data_args, args) -> None:
         raise ArgumentError("--fsdp must stand with a generator of its own layers; leave --no_untied_generator out")
     loads = model_args.model_name_or_path or model_args.generator_name_or_path
     new = ("config_name", "generator_config_name", "config_overrides", "generator_overrides", "unigram_bias")
+    new += ("count_embeddings",)
     misplaced = [name for name in new if getattr(model_args, name)]
     if loads and misplaced:
         raise ArgumentError(

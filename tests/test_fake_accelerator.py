@@ -231,6 +231,7 @@ CASES |= {
         "fp32_gumbel": {},
         "fp16_gumbel": {"sampling": "fp16_gumbel", "disallow_correct": True},
         "multinomial": {"sampling": "multinomial", "temperature": 2.0},
+        "falling temperature": {"initial_temperature": 2.0},
         "uniform generator": {"uniform_generator": True},
         "generator alone": {"electra_objective": False},
         "one encoder": {"untied_generator": False, "gen_smooth_label": 0.1, "disc_smooth_label": 0.1},

@@ -116,6 +116,7 @@ def test_a_run_learns_logs_keeps_its_checkpoints_and_exports_plain_folders(flags
         {"untied_generator_embeddings": True, "schedule": "separate_linear", "adam_bias_correction": True},
         {"no_electra_objective": True, "unigram_bias": True, "gradient_accumulation_steps": 2},
         {"optimizer": "muon", "adam_bias_correction": True, "group_by_length": True, "bf16": True},
+        {"count_embeddings": True, "initial_temperature": 2.0},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -123,6 +124,20 @@ def test_every_kind_of_run_trains(flags, tmp_path, changes):
     run_electra.main(flags(**changes))
     losses = [record["loss"] for record in curve(tmp_path / "run")]
     assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("own", [{}, {"untied_generator_embeddings": True}], ids=["shared", "own"])
+def test_both_networks_begin_at_counted_vectors(flags, tmp_path, monkeypatch, own):
+    def vectors(rows, entries, width, skipped):
+        return np.eye(entries, width, dtype=np.float32), np.arange(entries) < width
+
+    monkeypatch.setattr(run_electra, "neighbour_vectors", vectors)
+    run_electra.main(flags(count_embeddings=True, max_steps=1, learning_rate=1e-9, warmup_steps=0, **own))
+    for name in ("generator", "discriminator"):
+        table = weights(tmp_path / "run")[f"{name}/electra.embeddings.word_embeddings.weight"]
+        square = table[: table.shape[1]]
+        torch.testing.assert_close(square / square[0, 0], torch.eye(len(square)), rtol=1e-4, atol=1e-4)
+        assert table[len(square) :].abs().min() < 1e-2 < square[0, 0]
 
 
 def test_what_networks_are_measured_by_does_not_depend_on_the_training(flags, tmp_path):
@@ -294,6 +309,7 @@ def test_layer_decay_lowers_the_rates_of_the_discriminator_alone(flags, tmp_path
         ({"size": "huge"}, "--size"),
         ({"sampling": "beam"}, "--sampling"),
         ({"temperature": 0}, "--temperature"),
+        ({"initial_temperature": 0}, "--initial_temperature must be positive, got 0"),
         ({"init": "zero"}, "--init"),
         ({"mask_style": "span"}, "--mask_style"),
         ({"electra_data": "shuffled"}, "--electra_data"),
@@ -325,6 +341,10 @@ def test_layer_decay_lowers_the_rates_of_the_discriminator_alone(flags, tmp_path
             "--model_name_or_path missing/model",
         ),
         ({"model_name_or_path": "missing/model"}, "--config_overrides is for new networks"),
+        (
+            {"model_name_or_path": "missing/model", "config_overrides": None, "count_embeddings": True},
+            "--count_embeddings is for new networks",
+        ),
         ({"do_train": None, "do_eval": True, "validation_split": 0.2}, "--do_eval without --do_train"),
         ({"optimizer": "muon"}, "--optimizer muon needs --adam_bias_correction true"),
         ({"layer_decay": 1.5}, "--layer_decay must lie in (0, 1]"),

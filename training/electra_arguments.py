@@ -61,8 +61,15 @@ class ElectraModelArguments(ModelArguments):
     unigram_bias: bool = field(
         default=False, metadata={"help": "Start a new generator's output bias at log word frequencies."}
     )
+    count_embeddings: bool = field(
+        default=False, metadata={"help": "Start new networks' word embeddings at vectors of counted neighbours."}
+    )
     sampling: str = field(default="fp32_gumbel", metadata={"help": "fp32_gumbel, fp16_gumbel or multinomial."})
     temperature: float = field(default=1.0, metadata={"help": "Of the softmax that replacements are drawn from."})
+    initial_temperature: float | None = field(
+        default=None,
+        metadata={"help": "The same at the first update: it falls to --temperature over half of the training."},
+    )
     disallow_correct: bool = field(default=False, metadata={"help": "Never draw the original token."})
     uniform_generator: bool = field(
         default=False, metadata={"help": "Draw replacements uniformly, without a generator."}

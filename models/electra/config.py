@@ -31,6 +31,7 @@ class ElectraOptions:
         untied_generator_embeddings: the generator has embeddings of its own.
         sampling: fp32_gumbel, fp16_gumbel (logits rounded to half precision) or multinomial.
         temperature: of the softmax that is sampled from.
+        initial_temperature: the same at the beginning of a training, which lowers it; None for no other.
         disallow_correct: never sample the original token.
         gen_weight, disc_weight: of the two losses.
         gen_smooth_label: label smoothing of the generator's cross entropy, in [0, 1); True is 0.1.
@@ -47,6 +48,7 @@ class ElectraOptions:
     untied_generator_embeddings: bool = False
     sampling: str = "fp32_gumbel"
     temperature: float = 1.0
+    initial_temperature: float | None = None
     disallow_correct: bool = False
     gen_weight: float = 1.0
     disc_weight: float = 50.0
@@ -65,15 +67,19 @@ class ElectraOptions:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; correct it"
                 )
-        if not self.temperature > 0:
-            raise ValueError(
-                f"temperature must be positive, got {self.temperature}; 1 samples from the softmax itself"
-            )
+        for name in ("temperature", "initial_temperature"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}; 1 samples from the softmax itself")
         for name in ("gen_weight", "disc_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}; 0 switches the loss off")
         if self.uniform_generator and not (self.electra_objective and self.untied_generator):
             raise ValueError("uniform_generator must stand without other generator options, got both; leave one out")
+        if self.initial_temperature is not None and (self.uniform_generator or not self.electra_objective):
+            raise ValueError(
+                "initial_temperature needs a generator and a discriminator, got one of them; leave it out"
+            )
 
 
 def electra_configs(size: str, vocab_size: int, pad_token_id: int = 0) -> tuple[ElectraConfig, ElectraConfig]:

@@ -130,6 +130,10 @@ class ElectraForJointPreTraining(PreTrainedModel):
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             setattr(self, name, network if network is None else use_fast_layers(accept_our_inputs(network)))
             setattr(config, name, network if network is None else network.config)
+        if self.options.initial_temperature is not None:  # a tensor, so that a compiled step takes what it is now
+            self.register_buffer(
+                "training_temperature", torch.tensor(self.options.initial_temperature), persistent=False
+            )
         self._tied_weights_keys = self._shared_names()
         self.post_init()
 
@@ -202,7 +206,9 @@ class ElectraForJointPreTraining(PreTrainedModel):
         if masked.chosen is not None:
             hidden = hidden.index_select(0, masked.chosen)
         options = self.options
-        sampler = Sampler(options.sampling, options.temperature, options.disallow_correct)
+        falls = self.training and options.initial_temperature is not None
+        temperature = self.training_temperature if falls else options.temperature
+        sampler = Sampler(options.sampling, temperature, options.disallow_correct)
         output.generator_loss, correct, sampled = VocabularyLoss.apply(
             hidden,
             matrix,

@@ -94,13 +94,14 @@ class Sampler:
     """How replacements are drawn from the generator's logits; see ElectraOptions."""
 
     method: str
-    temperature: float = 1.0
+    temperature: float | torch.Tensor = 1.0
     disallow_correct: bool = False
 
     @property
     def takes_softmax(self) -> bool:
         """Whether the weights are the softmax itself, which the loss computes anyway."""
-        return self.method != "fp16_gumbel" and self.temperature == 1 and not self.disallow_correct
+        is_one = not isinstance(self.temperature, torch.Tensor) and self.temperature == 1
+        return self.method != "fp16_gumbel" and is_one and not self.disallow_correct
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Token ids [N] for logits [N, V] of at least fp32, labels [N] (-100 where there is none) and keys [N]."""

@@ -4,6 +4,7 @@ Both are means over the whole global batch, of masked tokens and of all real tok
 """
 
 import torch
+from transformers import TrainerCallback
 
 from training.objectives.base import IGNORED, Objective
 from training.objectives.masked_lm import separate_documents
@@ -49,6 +50,24 @@ class ReplacedTokenDetection(Objective):
             metrics["sampled_accuracy"] = (outputs.sampled_correct, outputs.masked)
             metrics |= detection_metrics(outputs.logits.detach(), outputs.replaced, outputs.scored)
         return {term: sums[term] for term in self.weights}, metrics
+
+
+class FallingTemperature(TrainerCallback):
+    """Lowers the temperature of the generator's samples from its initial one, evenly over half of a training.
+
+    Hot samples are rare tokens, which a new discriminator soon learns to tell apart; at a temperature of 1 from the
+    start a small one stays with the constant guess for long. The training is as far along as its schedule is.
+    """
+
+    def __init__(self, model: torch.nn.Module, stop):
+        """model: an ElectraForJointPreTraining with an initial_temperature; stop: the trainer's StopEarly."""
+        self._model, self._stop = model, stop
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        share = (args.steps_before + state.global_step) / (args.steps_before + state.max_steps)
+        share = max(share, self._stop.share) if args.schedule_by_time else share
+        first, last = self._model.options.initial_temperature, self._model.options.temperature
+        self._model.training_temperature.fill_(first + (last - first) * min(1.0, 2 * share))
 
 
 def detection_metrics(logits: torch.Tensor, replaced: torch.Tensor, scored: torch.Tensor) -> dict:

@@ -426,11 +426,15 @@ def test_any_masked_lm_and_any_encoder(batch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "both"), [("gau_alpha", False), pytest.param("electra", True, marks=pytest.mark.slow)]
+    ("kind", "options"),
+    [
+        ("gau_alpha", {"electra_objective": False}),
+        pytest.param("electra", {"initial_temperature": 2.0}, marks=pytest.mark.slow),
+    ],
 )
-def test_it_trains_under_torch_compile(kind, both, batch):
+def test_it_trains_under_torch_compile(kind, options, batch):
     torch.compiler.reset()
-    model = make(kind, {"num_hidden_layers": 1} | NO_DROPOUT, electra_objective=both)
+    model = make(kind, {"num_hidden_layers": 1} | NO_DROPOUT, **options)
     expected = model(**batch).loss
     expected.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -1,12 +1,20 @@
 """ELECTRA's losses and metrics as sums: nothing depends on how the batch is split."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import ElectraConfig
 
 from models.electra.config import ElectraOptions, generator_config
 from models.electra.joint_model import new_joint_model
-from training.objectives.electra import ReplacedTokenDetection, area_under_curve, detection_metrics, score_histogram
+from training.objectives.electra import (
+    FallingTemperature,
+    ReplacedTokenDetection,
+    area_under_curve,
+    detection_metrics,
+    score_histogram,
+)
 
 
 def make(**options):
@@ -120,6 +128,27 @@ def test_documents_of_one_row_are_kept_apart(batch):
     apart = {"document_ids": torch.tensor([[1] * 5 + [2] * 7]), "position_ids": places}
     alone = [objective(model, inputs | apart)[0]["generator"].item() for inputs in (row, other)]
     assert alone[0] == pytest.approx(alone[1], abs=1e-6)
+
+
+def test_the_temperature_falls_over_half_of_a_training(batch):
+    """In steps or in time, whichever is further; what is measured is drawn at the last one throughout."""
+    model, stop = make(temperature=0.5, initial_temperature=2.5), SimpleNamespace(share=0.0)
+    objective, callback = ReplacedTokenDetection(model, 12, 0.15), FallingTemperature(model, stop)
+
+    def begin(step, before=0, by_time=False):
+        args = SimpleNamespace(steps_before=before, schedule_by_time=by_time)
+        callback.on_step_begin(args, SimpleNamespace(global_step=step, max_steps=40), None)
+        return model.training_temperature.item()
+
+    assert [begin(step) for step in (0, 5, 10, 20, 39)] == pytest.approx([2.5, 2.0, 1.5, 0.5, 0.5])
+    assert begin(0, before=10) == pytest.approx(2.5 - 2 * 2 * 10 / 50)
+    stop.share = 0.25
+    assert begin(4) == pytest.approx(2.1) and begin(4, by_time=True) == begin(10)
+    hot, cold = make(temperature=1.5), make(temperature=0.5)
+    assert model.training
+    for _ in range(2):
+        assert objective(model, batch)[0]["discriminator"] == objective(hot, batch)[0]["discriminator"]
+        hot, _ = cold.eval(), model.eval()
 
 
 def test_metrics_of_a_small_example():
