@@ -68,7 +68,7 @@ class ElectraModelArguments(ModelArguments):
     temperature: float = field(default=1.0, metadata={"help": "Of the softmax that replacements are drawn from."})
     initial_temperature: float | None = field(
         default=None,
-        metadata={"help": "The same at the first update: it falls to --temperature over half of the training."},
+        metadata={"help": "The same at the first update: it falls to --temperature over a quarter of the training."},
     )
     disallow_correct: bool = field(default=False, metadata={"help": "Never draw the original token."})
     uniform_generator: bool = field(

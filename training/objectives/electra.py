@@ -53,7 +53,7 @@ class ReplacedTokenDetection(Objective):
 
 
 class FallingTemperature(TrainerCallback):
-    """Lowers the temperature of the generator's samples from its initial one, evenly over half of a training.
+    """Lowers the temperature of the generator's samples from its initial one, evenly over a quarter of a training.
 
     Hot samples are rare tokens, which a new discriminator soon learns to tell apart; at a temperature of 1 from the
     start a small one stays with the constant guess for long. The training is as far along as its schedule is.
@@ -67,7 +67,7 @@ class FallingTemperature(TrainerCallback):
         share = (args.steps_before + state.global_step) / (args.steps_before + state.max_steps)
         share = max(share, self._stop.share) if args.schedule_by_time else share
         first, last = self._model.options.initial_temperature, self._model.options.temperature
-        self._model.training_temperature.fill_(first + (last - first) * min(1.0, 2 * share))
+        self._model.training_temperature.fill_(first + (last - first) * min(1.0, 4 * share))
 
 
 def detection_metrics(logits: torch.Tensor, replaced: torch.Tensor, scored: torch.Tensor) -> dict:

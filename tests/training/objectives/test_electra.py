@@ -130,7 +130,7 @@ def test_documents_of_one_row_are_kept_apart(batch):
     assert alone[0] == pytest.approx(alone[1], abs=1e-6)
 
 
-def test_the_temperature_falls_over_half_of_a_training(batch):
+def test_the_temperature_falls_over_a_quarter_of_a_training(batch):
     """In steps or in time, whichever is further; what is measured is drawn at the last one throughout."""
     model, stop = make(temperature=0.5, initial_temperature=2.5), SimpleNamespace(share=0.0)
     objective, callback = ReplacedTokenDetection(model, 12, 0.15), FallingTemperature(model, stop)
@@ -140,10 +140,11 @@ def test_the_temperature_falls_over_half_of_a_training(batch):
         callback.on_step_begin(args, SimpleNamespace(global_step=step, max_steps=40), None)
         return model.training_temperature.item()
 
-    assert [begin(step) for step in (0, 5, 10, 20, 39)] == pytest.approx([2.5, 2.0, 1.5, 0.5, 0.5])
-    assert begin(0, before=10) == pytest.approx(2.5 - 2 * 2 * 10 / 50)
-    stop.share = 0.25
-    assert begin(4) == pytest.approx(2.1) and begin(4, by_time=True) == begin(10)
+    assert [begin(step) for step in (0, 5, 10, 39)] == pytest.approx([2.5, 1.5, 0.5, 0.5])
+    assert begin(0, before=10) == pytest.approx(2.5 - 2 * 4 * 10 / 50)
+    stop.share = 0.125
+    assert begin(4) == pytest.approx(1.7) and begin(4, by_time=True) == begin(5)
+    begin(10)
     hot, cold = make(temperature=1.5), make(temperature=0.5)
     assert model.training
     for _ in range(2):
