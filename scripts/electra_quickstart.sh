@@ -7,18 +7,20 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$root"
 out=${QUICKSTART_OUTPUT:-outputs/quickstart}
-steps=${ELECTRA_STEPS:-4000}
+steps=${ELECTRA_STEPS:-20000} processes=$(( $(getconf _NPROCESSORS_ONLN) < 2 ? 1 : 2 ))
 export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
 for part in tokenizer corpus_train corpus_heldout; do
     [ -d "$out/$part" ] || { echo "QUICKSTART_OUTPUT must hold $part, got the folder $out; run quickstart.sh first" >&2; exit 1; }
 done
 
-"$python" run_electra.py --do_train --tokenizer_name "$out/tokenizer" \
+# A process with one thread a core: matrices this small gain little from a second thread.
+OMP_NUM_THREADS=1 "$python" -m torch.distributed.run --standalone --nproc_per_node "$processes" \
+    run_electra.py --do_train --tokenizer_name "$out/tokenizer" \
     --train_dir "$out/corpus_train" --validation_dir "$out/corpus_heldout" --output_dir "$out/electra_tiny" \
-    --model_type gau_alpha --config_overrides "hidden_size=128,intermediate_size=256,num_hidden_layers=4,attention_key_size=32,\
-max_position_embeddings=128,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0" \
-    --electra_data packed --max_seq_length 128 --per_device_train_batch_size 64 --group_by_length \
-    --mlm_probability 0.2 --temperature 2 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
+    --model_type flash_quad --unigram_bias --count_embeddings \
+    --config_overrides "hidden_size=256,num_hidden_layers=4,s=64,max_position_embeddings=128" \
+    --electra_data packed --max_seq_length 128 --per_device_train_batch_size $((68 / processes)) --group_by_length \
+    --mlm_probability 0.2 --initial_temperature 2 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
     --optimizer muon --muon_learning_rate 2e-2 --learning_rate 4e-3 --adam_beta2 0.98 --adam_bias_correction true \
     --schedule separate_linear --warmup_steps 0.02 --max_grad_norm 1.0 --bf16 --dataloader_num_workers 0 \
     --logging_steps 25 --eval_strategy steps --eval_steps 200 --save_steps 200 --save_total_limit 1 \

@@ -7,6 +7,9 @@
 #   TOKENIZER      folder or hub name of the tokenizer that made the corpus
 # Further flags go to run_electra.py. 1024 rows an update, shared out among processes and accumulation.
 # Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
+# Learnt more in the same time on a CPU (docs/electra.md: four layers of hidden 256, of FLASHQuad), not tried at this size:
+#     --initial_temperature 2 --count_embeddings --unigram_bias --optimizer muon --muon_learning_rate 2e-2 --adam_beta2 0.98
+#     --adam_bias_correction true
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TRAIN_DIR=${TRAIN_DIR:-clue_small_wwm_data}

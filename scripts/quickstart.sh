@@ -52,7 +52,7 @@ OMP_NUM_THREADS=1 "$python" -m torch.distributed.run --standalone --nproc_per_no
     --model_type flash_quad --unigram_bias \
     --config_overrides "hidden_size=256,num_hidden_layers=4,s=64,max_position_embeddings=128" \
     --packing isolated --max_seq_length 128 --per_device_train_batch_size $((34 / processes)) --count_embeddings \
-    --mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
+    --mlm_probability 0.33 --mask_share 0.9 --random_share 0.02 --max_steps "$steps" --max_train_minutes 10 --schedule_by_time \
     --optimizer muon --muon_learning_rate 2e-2 --learning_rate 6e-3 --adam_beta2 0.98 --weight_decay 0.01 --max_grad_norm 1.0 \
     --warmup_steps 0.02 --lr_scheduler_type linear --bf16 --logging_steps 25 --eval_strategy steps --eval_steps 250 \
     --save_steps 250 --save_total_limit 1 --seed 1234 --report_to none --override "$@"
