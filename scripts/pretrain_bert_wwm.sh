@@ -7,7 +7,7 @@
 # Further flags go to run_mlm_wwm.py. Rows per update: NPROC x per_device_train_batch_size x gradient_accumulation_steps.
 # Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
 # Learnt more in the same time on a CPU (docs/results.md: four layers of hidden 256, of FLASHQuad), not tried at this size:
-#     --mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --count_embeddings --unigram_bias --optimizer muon
+#     --mlm_probability 0.33 --mask_share 0.9 --random_share 0.02 --count_embeddings --unigram_bias --optimizer muon
 #     --muon_learning_rate 2e-2 --adam_beta2 0.98
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -8,7 +8,7 @@
 # Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
 # Learnt more in the same time on a CPU (docs/results.md: four layers of hidden 256, which Muon 6e-2 keeps at word frequencies), not
 # tried at this size:
-#     --mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --count_embeddings --optimizer muon --muon_learning_rate 2e-2
+#     --mlm_probability 0.33 --mask_share 0.9 --random_share 0.02 --count_embeddings --optimizer muon --muon_learning_rate 2e-2
 #     --learning_rate 6e-3 --adam_beta2 0.98 --max_grad_norm 1.0
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
