@@ -179,8 +179,8 @@ def check_arguments(model_args, data_args, args) -> None:
     if args.fsdp and not model_args.untied_generator:
         raise ArgumentError("--fsdp must stand with a generator of its own layers; leave --no_untied_generator out")
     loads = model_args.model_name_or_path or model_args.generator_name_or_path
-    new = ("config_name", "generator_config_name", "config_overrides", "generator_overrides", "unigram_bias")
-    new += ("count_embeddings",)
+    new = ("config_name", "generator_config_name", "config_overrides", "generator_overrides")
+    new += ("unigram_bias", "count_embeddings")
     misplaced = [name for name in new if getattr(model_args, name)]
     if loads and misplaced:
         raise ArgumentError(

@@ -2,7 +2,7 @@
 
 Source: FLASH-Quad (Hua et al. 2022, arXiv 2202.10447; JunnYu/FLASHQuad_pytorch). Parameters keep the
 published names, so checkpoints load as they are and our folders load in the original code. We differ in: any length,
-no dead parameters a and b, first-token pooling, 3-D masks.
+no dead parameters a and b, first-token pooling, 3-D masks, biases of distances that begin positive.
 Letters: B batch, T tokens, H hidden_size, E expanded width, D query/key width, M max_position_embeddings.
 """
 
@@ -185,7 +185,11 @@ class FLASHQuadPreTrainedModel(StrictPreTrainedModel):
             init.constant_(module.scaledsin_scalar, self.config.hidden_size**-0.5)
         elif isinstance(module, FLASHQuadLayer):
             init.normal_(module.weight, std=self.config.initializer_range)
-            init.normal_(module.w, std=self.config.initializer_range)
+            # The original's whole normal has relu(b)^2 without a gradient at half of the distances: queries and keys
+            # begin so small that a score is its bias. These would stay unseen until queries have grown.
+            init.trunc_normal_(
+                module.w, std=self.config.initializer_range, a=0.0, b=10 * self.config.initializer_range
+            )
             init.zeros_(module.bias)
         elif isinstance(module, FLASHQuadPredictions) and module.bias is not None:
             init.zeros_(module.bias)

@@ -37,7 +37,7 @@ def test_the_worst_rise_is_above_the_lowest_before():
 
 def test_a_row_names_rates_losses_and_the_rise(monkeypatch, tmp_path):
     losses = {"GAU-alpha": [{"loss": 6.0}, {"loss": 5.0}, {"loss": 5.25}]}
-    losses["ELECTRA"] = [{"generator_loss": 6.0, "discriminator_loss": 0.5} for _ in range(2)]
+    losses["ELECTRA"] = [{"loss": 31.0, "generator_loss": 6.0, "discriminator_loss": 0.5} for _ in range(2)]
 
     def run(command, **_):
         if "bert" in command:

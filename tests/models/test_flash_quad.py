@@ -1,5 +1,6 @@
 """FLASHQuad: its bias and its divisor, at any length."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -29,3 +30,17 @@ def test_flash_quad_divides_by_the_table_length_at_any_length():
         )
         expected = F.relu((q @ k.mH).real / 16 + toeplitz(layer.distances(30))).square()
     torch.testing.assert_close(outputs.attentions[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_new_biases_of_distances_are_positive_and_loaded_ones_as_they_are(tmp_path):
+    model = make("flash_quad", strong=False)
+    biases = [p for name, p in model.named_parameters() if name.endswith(".w")]
+    everything = torch.cat([bias.detach().flatten() for bias in biases])
+    assert len(biases) == model.config.num_hidden_layers and everything.min() > 0
+    assert everything.square().mean().sqrt().item() == pytest.approx(model.config.initializer_range, rel=0.3)
+    with torch.no_grad():
+        for bias in biases:
+            bias.neg_()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
