@@ -1,9 +1,11 @@
 """What follows from changes of a model's config, and what cannot be built or run with them, told before a run."""
 
+import inspect
 import json
 import logging
 import re
 from contextlib import contextmanager, suppress
+from typing import get_args
 
 import torch
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -65,6 +67,12 @@ def _split(overrides: str) -> list[str]:
     return [part for part in re.split(r",(?![^\[]*\])", overrides) if part]
 
 
+def _takes_fractions(config, name: str) -> bool:
+    """Whether a field that holds a whole number is declared to take others, too."""
+    declared = (inspect.get_annotations(kind).get(name) for kind in type(config).__mro__)
+    return float in get_args(next((annotation for annotation in declared if annotation is not None), None))
+
+
 def parse_overrides(config, overrides: str) -> dict:
     """{name: value} of key=value,key=value, in the type of the field; JSON for lists. ValueError naming the key."""
     changes = {}
@@ -82,8 +90,10 @@ def parse_overrides(config, overrides: str) -> dict:
                 changes[name] = {"true": True, "1": True, "y": True, "yes": True}.get(text.lower(), False)
                 if not changes[name] and text.lower() not in ("false", "0", "n", "no"):
                     raise ValueError("neither true nor false")
-            elif isinstance(old, (int, float)):
-                changes[name] = type(old)(text)
+            elif isinstance(old, float) or (_takes_fractions(config, name) and not text.lstrip("-").isdigit()):
+                changes[name] = float(text)
+            elif isinstance(old, int):
+                changes[name] = int(text)
             else:
                 changes[name] = json.loads(text)
         except ValueError:

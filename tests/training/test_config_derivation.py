@@ -53,6 +53,12 @@ def test_fields_that_follow_from_the_given_ones_do_so(tokenizer, kind, overrides
     assert (config.vocab_size, config.pad_token_id) == (len(tokenizer), tokenizer.pad_token_id)
 
 
+@pytest.mark.parametrize(("text", "value"), [("0.5", 0.5), ("3", 3), ("2.0", 2.0)])
+def test_a_field_with_a_whole_default_takes_the_fractions_that_it_declares(tokenizer, text, value):
+    config = make_config(arguments("flash_quad", f"expansion_factor={text},hidden_size=32,s=8"), tokenizer)
+    assert config.expansion_factor == value and type(config.expansion_factor) is type(value)
+
+
 def test_fields_follow_in_a_config_of_a_file_too_and_others_stay(tokenizer, tmp_path):
     MistralConfig(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, sliding_window=7).save_pretrained(
         tmp_path
