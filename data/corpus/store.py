@@ -138,6 +138,8 @@ class Corpus:
             if not 0 <= begin <= end:
                 raise self.maps.damaged(number, "rows that end before they begin")
             rows.append({"index": index, "input_ids": shard.ids[begin:end], "continuation": shard.marks[begin:end]})
+        for number in mapped:  # one that was cut short meanwhile had zeros there
+            self.maps[number]
         return rows
 
     @property

@@ -169,3 +169,17 @@ def test_the_mean_length_of_a_large_corpus_is_that_of_its_bytes(bert_folder, tmp
     monkeypatch.setattr(store, "SMALL", 1 << 30 if small else 0)
     mean = RowLengths(Corpus(tmp_path / "corpus"), AllBut(5000)).mean()
     assert mean == pytest.approx(lengths.mean(), rel=1e-9 if small else 0.01)
+
+
+def test_rows_of_a_shard_that_is_cut_short_while_they_are_read_are_not_handed_out(folder, monkeypatch):
+    """Between the look at its size and the reading: a map of what is gone from the last page holds zeros."""
+    corpus, look, shard = Corpus(folder), store.ShardMaps.__getitem__, folder / shard_name(0)
+
+    def look_and_cut(maps, number):
+        mapped = look(maps, number)
+        os.truncate(shard, 8)
+        return mapped
+
+    monkeypatch.setattr(store.ShardMaps, "__getitem__", look_and_cut)
+    with pytest.raises(CorpusError, match=rf"{shard.name} with 8 bytes"):
+        corpus.rows([0, 1])
