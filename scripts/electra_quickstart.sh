@@ -34,6 +34,6 @@ last = [record for record in records if "eval_loss" in record][-1]
 share, loss, auc = (last[f"eval_{name}"] for name in ("share_replaced", "discriminator_loss", "discriminator_auc"))
 guess = -share * math.log(share) - (1 - share) * math.log(1 - share)
 print(f"held out, step {last['step']}: loss {loss:.3f}, {loss / guess:.2f} of the constant guess's {guess:.3f}; AUC {auc:.3f}")
-print("expected after ten minutes on two cores: 0.91 of the constant guess, AUC 0.73 against a generator that has learnt (loss 3.7)")
+print("expected after ten minutes on two cores: about 0.9 of the constant guess, AUC about 0.73 against a generator that has learnt (loss 3.7)")
 print(f"curves: {sys.argv[1]}/electra.png, model: {sys.argv[1]}/electra_tiny/discriminator")
 PYTHON

@@ -10,7 +10,7 @@
 # Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
 # The model is small, and a GPU waits for its launches: --torch_compile --torch_compile_mode reduce-overhead records them
 # as CUDA graphs, one for each shape of a batch, after some minutes of compiling (not yet measured on a GPU, so not on).
-# Learnt more in the same time on a CPU (docs/electra.md: four layers of hidden 256, of FLASHQuad), not tried at this size:
+# What the quickstart trains four layers of FLASHQuad with on a CPU (docs/electra.md), not tried at this size:
 #     --initial_temperature 2 --count_embeddings --unigram_bias --optimizer muon --muon_learning_rate 2e-2 --adam_beta2 0.98
 #     --adam_bias_correction true
 set -euo pipefail

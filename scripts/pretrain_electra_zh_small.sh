@@ -7,7 +7,7 @@
 #   TOKENIZER      folder or hub name of the tokenizer that made the corpus
 # Further flags go to run_electra.py. 1024 rows an update, shared out among processes and accumulation.
 # Precision: bf16 on cards that have it (Ampere or later), else fp16; --bf16 false --fp16 takes fp16 anywhere.
-# Learnt more in the same time on a CPU (docs/electra.md: four layers of hidden 256, of FLASHQuad), not tried at this size:
+# What the quickstart trains four layers of FLASHQuad with on a CPU (docs/electra.md), not tried at this size:
 #     --initial_temperature 2 --count_embeddings --unigram_bias --optimizer muon --muon_learning_rate 2e-2 --adam_beta2 0.98
 #     --adam_bias_correction true
 set -euo pipefail

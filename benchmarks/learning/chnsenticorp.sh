@@ -39,7 +39,7 @@ common=(--do_train --tokenizer_name "$out/tokenizer" --schedule_by_time --optimi
     --save_total_limit 1 --seed 1234 --report_to none --max_steps 60000)
 # A process with one thread a core, as in quickstart.sh; rows of 256 tokens without padding.
 mlm=("$python" -m torch.distributed.run --standalone --nproc_per_node 2 run_mlm_wwm.py "${common[@]}" --packing isolated --max_seq_length 256
-    --per_device_train_batch_size 10 --mlm_probability 0.33 --mask_share 0.9 --random_share 0.02 --weight_decay 0.01)
+    --per_device_train_batch_size 10 --mlm_probability 0.25 --mask_share 0.9 --random_share 0.02 --weight_decay 0.01)
 "${mlm[@]}" --train_dir "$out/corpus_all_train" --validation_dir "$out/corpus_all_heldout" --output_dir "$out/mlm" \
     --model_type flash_quad --unigram_bias --count_embeddings \
     --config_overrides "hidden_size=256,num_hidden_layers=4,s=64,max_position_embeddings=256" \
